@@ -1,0 +1,82 @@
+//! Kubernetes core/v1 kinds, as far as the data plane reads them.
+
+use std::collections::BTreeMap;
+
+/// core/v1 Pod: `spec` and the parts of `status` that matter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pod {
+    pub service_account_name: String,
+    pub host_network: bool,
+    pub volumes: Vec<Volume>,
+    /// Mounts of all containers, in order.
+    pub mounts: Vec<VolumeMount>,
+    /// Named container ports, for named `targetPort`s.
+    pub ports: Vec<ContainerPort>,
+    /// `status.podIPs`, or `status.podIP`.
+    pub ips: Vec<std::net::IpAddr>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Volume {
+    pub name: String,
+    /// `secret.secretName`; other sources are None.
+    pub secret: Option<String>,
+    /// `secret.items` as key → path; empty means every key under its own name.
+    pub items: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VolumeMount {
+    pub name: String,
+    pub mount_path: String,
+    pub sub_path: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ContainerPort {
+    pub name: Option<String>,
+    pub port: u16,
+}
+
+/// core/v1 Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    pub type_: String,
+    /// ClusterIPs; empty for headless (`None`) and ExternalName.
+    pub cluster_ips: Vec<std::net::IpAddr>,
+    pub external_name: Option<String>,
+    pub selector: BTreeMap<String, String>,
+    pub ports: Vec<ServicePort>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServicePort {
+    pub name: Option<String>,
+    pub port: u16,
+    pub protocol: Option<String>,
+    pub app_protocol: Option<String>,
+    pub target_port: Option<TargetPort>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetPort {
+    Number(u16),
+    Name(String),
+}
+
+/// core/v1 Namespace: its labels and annotations are in the metadata.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Namespace {}
+
+/// core/v1 Secret: `data` decoded, `stringData` laid over it. The type is ignored.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secret {
+    pub data: BTreeMap<String, Vec<u8>>,
+}
+
+impl std::fmt::Debug for Secret {
+    /// Names the keys, never what they hold.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.data.keys()).finish()
+    }
+}

@@ -1,0 +1,10 @@
+//! Kubernetes, Istio and Gateway API objects as their authors wrote them: typed, with the position of each field kept
+//! for messages. Nothing here knows what an object means; that is [`crate::mesh`].
+
+pub mod core;
+pub mod istio;
+pub mod meta;
+pub mod objects;
+
+pub use meta::{Diagnostic, ObjectId, ObjectMeta, Origin, Severity};
+pub use objects::{Object, Objects};

@@ -1,0 +1,19 @@
+//! What the engine needs from the kernel half. `capture` and `netns` implement it; tests without privileges do too.
+
+use std::{io, net::SocketAddr, os::fd::BorrowedFd};
+
+/// Sockets as a pod would make them.
+pub trait Sockets: Send + Sync + 'static {
+    /// A non-blocking TCP socket of the pod for dialling an address of `remote`'s family.
+    fn tcp(&self, remote: SocketAddr) -> io::Result<tokio::net::TcpSocket>;
+    /// A non-blocking UDP socket of the pod bound to `local` (the pod's DNS queries).
+    fn udp(&self, local: SocketAddr) -> io::Result<tokio::net::UdpSocket>;
+    /// A stream socket of the pod connected to a unix path (`unix://` endpoints).
+    fn unix(&self, path: &std::path::Path) -> io::Result<tokio::net::UnixStream>;
+}
+
+/// Where an accepted connection was going before capture.
+pub trait OriginalDestination: Send + Sync + 'static {
+    /// `None`: nobody redirected it, somebody dialled the listener itself; close it.
+    fn original_destination(&self, accepted: BorrowedFd<'_>) -> io::Result<Option<SocketAddr>>;
+}

@@ -1,0 +1,19 @@
+//! The egret agent: transparent TLS origination for the pods of one node.
+//!
+//! The folders follow a packet, and knowledge flows one way: [`netns`] and [`capture`] (kernel) hand connections to
+//! [`engine`] (accept, sniff, route, connect, copy), which asks [`tls`] for contexts. Beside them [`source`] reads
+//! objects ([`api`]), and [`mesh`] compiles them into the one immutable table that the engine looks things up in.
+
+pub mod admin;
+pub mod agent;
+pub mod api;
+pub mod capture;
+pub mod cli;
+pub mod engine;
+pub mod limits;
+pub mod mesh;
+pub mod netns;
+pub mod source;
+pub mod sys;
+pub mod telemetry;
+pub mod tls;

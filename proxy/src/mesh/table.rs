@@ -1,0 +1,305 @@
+//! The compiled table: what the data path asks, by workload, name and port.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use ipnet::IpNet;
+
+use crate::api::{Diagnostic, ObjectId};
+
+/// What [`super::compile`] makes of all objects. Immutable; a reload replaces it whole.
+#[derive(Debug, Default)]
+pub struct Mesh {
+    pub settings: Settings,
+    /// The enrolled pods: annotation `egret.dev/netns`, not opted out.
+    pub workloads: BTreeMap<WorkloadId, Arc<Workload>>,
+    /// Findings that need more than one object to see (unknown secret, rule without service, double TLS …).
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Mesh-wide settings with defaults filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    pub outbound_policy: OutboundPolicy,
+    /// `None`: access log off. `/dev/stdout` by default.
+    pub access_log_file: Option<PathBuf>,
+    /// As written in `accessLogFormat`; None: the default text or JSON format.
+    pub access_log_format: Option<String>,
+    pub access_log_json: bool,
+    pub root_namespace: String,
+    pub trust_domain: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OutboundPolicy {
+    #[default]
+    AllowAny,
+    RegistryOnly,
+}
+
+/// `<namespace>/<pod>`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkloadId {
+    pub namespace: String,
+    pub name: String,
+}
+
+impl fmt::Display for WorkloadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// An enrolled pod.
+#[derive(Debug)]
+pub struct Workload {
+    pub id: WorkloadId,
+    pub service_account: String,
+    pub labels: BTreeMap<String, String>,
+    /// Value of `egret.dev/netns`: a name under /run/netns, or a path.
+    pub netns: String,
+    /// Shared between workloads that see the same services under the same rules.
+    pub outbound: Arc<Outbound>,
+}
+
+/// What a workload's outbound connections are matched against.
+#[derive(Debug, Default)]
+pub struct Outbound {
+    pub policy: OutboundPolicy,
+    pub ports: BTreeMap<u16, PortTable>,
+    /// Every cluster that `ports` leads to, and subset clusters, by name: `outbound|80||edition.cnn.com`.
+    pub clusters: BTreeMap<String, Arc<Cluster>>,
+    /// Hosts that a TLS rule names (on all ports or some). Consulted when nothing in `ports` matched: what a rule wants
+    /// encrypted is refused, never passed through in the clear.
+    pub guarded_hosts: HostMap<Guard>,
+    /// Virtual addresses of such hosts, for connections that bear no name.
+    pub guarded_addresses: Vec<(IpNet, Guard)>,
+}
+
+/// Why plain text for a host or address is refused where no service matches.
+#[derive(Clone, Debug)]
+pub struct Guard {
+    /// None: every port. Some: the ports with a port-level TLS rule.
+    pub ports: Option<Vec<u16>>,
+    /// One sentence for the client and the log: names the rule and what is missing.
+    pub reason: Arc<str>,
+}
+
+/// The services of one port.
+#[derive(Debug, Default)]
+pub struct PortTable {
+    /// By Host: services whose protocol on this port is HTTP, HTTP2 or GRPC.
+    pub http: HostMap<Arc<Route>>,
+    /// By SNI: services whose protocol is HTTPS or TLS, and TCP services with TLS inside are not among them.
+    pub tls: HostMap<Arc<Cluster>>,
+    /// By destination address: TCP services with `addresses` (or static addresses); longest prefix first.
+    pub tcp: Vec<(IpNet, Arc<Cluster>)>,
+    /// The TCP service without addresses: takes what nothing else takes.
+    pub tcp_any: Option<Arc<Cluster>>,
+    /// True where some service leaves its protocol open, so that TLS, HTTP and silence must all be told apart.
+    pub sniff: bool,
+}
+
+/// Where requests for a virtual host go. One catch-all route a host until VirtualServices come.
+#[derive(Debug)]
+pub struct Route {
+    /// Access log `%ROUTE_NAME%`: `default`.
+    pub name: String,
+    /// Name of the virtual host as `proxy-config route` shows it: `edition.cnn.com:80`.
+    pub virtual_host: String,
+    pub cluster: Arc<Cluster>,
+}
+
+/// One upstream service on one port, with the policy that applies to it for this workload.
+#[derive(Debug)]
+pub struct Cluster {
+    /// `outbound|<port>|<subset>|<host>`
+    pub name: String,
+    pub host: String,
+    pub port: u16,
+    pub subset: String,
+    pub protocol: Protocol,
+    pub discovery: Discovery,
+    pub load_balancer: LoadBalancer,
+    pub pool: Pool,
+    pub tls: UpstreamTls,
+    pub mesh_external: bool,
+    /// The object that defines the service (ServiceEntry or Service).
+    pub service: ObjectId,
+    /// The DestinationRule that applies, for `proxy-config cluster` and `egret explain`.
+    pub destination_rule: Option<ObjectId>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    Http,
+    Http2,
+    Grpc,
+    Https,
+    Tls,
+    Tcp,
+    /// Not declared: sniffed.
+    Auto,
+}
+
+/// How the addresses of a cluster are found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Discovery {
+    Static(Vec<Endpoint>),
+    /// Each name resolved as the pod would. `one_at_a_time`: DNS_ROUND_ROBIN, the first address of each answer.
+    Dns { targets: Vec<DnsTarget>, one_at_a_time: bool },
+    /// The address that the client dialled, on `port` where given (resolution NONE, `targetPort`).
+    OriginalDestination { port: Option<u16> },
+    /// The Host or SNI asked for, resolved (DYNAMIC_DNS).
+    Dynamic { port: u16 },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    pub address: EndpointAddress,
+    /// At least 1.
+    pub weight: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum EndpointAddress {
+    Ip(SocketAddr),
+    Unix(PathBuf),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsTarget {
+    pub name: String,
+    pub port: u16,
+    pub weight: u32,
+}
+
+pub use crate::api::istio::LoadBalancer;
+
+/// `connectionPool` with defaults filled in. `None`: no limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    pub connect_timeout: Duration,
+    pub max_connections: Option<u32>,
+    pub max_pending_requests: Option<u32>,
+    pub max_requests: Option<u32>,
+    pub max_requests_per_connection: Option<u32>,
+    pub max_retries: Option<u32>,
+    pub max_connection_duration: Option<Duration>,
+    pub http_idle_timeout: Duration,
+    pub tcp_idle_timeout: Duration,
+    /// Offer h2 upstream for a port that is plain HTTP (`h2UpgradePolicy: UPGRADE`).
+    pub h2_upgrade: bool,
+}
+
+/// What a cluster does about TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UpstreamTls {
+    /// No rule, or DISABLE.
+    Plain,
+    Originate(Arc<TlsSettings>),
+    /// The rule cannot be honoured, for a reason that the objects alone tell: refuse, 503.
+    Refuse(Arc<str>),
+}
+
+/// Everything that decides a TLS client context. Equal settings share one context (and one session store).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TlsSettings {
+    /// Fixed SNI of the rule. None: the Host asked for (HTTP), or the service's host (TCP), none for an IP.
+    pub sni: Option<String>,
+    /// Exact names one of which the peer must bear; empty: the SNI sent (or the IP, for a request to an IP).
+    pub subject_alt_names: Vec<String>,
+    pub insecure_skip_verify: bool,
+    /// MUTUAL: the certificate presented.
+    pub identity: Option<IdentitySource>,
+    pub trust: TrustSource,
+    pub crl: Option<Material>,
+    /// Offered in this order; empty: no ALPN.
+    pub alpn: Vec<String>,
+    /// `tlsDefaults`.
+    pub min_version: Option<String>,
+    pub cipher_suites: Vec<String>,
+    pub curves: Vec<String>,
+}
+
+/// Certificate chain and private key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum IdentitySource {
+    /// A Secret as Istio reads it (`cert`+`key` before `tls.crt`+`tls.key`). Shown as `kubernetes://<name>`.
+    Secret { namespace: String, name: String },
+    /// `clientCertificate` and `privateKey`. Shown as `file-cert:<crt>~<key>`.
+    Files { certificate: Material, key: Material },
+}
+
+/// What upstream certificates are checked against.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum TrustSource {
+    /// The system's bundle; X.509 v1 and CN-only leaves are not accepted.
+    System,
+    /// CA (and CRL) of the Secret `<name>-cacert`, else of `<name>`. Shown as `kubernetes://<name>-cacert`.
+    Secret { namespace: String, name: String },
+    /// `caCertificates`. Shown as `file-root:<path>`.
+    File(Material),
+}
+
+/// A file that a rule names, found through the workload's volumes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Material {
+    /// The path as the rule has it.
+    pub path: String,
+    pub place: Place,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// No volume covers the path: a path on the host.
+    Host,
+    /// A volume covers it: this key of this Secret.
+    Secret { namespace: String, name: String, key: String },
+}
+
+/// What to do with a connection or request.
+#[derive(Clone, Debug)]
+pub enum Decision {
+    /// To this cluster. `route` is the route's name for the log (`default`), empty for TCP and TLS.
+    Cluster { route: Arc<str>, cluster: Arc<Cluster> },
+    /// To the address dialled, untouched: cluster `PassthroughCluster`, route `allow_any`.
+    Passthrough,
+    /// REGISTRY_ONLY: HTTP 502 with an empty body, else reset. Cluster `BlackHoleCluster`, route `block_all`.
+    Block,
+    /// A TLS rule names the destination and cannot be honoured: 503 with the reason, else reset.
+    Refuse(Arc<str>),
+}
+
+/// What must be read of a connection before it can be decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirstBytes {
+    /// Declared TCP at this address: decide at once with [`Outbound::tcp`], no byte waited for.
+    None,
+    /// Read and tell TLS, HTTP and the rest apart; a silent client counts as TCP after the sniff timeout.
+    Sniff,
+}
+
+/// Names to values: exact > longest suffix wildcard > `*`. Case-insensitive; a trailing dot matches.
+#[derive(Clone, Debug)]
+pub struct HostMap<T> {
+    pub exact: HashMap<String, T>,
+    /// Suffix with its dot (`.foo.com` for `*.foo.com`): matches any deeper name, not `foo.com`.
+    pub suffix: HashMap<String, T>,
+    pub any: Option<T>,
+}
+
+impl<T> Default for HostMap<T> {
+    fn default() -> Self {
+        Self { exact: HashMap::new(), suffix: HashMap::new(), any: None }
+    }
+}
+
+/// The listener addresses a workload's own pod bears, as far as pure code must know them.
+pub type PodAddresses = BTreeMap<WorkloadId, Vec<IpAddr>>;

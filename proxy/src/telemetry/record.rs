@@ -1,0 +1,78 @@
+//! One result feeds access log and metrics alike.
+
+use std::{net::SocketAddr, sync::Arc, time::{Duration, SystemTime}};
+
+use crate::mesh::{Cluster, WorkloadId};
+
+/// Envoy's response flags, as far as egret sets them. Several may hold (`UF,URX`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Flag {
+    /// No healthy upstream.
+    UH,
+    /// Upstream connection failure.
+    UF,
+    /// Upstream overflow.
+    UO,
+    /// No route found.
+    NR,
+    /// Upstream retry limit exceeded.
+    URX,
+    /// No cluster found.
+    NC,
+    /// Upstream request timeout.
+    UT,
+    /// Upstream connection termination (reset or close mid-response).
+    UC,
+    /// Downstream connection termination.
+    DC,
+    /// Upstream protocol error.
+    UPE,
+    /// Downstream protocol error.
+    DPE,
+    /// Stream idle timeout.
+    SI,
+    /// Upstream max connection duration reached / duration timeout.
+    DT,
+}
+
+/// What happened to one request, or to one connection that was not HTTP.
+#[derive(Clone, Debug)]
+pub struct Record {
+    pub workload: Arc<WorkloadId>,
+    pub start: SystemTime,
+    pub duration: Duration,
+    /// `HTTP/1.1`, `HTTP/2`, `HTTP/1.0`; None for TCP and TLS.
+    pub protocol: Option<&'static str>,
+    pub method: Option<String>,
+    pub path: Option<String>,
+    pub authority: Option<String>,
+    /// 0: none was sent.
+    pub response_code: u16,
+    pub flags: Vec<Flag>,
+    /// Envoy's details: `via_upstream`, `route_not_found`, `direct_response` …
+    pub response_code_details: Option<String>,
+    pub connection_termination_details: Option<String>,
+    pub upstream_transport_failure_reason: Option<String>,
+    /// Body bytes from the downstream (HTTP), or all bytes (TCP).
+    pub bytes_received: u64,
+    pub bytes_sent: u64,
+    /// First byte sent upstream to first response head.
+    pub upstream_service_time: Option<Duration>,
+    pub request_id: Option<String>,
+    pub upstream_host: Option<String>,
+    pub upstream_local_address: Option<SocketAddr>,
+    pub downstream_local_address: Option<SocketAddr>,
+    pub downstream_remote_address: Option<SocketAddr>,
+    pub requested_server_name: Option<String>,
+    pub route_name: Option<Arc<str>>,
+    /// `None` with `cluster_name` set: PassthroughCluster or BlackHoleCluster.
+    pub cluster: Option<Arc<Cluster>>,
+    pub cluster_name: Option<String>,
+    /// True where TLS was originated and verified.
+    pub upstream_tls: bool,
+    /// gRPC status of the trailers (or head), where there is one.
+    pub grpc_status: Option<u32>,
+    /// Kept for `%REQ(…)%` and `%RESP(…)%` of any header.
+    pub request_headers: http::HeaderMap,
+    pub response_headers: http::HeaderMap,
+}
