@@ -43,6 +43,19 @@ pub enum OutboundPolicy {
     RegistryOnly,
 }
 
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            outbound_policy: OutboundPolicy::AllowAny,
+            access_log_file: Some(PathBuf::from("/dev/stdout")),
+            access_log_format: None,
+            access_log_json: false,
+            root_namespace: "istio-system".to_owned(),
+            trust_domain: "cluster.local".to_owned(),
+        }
+    }
+}
+
 /// `<namespace>/<pod>`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WorkloadId {
@@ -153,11 +166,18 @@ pub enum Protocol {
 pub enum Discovery {
     Static(Vec<Endpoint>),
     /// Each name resolved as the pod would. `one_at_a_time`: DNS_ROUND_ROBIN, the first address of each answer.
-    Dns { targets: Vec<DnsTarget>, one_at_a_time: bool },
+    Dns {
+        targets: Vec<DnsTarget>,
+        one_at_a_time: bool,
+    },
     /// The address that the client dialled, on `port` where given (resolution NONE, `targetPort`).
-    OriginalDestination { port: Option<u16> },
+    OriginalDestination {
+        port: Option<u16>,
+    },
     /// The Host or SNI asked for, resolved (DYNAMIC_DNS).
-    Dynamic { port: u16 },
+    Dynamic {
+        port: u16,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

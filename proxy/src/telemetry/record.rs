@@ -1,6 +1,10 @@
 //! One result feeds access log and metrics alike.
 
-use std::{net::SocketAddr, sync::Arc, time::{Duration, SystemTime}};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use crate::mesh::{Cluster, WorkloadId};
 

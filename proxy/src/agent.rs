@@ -1,0 +1,1 @@
+//! Wires the parts together: reads configuration, enrols pods, serves, drains.

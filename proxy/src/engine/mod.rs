@@ -1,0 +1,3 @@
+//! The data path: accept, sniff, route, connect, copy.
+
+pub mod ports;

@@ -1,0 +1,3 @@
+//! Access log, metrics and the agent's own log.
+
+pub mod record;
