@@ -29,3 +29,5 @@ pub const OUTBOUND_PORT: u16 = 15001;
 pub const RELOAD_QUIET: Duration = Duration::from_millis(100);
 /// A stream of changes that never rests is applied after this time all the same.
 pub const RELOAD_LONGEST: Duration = Duration::from_secs(1);
+/// Longest DNS name in text (RFC 1035 2.3.4); of a longer Host only this much of its end is matched with wildcards.
+pub const HOST_NAME_BYTES: usize = 253;

@@ -90,7 +90,8 @@ pub struct Outbound {
     pub clusters: BTreeMap<String, Arc<Cluster>>,
     /// Hosts that a TLS rule names (on all ports or some). Consulted when nothing in `ports` matched: what a rule wants
     /// encrypted is refused, never passed through in the clear.
-    pub guarded_hosts: HostMap<Guard>,
+    /// In tiers: the first with a match decides (rules of the client's namespace, of other namespaces).
+    pub guarded_hosts: Vec<HostMap<Guard>>,
     /// Virtual addresses of such hosts, for connections that bear no name.
     pub guarded_addresses: Vec<(IpNet, Guard)>,
 }
@@ -98,7 +99,8 @@ pub struct Outbound {
 /// Why plain text for a host or address is refused where no service matches.
 #[derive(Clone, Debug)]
 pub struct Guard {
-    /// None: every port. Some: the ports with a port-level TLS rule.
+    /// None: every port. Some: the ports with a port-level TLS rule; empty where the rule says DISABLE, so that it ends
+    /// the search for wider rules.
     pub ports: Option<Vec<u16>>,
     /// One sentence for the client and the log: names the rule and what is missing.
     pub reason: Arc<str>,
@@ -123,7 +125,7 @@ pub struct PortTable {
 #[derive(Debug)]
 pub struct Route {
     /// Access log `%ROUTE_NAME%`: `default`.
-    pub name: String,
+    pub name: Arc<str>,
     /// Name of the virtual host as `proxy-config route` shows it: `edition.cnn.com:80`.
     pub virtual_host: String,
     pub cluster: Arc<Cluster>,

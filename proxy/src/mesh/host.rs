@@ -1,0 +1,212 @@
+//! Matching of host names: exact, else the longest suffix wildcard, else `*`. Whatever a client may write (upper
+//! case, a trailing dot, a port) means the same name.
+
+use std::{borrow::Cow, net::Ipv6Addr};
+
+use super::table::HostMap;
+use crate::limits::HOST_NAME_BYTES;
+
+impl<T> HostMap<T> {
+    /// Adds `value` under `pattern` (`name`, `*.suffix` or `*`); what was there is replaced and returned.
+    pub fn insert(&mut self, pattern: &str, value: T) -> Option<T> {
+        let pattern = canonical(pattern);
+        if pattern == "*" {
+            return self.any.replace(value);
+        }
+        match pattern.strip_prefix('*') {
+            Some(suffix) => self.suffix.insert(suffix.to_owned(), value),
+            None => self.exact.insert(pattern.into_owned(), value),
+        }
+    }
+
+    /// The value under exactly this pattern, without matching.
+    #[must_use]
+    pub fn pattern(&self, pattern: &str) -> Option<&T> {
+        let pattern = canonical(pattern);
+        if pattern == "*" {
+            return self.any.as_ref();
+        }
+        match pattern.strip_prefix('*') {
+            Some(suffix) => self.suffix.get(suffix),
+            None => self.exact.get(&*pattern),
+        }
+    }
+
+    /// The value of the most specific pattern that `name` (a host without its port) matches. Allocates nothing for a
+    /// name that is lower-case already.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&T> {
+        self.matches(name).next()
+    }
+
+    /// Every value whose pattern `name` matches, the most specific first.
+    pub fn matches<'s, 'n>(&'s self, name: &'n str) -> impl Iterator<Item = &'s T> + use<'s, 'n, T> {
+        let name = canonical(name);
+        let exact = self.exact.get(&*name);
+        // A name too long for DNS is compared by its end only, so that a header full of dots costs no quadratic time.
+        let mut from = match name.len().checked_sub(HOST_NAME_BYTES) {
+            Some(cut) => (cut..name.len()).find(|at| name.is_char_boundary(*at)).unwrap_or(name.len()),
+            None => 0,
+        };
+        // A leading dot would be an empty label: `*.foo.com` needs something before the dot.
+        from = from.max(name.chars().next().map_or(0, char::len_utf8));
+        let mut next = if self.suffix.is_empty() { None } else { Some(from) };
+        let suffixes = std::iter::from_fn(move || {
+            while let Some(start) = next {
+                let dot = start + name.get(start..)?.find('.')?;
+                next = Some(dot + 1);
+                if let Some(value) = self.suffix.get(&name[dot..]) {
+                    return Some(value);
+                }
+            }
+            None
+        });
+        exact.into_iter().chain(suffixes).chain(self.any.as_ref())
+    }
+
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.exact.len() + self.suffix.len() + usize::from(self.any.is_some())
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Every pattern with its value, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (Cow<'_, str>, &T)> {
+        let exact = self.exact.iter().map(|(name, value)| (Cow::Borrowed(name.as_str()), value));
+        let suffix = self.suffix.iter().map(|(name, value)| (Cow::Owned(format!("*{name}")), value));
+        exact.chain(suffix).chain(self.any.iter().map(|value| (Cow::Borrowed("*"), value)))
+    }
+}
+
+/// A name as tables keep it: lower case, without a trailing dot, an IPv6 address in its shortest form.
+#[must_use]
+pub fn canonical(name: &str) -> Cow<'_, str> {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if name.contains(':')
+        && let Ok(address) = name.parse::<Ipv6Addr>()
+    {
+        return Cow::Owned(address.to_string());
+    }
+    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(name.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(name)
+    }
+}
+
+/// The host of an authority (`host`, `host:port`, `[v6]`, `[v6]:port`, a bare IPv6 address), without port and brackets.
+#[must_use]
+pub fn authority_host(authority: &str) -> &str {
+    if let Some(rest) = authority.strip_prefix('[') {
+        return rest.split(']').next().unwrap_or(rest);
+    }
+    match authority.split_once(':') {
+        Some((host, port)) if !port.contains(':') => host,
+        // No colon, or several without brackets: an IPv6 address as some clients write it.
+        _ => authority,
+    }
+}
+
+/// Whether `name` (or the narrower pattern `name`) falls under `pattern`: `*.b` covers `a.b` and `*.a.b`, `*` all.
+#[must_use]
+pub fn covers(pattern: &str, name: &str) -> bool {
+    let (pattern, name) = (canonical(pattern), canonical(name));
+    match pattern.strip_prefix('*') {
+        Some("") => true,
+        Some(suffix) => {
+            let inner = name.strip_prefix('*').unwrap_or(&name);
+            (name.starts_with('*') && inner == suffix) || (inner.len() > suffix.len() && inner.ends_with(suffix))
+        }
+        None => pattern == name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(patterns: &[&str]) -> HostMap<String> {
+        let mut map = HostMap::default();
+        for pattern in patterns {
+            map.insert(pattern, (*pattern).to_owned());
+        }
+        map
+    }
+
+    #[test]
+    fn the_most_specific_pattern_wins() {
+        let map = map(&["*", "*.com", "*.foo.com", "a.foo.com", "foo.com", "FE80::0:1"]);
+        for (name, want) in [
+            ("a.foo.com", "a.foo.com"),
+            ("A.FOO.com", "a.foo.com"),
+            ("a.foo.com.", "a.foo.com"),
+            ("b.foo.com", "*.foo.com"),
+            ("x.a.foo.com", "*.foo.com"),
+            ("foo.com", "foo.com"),
+            ("bar.com", "*.com"),
+            (".foo.com", "*.com"),
+            ("com", "*"),
+            ("", "*"),
+            ("fe80::1", "FE80::0:1"),
+        ] {
+            assert_eq!(map.get(name).map(String::as_str), Some(want), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_wildcard_does_not_match_its_own_suffix() {
+        let map = map(&["*.foo.com"]);
+        assert_eq!(map.get("foo.com"), None);
+        assert_eq!(map.get(".foo.com"), None);
+        assert_eq!(map.get("xfoo.com"), None);
+        assert!(map.get("é.foo.com").is_some());
+    }
+
+    #[test]
+    fn an_endless_name_still_meets_its_wildcard_and_costs_little() {
+        let map = map(&["*.foo.com"]);
+        let long = "a.".repeat(30_000) + "b.foo.com";
+        let started = std::time::Instant::now();
+        for _ in 0..100 {
+            assert!(map.get(&long).is_some());
+            assert!(map.get(&"é.".repeat(30_000)).is_none());
+        }
+        assert!(started.elapsed() < std::time::Duration::from_secs(2));
+    }
+
+    #[test]
+    fn authorities() {
+        for (authority, host) in [
+            ("foo.com", "foo.com"),
+            ("foo.com:80", "foo.com"),
+            ("[::1]:80", "::1"),
+            ("[::1]", "::1"),
+            ("::1", "::1"),
+            ("[::1", "::1"),
+            ("1.2.3.4:5", "1.2.3.4"),
+            ("", ""),
+            (":80", ""),
+        ] {
+            assert_eq!(authority_host(authority), host, "{authority}");
+        }
+    }
+
+    #[test]
+    fn cover() {
+        for (pattern, name, want) in [
+            ("*", "*.foo.com", true),
+            ("*.foo.com", "*.foo.com", true),
+            ("*.foo.com", "*.a.foo.com", true),
+            ("*.foo.com", "foo.com", false),
+            ("*.a.foo.com", "*.foo.com", false),
+            ("foo.com", "FOO.com.", true),
+            ("foo.com", "*.foo.com", false),
+        ] {
+            assert_eq!(covers(pattern, name), want, "{pattern} {name}");
+        }
+    }
+}
