@@ -31,3 +31,8 @@ pub const RELOAD_QUIET: Duration = Duration::from_millis(100);
 pub const RELOAD_LONGEST: Duration = Duration::from_secs(1);
 /// Longest DNS name in text (RFC 1035 2.3.4); of a longer Host only this much of its end is matched with wildcards.
 pub const HOST_NAME_BYTES: usize = 253;
+/// Endpoints of a cluster whose counters are kept; beyond this, those not in use are forgotten (names that resolve to
+/// ever new addresses must not fill the memory).
+pub const ENDPOINTS_REMEMBERED: usize = 1024;
+/// How long an address family for which the kernel had no route is left alone where another is at hand.
+pub const FAMILY_UNREACHABLE: Duration = Duration::from_secs(10);

@@ -1,3 +1,146 @@
 //! The data path: accept, sniff, route, connect, copy.
+//!
+//! [`Engine`] holds what is in force now (a [`Snapshot`], swapped whole at each reload) and what is in flight. A
+//! [`pod::Pod`] is one enrolled pod: its sockets, resolver and counters outlive reloads.
 
+pub mod accept;
+pub mod balance;
+pub mod dial;
+pub mod host_sockets;
+pub mod http;
+pub mod pod;
 pub mod ports;
+pub mod raw;
+pub mod resolve;
+pub mod sniff;
+pub mod stream;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use tokio::{sync::Notify, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    mesh::{Cluster, Mesh, Outbound, WorkloadId},
+    telemetry::record::Record,
+    tls,
+};
+
+/// What is in force: the compiled table and the TLS contexts built for it. Replaced whole, never changed.
+pub struct Snapshot {
+    pub mesh: Arc<Mesh>,
+    pub tls: Arc<tls::Contexts>,
+    /// Counts the reloads, for the log and for pools that tell old connections from new.
+    pub generation: u64,
+}
+
+impl Snapshot {
+    /// What the pod's connections are matched against; None where the table does not (or no longer) know the pod.
+    pub fn outbound(&self, pod: &WorkloadId) -> Option<Arc<Outbound>> {
+        self.mesh.workloads.get(pod).map(|workload| workload.outbound.clone())
+    }
+}
+
+/// Where results go: the access log and the metrics.
+pub trait Sink: Send + Sync + 'static {
+    /// One request, or one connection that was not HTTP, has ended.
+    fn record(&self, record: Record);
+    /// A raw (TCP, TLS) connection was accepted and its cluster is known.
+    fn connection_opened(&self, workload: &Arc<WorkloadId>, cluster: Option<&Arc<Cluster>>, cluster_name: &str);
+    /// The counterpart of [`Sink::connection_opened`]; its [`Record`] bears the bytes.
+    fn connection_closed(&self, workload: &Arc<WorkloadId>, cluster: Option<&Arc<Cluster>>, cluster_name: &str);
+    /// An upstream TLS handshake has ended; `Err` holds the reason.
+    fn handshake(&self, workload: &Arc<WorkloadId>, cluster: &Arc<Cluster>, result: Result<(), &str>, time: Duration);
+}
+
+/// The engine of one agent: serves any number of pods.
+pub struct Engine {
+    current: ArcSwap<Snapshot>,
+    sink: Arc<dyn Sink>,
+    draining: CancellationToken,
+    in_flight: AtomicUsize,
+    ended: Notify,
+}
+
+impl Engine {
+    pub fn new(snapshot: Snapshot, sink: Arc<dyn Sink>) -> Self {
+        Self {
+            current: ArcSwap::from_pointee(snapshot),
+            sink,
+            draining: CancellationToken::new(),
+            in_flight: AtomicUsize::new(0),
+            ended: Notify::new(),
+        }
+    }
+
+    /// Puts a new snapshot in force; connections and requests that were decided before keep the old one.
+    pub fn install(&self, snapshot: Snapshot) {
+        self.current.store(Arc::new(snapshot));
+    }
+
+    /// What is in force now. Take it once a request, so that one request sees one state.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    pub fn sink(&self) -> &Arc<dyn Sink> {
+        &self.sink
+    }
+
+    /// Accepts connections of `pod` until the engine drains or the pod is unenrolled.
+    pub fn serve(self: &Arc<Self>, listener: std::net::TcpListener, pod: Arc<pod::Pod>) -> JoinHandle<()> {
+        tokio::spawn(accept::run(self.clone(), listener, pod))
+    }
+
+    /// Stops accepting; HTTP connections close after the request in flight. Returns at once: see [`Engine::idle`].
+    pub fn drain(&self) {
+        self.draining.cancel();
+    }
+
+    /// Cancelled once the engine drains.
+    pub fn draining(&self) -> &CancellationToken {
+        &self.draining
+    }
+
+    /// Waits until nothing is in flight, `deadline` at most; answers how many connections still are.
+    pub async fn idle(&self, deadline: tokio::time::Instant) -> usize {
+        loop {
+            let ended = self.ended.notified();
+            let count = self.in_flight();
+            if count == 0 || tokio::time::timeout_at(deadline, ended).await.is_err() {
+                return if count == 0 { 0 } else { self.in_flight() };
+            }
+        }
+    }
+
+    /// Downstream connections open now.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
+    /// Counts one downstream connection as in flight until dropped.
+    pub fn enter(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::AcqRel);
+        InFlight { engine: self.clone() }
+    }
+}
+
+/// One connection in flight, see [`Engine::enter`].
+pub struct InFlight {
+    engine: Arc<Engine>,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if self.engine.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.engine.ended.notify_waiters();
+        }
+    }
+}

@@ -9,3 +9,7 @@
 //! ClientContext::connect(&self, name: UpstreamName, io) -> Result<TlsStream<IO>, TlsError>
 //! Contexts::files(&self) -> host paths to watch;   Contexts::secrets(&self) -> rows for `proxy-config secret` and expiry metrics
 //! ```
+
+/// The contexts of all rules.
+#[derive(Default)]
+pub struct Contexts {}

@@ -1,0 +1,383 @@
+//! From a cluster to an upstream connection: addresses found, one chosen, TCP and TLS within one time limit.
+//!
+//! [`pick`] and [`dial`] are apart so that HTTP can look for a pooled connection in between.
+
+use std::{
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, LazyLock},
+    time::Instant,
+};
+
+use tokio::time::timeout_at;
+
+use super::{
+    Engine, Snapshot,
+    balance::{Candidate, ClusterState, Counted},
+    pod::Pod,
+    resolve::ResolveError,
+    stream::{Socket, UpstreamIo},
+};
+use crate::{
+    limits,
+    mesh::{Cluster, Discovery, EndpointAddress, LoadBalancer, Pool, Protocol, UpstreamTls},
+    telemetry::record::Flag,
+};
+
+pub const PASSTHROUGH: &str = "PassthroughCluster";
+pub const BLACK_HOLE: &str = "BlackHoleCluster";
+
+/// What is to be reached.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    pub cluster: &'a Arc<Cluster>,
+    /// The address the client dialled.
+    pub original: SocketAddr,
+    /// Host (HTTP, with or without port) or SNI asked for. None: the client named nothing.
+    pub host: Option<&'a str>,
+}
+
+/// A chosen endpoint; counted as in use until dropped. HTTP keeps it for the request, TCP for the connection.
+#[derive(Debug)]
+pub struct Picked {
+    pub address: EndpointAddress,
+    /// Others of the same cluster, tried within the same attempt where the kernel has no route to `address`.
+    alternatives: Vec<EndpointAddress>,
+    _guard: Counted,
+    state: Arc<ClusterState>,
+}
+
+/// What two requests must have in common to share an upstream connection, besides pod and address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TlsKey {
+    /// Changes whenever the rule, its certificates or its CA change; 0 for plain text.
+    pub context_id: u64,
+    /// The name sent and verified.
+    pub name: Option<String>,
+}
+
+/// An upstream connection, TLS done. Counted against `maxConnections` until dropped.
+pub struct Upstream {
+    pub io: UpstreamIo,
+    /// Where it leads, which may be an alternative to what was picked.
+    pub address: EndpointAddress,
+    pub local: Option<SocketAddr>,
+    /// ALPN chose h2.
+    pub h2: bool,
+    pub tls: bool,
+    pub key: TlsKey,
+    pub guard: Counted,
+}
+
+/// Why there is no upstream connection.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum DialError {
+    /// A limit of `connectionPool` is reached; names which.
+    #[error("{0} reached")]
+    Overflow(&'static str),
+    /// The cluster has no endpoint.
+    #[error("no endpoint")]
+    NoEndpoints,
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    /// A TLS rule cannot be honoured; nothing was dialled.
+    #[error("{0}")]
+    Refused(Arc<str>),
+    /// The endpoint is the agent's own listener.
+    #[error("{0} is the proxy's own listener")]
+    Myself(SocketAddr),
+    #[error("{address}: {source}")]
+    Connect { address: String, source: Arc<io::Error> },
+    /// TCP connect and TLS handshake took longer than `connectTimeout`.
+    #[error("{address}: no connection within the connect timeout")]
+    Timeout { address: String },
+    #[error("{reason}")]
+    Tls { address: String, reason: Arc<str> },
+}
+
+impl DialError {
+    /// True where another attempt may succeed, and nothing was sent.
+    pub fn retryable(&self) -> bool {
+        matches!(self, Self::Connect { .. } | Self::Timeout { .. } | Self::Tls { .. })
+    }
+
+    /// The access log's response flag.
+    pub fn flag(&self) -> Flag {
+        match self {
+            Self::Overflow(_) => Flag::UO,
+            Self::NoEndpoints | Self::Resolve(_) => Flag::UH,
+            _ => Flag::UF,
+        }
+    }
+
+    /// Response code details, as Envoy words them.
+    pub fn details(&self) -> String {
+        match self {
+            Self::Overflow(_) => "upstream_reset_before_response_started{overflow}".to_owned(),
+            Self::NoEndpoints | Self::Resolve(_) => "no_healthy_upstream".to_owned(),
+            Self::Timeout { .. } => "upstream_reset_before_response_started{connection_timeout}".to_owned(),
+            other => {
+                let reason = other.reason().unwrap_or_default().replace(char::is_whitespace, "_");
+                format!("upstream_reset_before_response_started{{remote_connection_failure|{reason}}}")
+            }
+        }
+    }
+
+    /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
+    pub fn reason(&self) -> Option<String> {
+        match self {
+            Self::Overflow(_) => None,
+            Self::NoEndpoints => None,
+            Self::Resolve(error) => Some(error.to_string()),
+            Self::Refused(reason) => Some(format!("TLS_error: {reason}")),
+            Self::Tls { reason, .. } => Some(format!("TLS_error: {reason}")),
+            Self::Myself(_) => Some(self.to_string()),
+            Self::Connect { source, .. } => Some(format!("delayed connect error: {}", plain(source))),
+            Self::Timeout { .. } => Some("connection timeout".to_owned()),
+        }
+    }
+
+    /// The body of the 503 that tells an HTTP client.
+    pub fn body(&self) -> String {
+        const START: &str = "upstream connect error or disconnect/reset before headers. reset reason:";
+        match self {
+            Self::NoEndpoints | Self::Resolve(_) => "no healthy upstream".to_owned(),
+            Self::Overflow(_) => format!("{START} overflow"),
+            Self::Timeout { .. } => format!("{START} connection timeout"),
+            other => {
+                let reason = other.reason().unwrap_or_default();
+                format!("{START} remote connection failure, transport failure reason: {reason}")
+            }
+        }
+    }
+
+    /// The endpoint that failed, where one was tried.
+    pub fn upstream_host(&self) -> Option<&str> {
+        match self {
+            Self::Connect { address, .. } | Self::Timeout { address } | Self::Tls { address, .. } => Some(address),
+            _ => None,
+        }
+    }
+}
+
+/// An I/O error without Rust's `(os error N)`.
+fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
+/// An endpoint as the access log shows it.
+pub fn address_text(address: &EndpointAddress) -> String {
+    struct Shown<'a>(&'a EndpointAddress);
+    impl fmt::Display for Shown<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            match self.0 {
+                EndpointAddress::Ip(address) => address.fmt(f),
+                EndpointAddress::Unix(path) => path.display().fmt(f),
+            }
+        }
+    }
+    Shown(address).to_string()
+}
+
+/// Host without port, brackets and trailing dot: `[::1]:80` → `::1`, `a.example.:80` → `a.example`.
+pub fn host_name(host: &str) -> &str {
+    let host = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or(rest),
+        // More than one colon and no bracket is a bare IPv6 address.
+        None if host.matches(':').count() > 1 => host,
+        None => host.split(':').next().unwrap_or(host),
+    };
+    host.strip_suffix('.').unwrap_or(host)
+}
+
+/// The limits of a cluster without DestinationRule.
+pub fn default_pool() -> Pool {
+    Pool {
+        connect_timeout: limits::CONNECT_TIMEOUT,
+        max_connections: None,
+        max_pending_requests: None,
+        max_requests: None,
+        max_requests_per_connection: None,
+        max_retries: None,
+        max_connection_duration: None,
+        http_idle_timeout: limits::IDLE_TIMEOUT,
+        tcp_idle_timeout: limits::IDLE_TIMEOUT,
+        h2_upgrade: false,
+    }
+}
+
+/// The cluster of traffic that no service claims: to the address dialled, untouched. Not part of any table; logs name
+/// it and bear no cluster.
+pub fn passthrough() -> &'static Arc<Cluster> {
+    static CLUSTER: LazyLock<Arc<Cluster>> = LazyLock::new(|| {
+        Arc::new(Cluster {
+            name: PASSTHROUGH.to_owned(),
+            host: String::new(),
+            port: 0,
+            subset: String::new(),
+            protocol: Protocol::Auto,
+            discovery: Discovery::OriginalDestination { port: None },
+            load_balancer: LoadBalancer::Passthrough,
+            pool: default_pool(),
+            tls: UpstreamTls::Plain,
+            mesh_external: true,
+            service: crate::api::ObjectId {
+                kind: "ServiceEntry",
+                namespace: String::new(),
+                name: PASSTHROUGH.to_owned(),
+            },
+            destination_rule: None,
+        })
+    });
+    &CLUSTER
+}
+
+/// Finds the endpoints and chooses one by the cluster's policy, not among `tried` where another is left.
+pub async fn pick(pod: &Pod, target: &Target<'_>, tried: &[EndpointAddress]) -> Result<Picked, DialError> {
+    let cluster = target.cluster;
+    let mut candidates = endpoints(pod, target).await?;
+    if candidates.iter().any(|candidate| pod.families.usable(&candidate.address)) {
+        candidates.retain(|candidate| pod.families.usable(&candidate.address));
+    }
+    let state = pod.cluster(cluster);
+    let address =
+        state.choose(cluster.load_balancer, &candidates, tried).ok_or(DialError::NoEndpoints)?.address.clone();
+    let guard = state.use_endpoint(&address);
+    let alternatives = candidates.into_iter().map(|c| c.address).filter(|other| *other != address).collect();
+    Ok(Picked { address, alternatives, _guard: guard, state })
+}
+
+/// What a pooled connection must match; fails where the cluster's TLS rule cannot be honoured.
+pub fn tls_key(snapshot: &Snapshot, target: &Target<'_>) -> Result<TlsKey, DialError> {
+    let _ = snapshot;
+    match &target.cluster.tls {
+        UpstreamTls::Plain => Ok(TlsKey { context_id: 0, name: None }),
+        UpstreamTls::Refuse(reason) => Err(DialError::Refused(reason.clone())),
+        UpstreamTls::Originate(_) => Err(DialError::Refused("TLS origination is not built in yet".into())),
+    }
+}
+
+/// Connects to what was picked, TLS included, within the cluster's connect timeout.
+pub async fn dial(
+    engine: &Engine,
+    snapshot: &Snapshot,
+    pod: &Pod,
+    target: &Target<'_>,
+    picked: &Picked,
+) -> Result<Upstream, DialError> {
+    let key = tls_key(snapshot, target)?;
+    let pool = &target.cluster.pool;
+    let guard = picked.state.connection(pool).ok_or(DialError::Overflow("maxConnections"))?;
+    let deadline = tokio::time::Instant::now() + pool.connect_timeout;
+    let _ = (engine, Instant::now());
+    let (socket, address) = connect(pod, picked, deadline).await?;
+    let local = socket.local();
+    Ok(Upstream { io: UpstreamIo::Plain(socket), address, local, h2: false, tls: false, key, guard })
+}
+
+/// TCP (or unix) to the address picked; where the kernel has no route, to the next.
+async fn connect(
+    pod: &Pod,
+    picked: &Picked,
+    deadline: tokio::time::Instant,
+) -> Result<(Socket, EndpointAddress), DialError> {
+    let mut failure = None;
+    for address in std::iter::once(&picked.address).chain(&picked.alternatives) {
+        let text = || address_text(address);
+        let attempt = async {
+            match address {
+                EndpointAddress::Unix(path) => pod.sockets.unix(path).map(Socket::Unix),
+                EndpointAddress::Ip(remote) => {
+                    let stream = pod.sockets.tcp(*remote)?.connect(*remote).await?;
+                    stream.set_nodelay(true)?;
+                    Ok(Socket::Tcp(stream))
+                }
+            }
+        };
+        if let EndpointAddress::Ip(remote) = address
+            && pod.is_listener(*remote)
+        {
+            return Err(DialError::Myself(*remote));
+        }
+        match timeout_at(deadline, attempt).await {
+            Err(_) => return Err(DialError::Timeout { address: text() }),
+            Ok(Ok(socket)) => {
+                if let EndpointAddress::Ip(remote) = address {
+                    pod.families.reachable(*remote);
+                }
+                return Ok((socket, address.clone()));
+            }
+            Ok(Err(error)) => {
+                let no_route = no_route(&error);
+                if no_route && let EndpointAddress::Ip(remote) = address {
+                    pod.families.unreachable(*remote);
+                }
+                failure.get_or_insert(DialError::Connect { address: text(), source: Arc::new(error) });
+                if !no_route {
+                    break;
+                }
+            }
+        }
+    }
+    Err(failure.unwrap_or(DialError::NoEndpoints))
+}
+
+/// The kernel's ways of saying at once that an address cannot be reached from here.
+fn no_route(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENETUNREACH | libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT))
+}
+
+/// Every endpoint of the cluster, names resolved as the pod would.
+async fn endpoints(pod: &Pod, target: &Target<'_>) -> Result<Vec<Candidate>, DialError> {
+    let one = |address: SocketAddr| vec![Candidate { address: EndpointAddress::Ip(address), weight: 1 }];
+    if target.cluster.load_balancer == LoadBalancer::Passthrough {
+        let port = match target.cluster.discovery {
+            Discovery::OriginalDestination { port: Some(port) } => port,
+            _ => target.original.port(),
+        };
+        return Ok(one(SocketAddr::new(target.original.ip(), port)));
+    }
+    match &target.cluster.discovery {
+        Discovery::Static(endpoints) => {
+            Ok(endpoints.iter().map(|e| Candidate { address: e.address.clone(), weight: e.weight }).collect())
+        }
+        Discovery::OriginalDestination { port } => {
+            Ok(one(SocketAddr::new(target.original.ip(), port.unwrap_or(target.original.port()))))
+        }
+        Discovery::Dynamic { port } => {
+            let host = target.host.map(host_name).ok_or(DialError::NoEndpoints)?;
+            let addresses = resolve(pod, host).await?;
+            Ok(addresses.iter().flat_map(|ip| one(SocketAddr::new(*ip, *port))).collect())
+        }
+        Discovery::Dns { targets, one_at_a_time } => {
+            let answers = futures_util::future::join_all(targets.iter().map(|t| resolve(pod, &t.name))).await;
+            let mut candidates = Vec::new();
+            let mut failure = None;
+            for (target, answer) in targets.iter().zip(answers) {
+                match answer {
+                    Ok(addresses) => {
+                        let count = if *one_at_a_time { 1 } else { addresses.len() };
+                        candidates.extend(addresses.iter().take(count).map(|ip| Candidate {
+                            address: EndpointAddress::Ip(SocketAddr::new(*ip, target.port)),
+                            weight: target.weight,
+                        }));
+                    }
+                    Err(error) => failure = Some(error),
+                }
+            }
+            match failure {
+                Some(error) if candidates.is_empty() => Err(error),
+                _ => Ok(candidates),
+            }
+        }
+    }
+}
+
+/// An address written as such, or the resolver's answer.
+async fn resolve(pod: &Pod, name: &str) -> Result<Arc<[IpAddr]>, DialError> {
+    match name.parse::<IpAddr>() {
+        Ok(ip) => Ok(Arc::from([ip])),
+        Err(_) => Ok(pod.resolver.lookup(name).await?),
+    }
+}

@@ -1,0 +1,93 @@
+//! One enrolled pod at run time. It outlives reloads: counters, resolver cache and pools go on, the table changes.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use parking_lot::{Mutex, RwLock};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    balance::{ClusterState, Families},
+    http,
+    ports::{OriginalDestination, Sockets},
+    resolve::Resolver,
+};
+use crate::mesh::{Cluster, WorkloadId};
+
+/// One enrolled pod.
+pub struct Pod {
+    pub id: Arc<WorkloadId>,
+    pub sockets: Arc<dyn Sockets>,
+    pub capture: Arc<dyn OriginalDestination>,
+    pub resolver: Resolver,
+    /// The in-pod listener's port: never dialled by the agent itself.
+    pub listener_port: u16,
+    /// Cancelled at unenrolment: everything of this pod ends, so that its namespace is let go.
+    pub closed: CancellationToken,
+    /// Upstream HTTP connections of this pod; never shared with another's.
+    pub http: http::Pools,
+    /// Which address families lead anywhere from here.
+    pub(super) families: Families,
+    own_addresses: RwLock<Vec<IpAddr>>,
+    clusters: Mutex<HashMap<String, Arc<ClusterState>>>,
+}
+
+impl Pod {
+    pub fn new(
+        id: Arc<WorkloadId>,
+        sockets: Arc<dyn Sockets>,
+        capture: Arc<dyn OriginalDestination>,
+        resolver: Resolver,
+        own_addresses: Vec<IpAddr>,
+        listener_port: u16,
+    ) -> Self {
+        Self {
+            id,
+            sockets,
+            capture,
+            resolver,
+            listener_port,
+            closed: CancellationToken::new(),
+            http: http::Pools::default(),
+            families: Families::default(),
+            own_addresses: RwLock::new(own_addresses),
+            clusters: Mutex::default(),
+        }
+    }
+
+    /// The addresses the namespace's interfaces bear.
+    pub fn own_addresses(&self) -> Vec<IpAddr> {
+        self.own_addresses.read().clone()
+    }
+
+    /// Takes note that the namespace's addresses have changed.
+    pub fn set_own_addresses(&self, addresses: Vec<IpAddr>) {
+        *self.own_addresses.write() = addresses;
+    }
+
+    /// True where dialling `to` from this pod would reach the agent's own listener.
+    pub fn is_listener(&self, to: SocketAddr) -> bool {
+        let ip = to.ip().to_canonical();
+        to.port() == self.listener_port
+            && (ip.is_loopback() || ip.is_unspecified() || self.own_addresses.read().iter().any(|own| *own == ip))
+    }
+
+    /// Counters of a cluster, made at first sight. Kept by name, so that a reload does not forget what is open.
+    pub fn cluster(&self, cluster: &Cluster) -> Arc<ClusterState> {
+        let mut clusters = self.clusters.lock();
+        if let Some(state) = clusters.get(&cluster.name) {
+            return state.clone();
+        }
+        let state = Arc::new(ClusterState::default());
+        clusters.insert(cluster.name.clone(), state.clone());
+        state
+    }
+
+    /// Forgets the counters of clusters that `known` denies and nothing uses any more; called after a reload.
+    pub fn forget_clusters(&self, known: impl Fn(&str) -> bool) {
+        self.clusters.lock().retain(|name, state| known(name) || Arc::strong_count(state) > 1);
+    }
+}

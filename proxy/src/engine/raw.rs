@@ -1,0 +1,1 @@
+//! Bytes copied both ways, for TLS passed through and for TCP.
