@@ -87,7 +87,7 @@ pub struct TrafficPolicy {
 }
 
 /// `loadBalancer.simple`; the other forms come with their own issue and are a warning until then.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub enum LoadBalancer {
     #[default]
     LeastRequest,

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// `kind namespace/name`, the identity of an object; API versions of one kind are the same object.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 pub struct ObjectId {
     pub kind: &'static str,
     pub namespace: String,

@@ -1,9 +1,14 @@
 //! Matching of host names: exact, else the longest suffix wildcard, else `*`. Whatever a client may write (upper
 //! case, a trailing dot, a port) means the same name.
 
-use std::{borrow::Cow, net::Ipv6Addr};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, Ipv6Addr},
+};
 
-use super::table::HostMap;
+use ipnet::IpNet;
+
+use super::table::{AddressMap, HostMap};
 use crate::limits::HOST_NAME_BYTES;
 
 impl<T> HostMap<T> {
@@ -32,17 +37,26 @@ impl<T> HostMap<T> {
         }
     }
 
+    /// Adds `value` where `pattern` has none yet; false where it had.
+    pub fn insert_new(&mut self, pattern: &str, value: T) -> bool {
+        let free = self.pattern(pattern).is_none();
+        if free {
+            self.insert(pattern, value);
+        }
+        free
+    }
+
     /// The value of the most specific pattern that `name` (a host without its port) matches. Allocates nothing for a
     /// name that is lower-case already.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&T> {
-        self.matches(name).next()
+        self.matches(name).next().map(|(_, value)| value)
     }
 
-    /// Every value whose pattern `name` matches, the most specific first.
-    pub fn matches<'s, 'n>(&'s self, name: &'n str) -> impl Iterator<Item = &'s T> + use<'s, 'n, T> {
+    /// Every value whose pattern `name` matches, the most specific first, with a measure of that: more is more.
+    pub fn matches<'s, 'n>(&'s self, name: &'n str) -> impl Iterator<Item = (usize, &'s T)> + use<'s, 'n, T> {
         let name = canonical(name);
-        let exact = self.exact.get(&*name);
+        let exact = self.exact.get(&*name).map(|value| (usize::MAX, value));
         // A name too long for DNS is compared by its end only, so that a header full of dots costs no quadratic time.
         let mut from = match name.len().checked_sub(HOST_NAME_BYTES) {
             Some(cut) => (cut..name.len()).find(|at| name.is_char_boundary(*at)).unwrap_or(name.len()),
@@ -56,12 +70,12 @@ impl<T> HostMap<T> {
                 let dot = start + name.get(start..)?.find('.')?;
                 next = Some(dot + 1);
                 if let Some(value) = self.suffix.get(&name[dot..]) {
-                    return Some(value);
+                    return Some((name.len() - dot, value));
                 }
             }
             None
         });
-        exact.into_iter().chain(suffixes).chain(self.any.as_ref())
+        exact.into_iter().chain(suffixes).chain(self.any.as_ref().map(|value| (0, value)))
     }
 
     #[must_use]
@@ -79,6 +93,53 @@ impl<T> HostMap<T> {
         let exact = self.exact.iter().map(|(name, value)| (Cow::Borrowed(name.as_str()), value));
         let suffix = self.suffix.iter().map(|(name, value)| (Cow::Owned(format!("*{name}")), value));
         exact.chain(suffix).chain(self.any.iter().map(|value| (Cow::Borrowed("*"), value)))
+    }
+}
+
+impl<T> AddressMap<T> {
+    /// Adds `value` for `network` where that has none yet; false where it had.
+    pub fn insert_new(&mut self, network: IpNet, value: T) -> bool {
+        let network = network.trunc();
+        if network.prefix_len() == network.max_prefix_len() {
+            return match self.single.entry(network.addr()) {
+                std::collections::hash_map::Entry::Occupied(_) => false,
+                std::collections::hash_map::Entry::Vacant(free) => {
+                    free.insert(value);
+                    true
+                }
+            };
+        }
+        let at = self.networks.partition_point(|(other, _)| other.prefix_len() >= network.prefix_len());
+        if self.networks[..at].iter().any(|(other, _)| *other == network) {
+            return false;
+        }
+        self.networks.insert(at, (network, value));
+        true
+    }
+
+    /// The value of the longest prefix that holds `address`. A v4-mapped address counts as its IPv4 address.
+    #[must_use]
+    pub fn get(&self, address: IpAddr) -> Option<&T> {
+        self.matches(address).next().map(|(_, value)| value)
+    }
+
+    /// Every value whose prefix holds `address`, the longest first, with the length of its prefix.
+    pub fn matches(&self, address: IpAddr) -> impl Iterator<Item = (u8, &T)> {
+        let address = address.to_canonical();
+        let single = self.single.get(&address).map(|value| (u8::MAX, value));
+        let networks = self.networks.iter().filter(move |(network, _)| network.contains(&address));
+        single.into_iter().chain(networks.map(|(network, value)| (network.prefix_len(), value)))
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.single.is_empty() && self.networks.is_empty()
+    }
+
+    /// Every network with its value, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (IpNet, &T)> {
+        let single = self.single.iter().map(|(address, value)| (IpNet::from(*address), value));
+        single.chain(self.networks.iter().map(|(network, value)| (*network, value)))
     }
 }
 

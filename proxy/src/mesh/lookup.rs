@@ -3,25 +3,30 @@
 //! TLS rule names is refused before the outbound policy is asked.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
 use super::{
     host::authority_host,
-    table::{Cluster, Decision, Discovery, FirstBytes, Guard, Outbound, OutboundPolicy, PortTable, UpstreamTls},
+    table::{
+        AddressMap, Cluster, Decision, Discovery, FirstBytes, Guard, HostMap, Outbound, OutboundPolicy, PortTable,
+        Protocol, Route, TlsSettings, UpstreamTls,
+    },
 };
 
 impl Outbound {
     /// What must be read of a connection to `dst` before it can be decided.
     #[must_use]
     pub fn first_bytes(&self, dst: SocketAddr) -> FirstBytes {
-        let Some(table) = self.ports.get(&dst.port()) else { return FirstBytes::Sniff };
-        let declared = match table.tcp_at(dst.ip()) {
-            Some(cluster) => cluster.protocol == super::Protocol::Tcp,
+        let declared = match self.address(dst, |table| &table.tcp) {
+            Some(cluster) => cluster.protocol == Protocol::Tcp,
             None => {
-                let named = !table.http.is_empty() || !table.tls.is_empty() || table.sniff;
-                table.tcp_any.is_some() && !named
+                let open = self
+                    .layers(dst.port())
+                    .any(|table| !table.http.is_empty() || !table.tls.is_empty() || !table.tls_addresses.is_empty());
+                !open && self.tcp_any(dst.port()).is_some()
             }
         };
         if declared { FirstBytes::None } else { FirstBytes::Sniff }
@@ -32,8 +37,7 @@ impl Outbound {
     #[must_use]
     pub fn http(&self, dst: SocketAddr, authority: &str) -> Decision {
         let host = authority_host(authority);
-        let table = self.ports.get(&dst.port());
-        if let Some(route) = table.and_then(|table| table.http.get(host)) {
+        if let Some(route) = self.route(dst.port(), host) {
             let cluster = &route.cluster;
             // A wildcard service is not what a rule for one of its hosts speaks of: that rule still forbids plain text.
             if cluster.host.starts_with('*')
@@ -44,13 +48,12 @@ impl Outbound {
             }
             return Decision::Cluster { route: route.name.clone(), cluster: cluster.clone() };
         }
-        if let Some(guard) = self.guard_host(host, dst.port()) {
+        let guard = self.guard_host(host, dst.port());
+        let guard = guard.or_else(|| self.guard_address(host.parse().ok()?, dst.port()));
+        if let Some(guard) = guard {
             return Decision::Refuse(guard.reason.clone());
         }
-        if let Some(guard) = host.parse().ok().and_then(|ip| self.guard_address(ip, dst.port())) {
-            return Decision::Refuse(guard.reason.clone());
-        }
-        match table.and_then(|table| table.tcp_any.as_ref()) {
+        match self.tcp_any(dst.port()) {
             Some(cluster) => self.unnamed(dst, cluster),
             None => self.unmatched_plain(dst),
         }
@@ -59,11 +62,14 @@ impl Outbound {
     /// For a connection that began with a ClientHello: encrypted already, so guards do not apply.
     #[must_use]
     pub fn tls(&self, dst: SocketAddr, sni: Option<&str>) -> Decision {
-        let Some(table) = self.ports.get(&dst.port()) else { return self.by_policy() };
-        let cluster = sni.and_then(|sni| table.tls.get(sni)).or_else(|| table.tcp_for(dst.ip()));
+        let named = sni.and_then(|sni| self.named(dst.port(), sni, |table| &table.tls));
+        let cluster = named
+            .or_else(|| self.address(dst, |table| &table.tls_addresses))
+            .or_else(|| self.address(dst, |table| &table.tcp))
+            .or_else(|| self.tcp_any(dst.port()));
         match cluster {
             // A sniffed service with a rule wants plain text encrypted; what is encrypted already is left alone.
-            Some(cluster) if cluster.protocol == super::Protocol::Auto && cluster.tls != UpstreamTls::Plain => {
+            Some(cluster) if cluster.protocol == Protocol::Auto && cluster.tls != UpstreamTls::Plain => {
                 self.by_policy()
             }
             Some(cluster) => tunnel(cluster),
@@ -74,10 +80,58 @@ impl Outbound {
     /// For a connection that is neither HTTP nor TLS, or that is declared TCP.
     #[must_use]
     pub fn tcp(&self, dst: SocketAddr) -> Decision {
-        match self.ports.get(&dst.port()).and_then(|table| table.tcp_for(dst.ip())) {
+        match self.address(dst, |table| &table.tcp).or_else(|| self.tcp_any(dst.port())) {
             Some(cluster) => self.unnamed(dst, cluster),
             None => self.unmatched_plain(dst),
         }
+    }
+
+    /// The route of a virtual host on a port.
+    #[must_use]
+    pub fn route(&self, port: u16, host: &str) -> Option<&Arc<Route>> {
+        self.named(port, host, |table| &table.http)
+    }
+
+    /// The cluster of this name, e.g. `outbound|80||edition.cnn.com`.
+    #[must_use]
+    pub fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
+        let beneath = || self.base.as_ref()?.clusters.get(name);
+        self.clusters.get(name).or_else(beneath)
+    }
+
+    /// Every cluster in force, each once; this table's own first.
+    pub fn all_clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        let beneath = self.base.iter().flat_map(|base| base.clusters.values());
+        self.clusters.values().chain(beneath.filter(|cluster| !self.clusters.contains_key(&cluster.name)))
+    }
+
+    /// Every port that some service serves.
+    #[must_use]
+    pub fn all_ports(&self) -> BTreeSet<u16> {
+        let beneath = self.base.iter().flat_map(|base| base.ports.keys());
+        self.ports.keys().chain(beneath).copied().collect()
+    }
+
+    /// The tables of a port: this workload's own, then the shared one beneath.
+    pub fn layers(&self, port: u16) -> impl Iterator<Item = &PortTable> {
+        let beneath = self.base.as_ref().and_then(|base| base.ports.get(&port));
+        self.ports.get(&port).into_iter().chain(beneath)
+    }
+
+    /// Why plain text for `host` on `port` is refused, where a rule says so. The client's own namespace decides where
+    /// any of its rules matches; of the others, one that guards is enough.
+    #[must_use]
+    pub fn guard_host(&self, host: &str, port: u16) -> Option<&Guard> {
+        if let Some(guard) = self.guards.own.get(host) {
+            return guard.covers(port).then_some(guard);
+        }
+        self.guards.others.iter().filter_map(|rules| rules.get(host)).find(|guard| guard.covers(port))
+    }
+
+    /// The same for an address, by the virtual addresses of guarded services.
+    #[must_use]
+    pub fn guard_address(&self, address: IpAddr, port: u16) -> Option<&Guard> {
+        self.guards.addresses.matches(address).map(|(_, guard)| guard).find(|guard| guard.covers(port))
     }
 
     /// To a cluster chosen by address alone; one that leads back to the address dialled must not lead past a guard.
@@ -103,18 +157,19 @@ impl Outbound {
         }
     }
 
-    /// Why plain text for `host` on `port` is refused, where a rule says so. The client's own namespace decides where
-    /// any of its rules matches; of the others, one that guards is enough.
-    #[must_use]
-    pub fn guard_host(&self, host: &str, port: u16) -> Option<&Guard> {
-        self.guarded_hosts.iter().find_map(|tier| tier.get(host)).filter(|guard| guard.covers(port))
+    fn tcp_any(&self, port: u16) -> Option<&Arc<Cluster>> {
+        self.layers(port).find_map(|table| table.tcp_any.as_ref())
     }
 
-    /// The same for an address, by the virtual addresses of guarded services.
-    #[must_use]
-    pub fn guard_address(&self, address: IpAddr, port: u16) -> Option<&Guard> {
-        let address = address.to_canonical();
-        self.guarded_addresses.iter().find(|(net, guard)| net.contains(&address) && guard.covers(port)).map(|(_, g)| g)
+    /// The most specific match of both layers; of equals, the upper one's.
+    fn named<'s, T>(&'s self, port: u16, name: &str, map: impl Fn(&PortTable) -> &HostMap<T>) -> Option<&'s T> {
+        let found = self.layers(port).filter_map(|table| map(table).matches(name).next());
+        found.reduce(|upper, lower| if lower.0 > upper.0 { lower } else { upper }).map(|(_, value)| value)
+    }
+
+    fn address<'s, T>(&'s self, dst: SocketAddr, map: impl Fn(&PortTable) -> &AddressMap<T>) -> Option<&'s T> {
+        let found = self.layers(dst.port()).filter_map(|table| map(table).matches(dst.ip()).next());
+        found.reduce(|upper, lower| if lower.0 > upper.0 { lower } else { upper }).map(|(_, value)| value)
     }
 }
 
@@ -122,22 +177,35 @@ fn tunnel(cluster: &Arc<Cluster>) -> Decision {
     Decision::Cluster { route: Arc::from(""), cluster: cluster.clone() }
 }
 
-impl PortTable {
-    /// The TCP service whose addresses hold `address`, the longest prefix first.
-    #[must_use]
-    pub fn tcp_at(&self, address: IpAddr) -> Option<&Arc<Cluster>> {
-        let address = address.to_canonical();
-        self.tcp.iter().find(|(net, _)| net.contains(&address)).map(|(_, cluster)| cluster)
-    }
-
-    fn tcp_for(&self, address: IpAddr) -> Option<&Arc<Cluster>> {
-        self.tcp_at(address).or(self.tcp_any.as_ref())
-    }
-}
-
 impl Guard {
     #[must_use]
     pub fn covers(&self, port: u16) -> bool {
-        self.ports.as_ref().is_none_or(|ports| ports.contains(&port))
+        self.ports.as_ref().is_none_or(|ports| ports.contains(&port)) && !self.except.contains(&port)
+    }
+}
+
+impl super::Mesh {
+    /// Every cluster of every workload, each once however many share it.
+    pub fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        let mut tables = std::collections::HashSet::new();
+        let mut seen = std::collections::HashSet::new();
+        let outbounds = self.workloads.values().map(|workload| &workload.outbound);
+        outbounds
+            .flat_map(|outbound| [Some(outbound), outbound.base.as_ref()])
+            .flatten()
+            .filter(move |table| tables.insert(Arc::as_ptr(table)))
+            .flat_map(|table| table.clusters.values())
+            .filter(move |cluster| seen.insert(Arc::as_ptr(cluster)))
+    }
+
+    /// Every TLS setting in use, each once: what [`crate::tls`] builds contexts from.
+    #[must_use]
+    pub fn tls_settings(&self) -> Vec<Arc<TlsSettings>> {
+        let mut seen = std::collections::HashSet::new();
+        let settings = self.clusters().filter_map(|cluster| match &cluster.tls {
+            UpstreamTls::Originate(settings) => Some(settings.clone()),
+            UpstreamTls::Plain | UpstreamTls::Refuse(_) => None,
+        });
+        settings.filter(|settings| seen.insert(settings.clone())).collect()
     }
 }

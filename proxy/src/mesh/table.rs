@@ -4,12 +4,13 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use ipnet::IpNet;
+use serde::Serialize;
 
 use crate::api::{Diagnostic, ObjectId};
 
@@ -21,10 +22,25 @@ pub struct Mesh {
     pub workloads: BTreeMap<WorkloadId, Arc<Workload>>,
     /// Findings that need more than one object to see (unknown secret, rule without service, double TLS …).
     pub diagnostics: Vec<Diagnostic>,
+    /// Where the services and rules that the tables name were read.
+    pub origins: HashMap<ObjectId, Location>,
+}
+
+/// File and line of an object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Location {
+    pub file: Arc<Path>,
+    pub line: u32,
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file.display(), self.line)
+    }
 }
 
 /// Mesh-wide settings with defaults filled in.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Settings {
     pub outbound_policy: OutboundPolicy,
     /// `None`: access log off. `/dev/stdout` by default.
@@ -36,7 +52,7 @@ pub struct Settings {
     pub trust_domain: String,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub enum OutboundPolicy {
     #[default]
     AllowAny,
@@ -57,7 +73,7 @@ impl Default for Settings {
 }
 
 /// `<namespace>/<pod>`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct WorkloadId {
     pub namespace: String,
     pub name: String,
@@ -81,8 +97,10 @@ pub struct Workload {
     pub outbound: Arc<Outbound>,
 }
 
-/// What a workload's outbound connections are matched against.
-#[derive(Debug, Default)]
+/// What a workload's outbound connections are matched against. A workload for which some rules differ from its
+/// namespace's has a small table of its own over the shared one (`base`): look things up with the methods, which know
+/// both, not in the fields.
+#[derive(Debug, Default, Serialize)]
 pub struct Outbound {
     pub policy: OutboundPolicy,
     pub ports: BTreeMap<u16, PortTable>,
@@ -90,39 +108,52 @@ pub struct Outbound {
     pub clusters: BTreeMap<String, Arc<Cluster>>,
     /// Hosts that a TLS rule names (on all ports or some). Consulted when nothing in `ports` matched: what a rule wants
     /// encrypted is refused, never passed through in the clear.
-    /// In tiers: the first with a match decides (rules of the client's namespace, of other namespaces).
-    pub guarded_hosts: Vec<HostMap<Guard>>,
-    /// Virtual addresses of such hosts, for connections that bear no name.
-    pub guarded_addresses: Vec<(IpNet, Guard)>,
+    pub guards: Guards,
+    /// What lies beneath: asked for what this table does not have. Never nested deeper.
+    #[serde(skip)]
+    pub base: Option<Arc<Outbound>>,
+}
+
+/// Destinations that must not get plain text.
+#[derive(Debug, Default, Serialize)]
+pub struct Guards {
+    /// Rules of the client's own namespace: where one of these matches, it decides.
+    pub own: HostMap<Guard>,
+    /// Rules of each other namespace that the client sees: one that guards is enough.
+    pub others: Arc<Vec<HostMap<Guard>>>,
+    /// Virtual addresses of guarded hosts, for connections that bear no name.
+    pub addresses: AddressMap<Guard>,
 }
 
 /// Why plain text for a host or address is refused where no service matches.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Guard {
-    /// None: every port. Some: the ports with a port-level TLS rule; empty where the rule says DISABLE, so that it ends
+    /// None: every port. Some: the ports with a port-level TLS rule; empty where the rule wants no TLS, so that it ends
     /// the search for wider rules.
     pub ports: Option<Vec<u16>>,
+    /// Ports that a port-level setting takes out again.
+    pub except: Vec<u16>,
     /// One sentence for the client and the log: names the rule and what is missing.
     pub reason: Arc<str>,
 }
 
 /// The services of one port.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub struct PortTable {
-    /// By Host: services whose protocol on this port is HTTP, HTTP2 or GRPC.
+    /// By Host: services whose protocol on this port is HTTP, HTTP2, GRPC or open.
     pub http: HostMap<Arc<Route>>,
-    /// By SNI: services whose protocol is HTTPS or TLS, and TCP services with TLS inside are not among them.
+    /// By SNI: services whose protocol is HTTPS, TLS or open. Declared TCP with TLS inside is not among them.
     pub tls: HostMap<Arc<Cluster>>,
-    /// By destination address: TCP services with `addresses` (or static addresses); longest prefix first.
-    pub tcp: Vec<(IpNet, Arc<Cluster>)>,
+    /// By destination address: HTTPS and TLS services with addresses, for a hello whose SNI matches none.
+    pub tls_addresses: AddressMap<Arc<Cluster>>,
+    /// By destination address: TCP (and open) services with `addresses` or static endpoints.
+    pub tcp: AddressMap<Arc<Cluster>>,
     /// The TCP service without addresses: takes what nothing else takes.
     pub tcp_any: Option<Arc<Cluster>>,
-    /// True where some service leaves its protocol open, so that TLS, HTTP and silence must all be told apart.
-    pub sniff: bool,
 }
 
 /// Where requests for a virtual host go. One catch-all route a host until VirtualServices come.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct Route {
     /// Access log `%ROUTE_NAME%`: `default`.
     pub name: Arc<str>,
@@ -132,7 +163,7 @@ pub struct Route {
 }
 
 /// One upstream service on one port, with the policy that applies to it for this workload.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct Cluster {
     /// `outbound|<port>|<subset>|<host>`
     pub name: String,
@@ -151,7 +182,7 @@ pub struct Cluster {
     pub destination_rule: Option<ObjectId>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum Protocol {
     Http,
     Http2,
@@ -164,7 +195,7 @@ pub enum Protocol {
 }
 
 /// How the addresses of a cluster are found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Discovery {
     Static(Vec<Endpoint>),
     /// Each name resolved as the pod would. `one_at_a_time`: DNS_ROUND_ROBIN, the first address of each answer.
@@ -182,21 +213,22 @@ pub enum Discovery {
     },
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Endpoint {
     pub address: EndpointAddress,
     /// At least 1.
     pub weight: u32,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum EndpointAddress {
     Ip(SocketAddr),
     Unix(PathBuf),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DnsTarget {
+    /// A DNS name, or an IP address as text.
     pub name: String,
     pub port: u16,
     pub weight: u32,
@@ -205,7 +237,7 @@ pub struct DnsTarget {
 pub use crate::api::istio::LoadBalancer;
 
 /// `connectionPool` with defaults filled in. `None`: no limit.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Pool {
     pub connect_timeout: Duration,
     pub max_connections: Option<u32>,
@@ -221,7 +253,7 @@ pub struct Pool {
 }
 
 /// What a cluster does about TLS.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum UpstreamTls {
     /// No rule, or DISABLE.
     Plain,
@@ -231,7 +263,7 @@ pub enum UpstreamTls {
 }
 
 /// Everything that decides a TLS client context. Equal settings share one context (and one session store).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct TlsSettings {
     /// Fixed SNI of the rule. None: the Host asked for (HTTP), or the service's host (TCP), none for an IP.
     pub sni: Option<String>,
@@ -251,7 +283,7 @@ pub struct TlsSettings {
 }
 
 /// Certificate chain and private key.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum IdentitySource {
     /// A Secret as Istio reads it (`cert`+`key` before `tls.crt`+`tls.key`). Shown as `kubernetes://<name>`.
     Secret { namespace: String, name: String },
@@ -260,7 +292,7 @@ pub enum IdentitySource {
 }
 
 /// What upstream certificates are checked against.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum TrustSource {
     /// The system's bundle; X.509 v1 and CN-only leaves are not accepted.
     System,
@@ -271,14 +303,14 @@ pub enum TrustSource {
 }
 
 /// A file that a rule names, found through the workload's volumes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Material {
     /// The path as the rule has it.
     pub path: String,
     pub place: Place,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum Place {
     /// No volume covers the path: a path on the host.
     Host,
@@ -308,8 +340,23 @@ pub enum FirstBytes {
     Sniff,
 }
 
+/// Addresses and networks to values: the longest prefix wins, the first of equals.
+#[derive(Clone, Debug, Serialize)]
+pub struct AddressMap<T> {
+    /// Single addresses.
+    pub single: HashMap<IpAddr, T>,
+    /// Networks, the longest prefix first.
+    pub networks: Vec<(IpNet, T)>,
+}
+
+impl<T> Default for AddressMap<T> {
+    fn default() -> Self {
+        Self { single: HashMap::new(), networks: Vec::new() }
+    }
+}
+
 /// Names to values: exact > longest suffix wildcard > `*`. Case-insensitive; a trailing dot matches.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct HostMap<T> {
     pub exact: HashMap<String, T>,
     /// Suffix with its dot (`.foo.com` for `*.foo.com`): matches any deeper name, not `foo.com`.
