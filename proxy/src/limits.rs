@@ -36,3 +36,22 @@ pub const HOST_NAME_BYTES: usize = 253;
 pub const ENDPOINTS_REMEMBERED: usize = 1024;
 /// How long an address family for which the kernel had no route is left alone where another is at hand.
 pub const FAMILY_UNREACHABLE: Duration = Duration::from_secs(10);
+/// Bytes of access-log lines that wait for the writing thread; beyond it lines are dropped and counted. Some 20,000 lines.
+pub const ACCESS_LOG_BUFFER: usize = 8 * 1024 * 1024;
+/// Bytes of line buffer that a thread keeps between two access-log lines; a line is 300 to 600 bytes.
+pub const ACCESS_LOG_LINE_KEPT: usize = 4 * 1024;
+/// How often, at most, the access-log file is compared with its path, to see that it was rotated away.
+pub const ACCESS_LOG_FILE_CHECK: Duration = Duration::from_secs(1);
+/// Label sets of the `istio_*` metrics. Beyond it the series of pods that are gone are dropped, then new label sets are
+/// counted under `unknown`. One HTTP series costs some 2 KiB here and 60 lines of a scrape.
+pub const METRIC_SERIES: usize = 10_000;
+/// Request head of the admin endpoints; what is longer is refused.
+pub const ADMIN_HEAD_BYTES: usize = 16 * 1024;
+/// Connections to the admin endpoints at one time; more wait.
+pub const ADMIN_CONNECTIONS: usize = 64;
+/// How long a request to the admin endpoints may take to arrive, and its answer to be fetched.
+pub const ADMIN_TIME: Duration = Duration::from_secs(30);
+/// How long the command line waits for a running agent's answer.
+pub const CLI_TIME: Duration = Duration::from_secs(15);
+/// Bytes of an answer that the command line takes: the table of some 10,000 services.
+pub const CLI_ANSWER_BYTES: usize = 64 * 1024 * 1024;

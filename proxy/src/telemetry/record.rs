@@ -39,6 +39,46 @@ pub enum Flag {
     DT,
 }
 
+impl Flag {
+    /// As `%RESPONSE_FLAGS%` has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::UH => "UH",
+            Self::UF => "UF",
+            Self::UO => "UO",
+            Self::NR => "NR",
+            Self::URX => "URX",
+            Self::NC => "NC",
+            Self::UT => "UT",
+            Self::UC => "UC",
+            Self::DC => "DC",
+            Self::UPE => "UPE",
+            Self::DPE => "DPE",
+            Self::SI => "SI",
+            Self::DT => "DT",
+        }
+    }
+
+    /// As `%RESPONSE_FLAGS_LONG%` has it.
+    pub fn long_name(self) -> &'static str {
+        match self {
+            Self::UH => "NoHealthyUpstream",
+            Self::UF => "UpstreamConnectionFailure",
+            Self::UO => "UpstreamOverflow",
+            Self::NR => "NoRouteFound",
+            Self::URX => "UpstreamRetryLimitExceeded",
+            Self::NC => "NoClusterFound",
+            Self::UT => "UpstreamRequestTimeout",
+            Self::UC => "UpstreamConnectionTermination",
+            Self::DC => "DownstreamConnectionTermination",
+            Self::UPE => "UpstreamProtocolError",
+            Self::DPE => "DownstreamProtocolError",
+            Self::SI => "StreamIdleTimeout",
+            Self::DT => "DurationTimeout",
+        }
+    }
+}
+
 /// What happened to one request, or to one connection that was not HTTP.
 #[derive(Clone, Debug)]
 pub struct Record {
@@ -79,4 +119,11 @@ pub struct Record {
     /// Kept for `%REQ(…)%` and `%RESP(…)%` of any header.
     pub request_headers: http::HeaderMap,
     pub response_headers: http::HeaderMap,
+}
+
+impl Record {
+    /// Name of the cluster, whether a service's or PassthroughCluster or BlackHoleCluster.
+    pub fn cluster_name(&self) -> Option<&str> {
+        self.cluster.as_deref().map(|cluster| cluster.name.as_str()).or(self.cluster_name.as_deref())
+    }
 }

@@ -1,0 +1,236 @@
+//! Istio's standard labels, as the client's side reports them.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
+
+use prometheus_client::encoding::{EncodeLabel as _, EncodeLabelSet, LabelSetEncoder};
+
+use crate::{
+    mesh::{Cluster, Mesh, Workload, WorkloadId},
+    telemetry::record::Flag,
+};
+
+const UNKNOWN: &str = "unknown";
+
+/// The labels that speak of the client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    workload: String,
+    namespace: String,
+    app: String,
+    version: String,
+    canonical_service: String,
+    canonical_revision: String,
+}
+
+impl Hash for Source {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.workload.hash(state);
+        self.namespace.hash(state);
+    }
+}
+
+/// The source labels of each pod.
+pub type Sources = HashMap<WorkloadId, Arc<Source>>;
+
+impl Source {
+    /// Istio derives these from the pod's labels in just this order of preference.
+    pub fn of(workload: &Workload) -> Self {
+        let label = |names: &[&str]| {
+            names.iter().find_map(|name| workload.labels.get(*name)).filter(|value| !value.is_empty()).cloned()
+        };
+        let unknown = || UNKNOWN.to_owned();
+        Self {
+            workload: workload.id.name.clone(),
+            namespace: workload.id.namespace.clone(),
+            app: label(&["app", "app.kubernetes.io/name"]).unwrap_or_else(unknown),
+            version: label(&["version", "app.kubernetes.io/version"]).unwrap_or_else(unknown),
+            canonical_service: label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"])
+                .unwrap_or_else(|| workload.id.name.clone()),
+            canonical_revision: label(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"])
+                .unwrap_or_else(|| "latest".to_owned()),
+        }
+    }
+
+    pub fn table(mesh: &Mesh) -> Sources {
+        mesh.workloads.iter().map(|(id, workload)| (id.clone(), Arc::new(Self::of(workload)))).collect()
+    }
+
+    /// For a pod of which only the name is known.
+    pub fn named(id: &WorkloadId) -> Self {
+        Self {
+            workload: id.name.clone(),
+            namespace: id.namespace.clone(),
+            app: UNKNOWN.to_owned(),
+            version: UNKNOWN.to_owned(),
+            canonical_service: id.name.clone(),
+            canonical_revision: "latest".to_owned(),
+        }
+    }
+
+    /// What is counted once there are too many series.
+    pub fn overflow() -> Self {
+        let unknown = || UNKNOWN.to_owned();
+        Self {
+            workload: unknown(),
+            namespace: unknown(),
+            app: unknown(),
+            version: unknown(),
+            canonical_service: unknown(),
+            canonical_revision: unknown(),
+        }
+    }
+
+    pub fn id(&self) -> WorkloadId {
+        WorkloadId { namespace: self.namespace.clone(), name: self.workload.clone() }
+    }
+}
+
+/// The labels that speak of the service.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Destination {
+    service: String,
+    name: String,
+    namespace: String,
+}
+
+impl Destination {
+    /// A service of the mesh's table, or the two clusters for what no service matches. Names that the client chose are
+    /// never a label: they would make as many series as it likes.
+    pub fn new(cluster: Option<&Cluster>, cluster_name: &str) -> Self {
+        match cluster {
+            Some(cluster) => Self {
+                service: cluster.host.clone(),
+                // A Service is shown by its short name, a ServiceEntry by its host, as in Istio.
+                name: if cluster.service.kind == "Service" {
+                    cluster.service.name.clone()
+                } else {
+                    cluster.host.clone()
+                },
+                namespace: cluster.service.namespace.clone(),
+            },
+            None => {
+                let name = match cluster_name {
+                    "PassthroughCluster" | "BlackHoleCluster" => cluster_name,
+                    _ => UNKNOWN,
+                };
+                Self { service: UNKNOWN.to_owned(), name: name.to_owned(), namespace: UNKNOWN.to_owned() }
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RequestProtocol {
+    Http,
+    Grpc,
+    Tcp,
+}
+
+/// A set of flags that prints alike however it was gathered.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Flags(Vec<Flag>);
+
+impl Flags {
+    pub fn new(flags: &[Flag]) -> Self {
+        let mut flags = flags.to_vec();
+        flags.sort_unstable();
+        flags.dedup();
+        Self(flags)
+    }
+
+    fn label(&self) -> String {
+        if self.0.is_empty() {
+            return "-".to_owned();
+        }
+        self.0.iter().map(|flag| flag.name()).collect::<Vec<_>>().join(",")
+    }
+}
+
+/// One series: what a request or connection is counted under.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Labels {
+    pub source: Arc<Source>,
+    pub destination: Destination,
+    pub protocol: RequestProtocol,
+    /// None for TCP, which has no such label.
+    pub response_code: Option<u16>,
+    pub grpc_status: Option<u32>,
+    pub flags: Flags,
+}
+
+impl Labels {
+    /// Codes and statuses are a peer's to choose: what no RFC has is one label.
+    fn code(&self) -> Option<String> {
+        self.response_code.map(|code| match code {
+            0 | 100..=599 => code.to_string(),
+            _ => UNKNOWN.to_owned(),
+        })
+    }
+
+    fn grpc(&self) -> String {
+        match (self.protocol, self.grpc_status) {
+            (RequestProtocol::Grpc, Some(status @ 0..=16)) => status.to_string(),
+            (RequestProtocol::Grpc, Some(_)) => UNKNOWN.to_owned(),
+            _ => String::new(),
+        }
+    }
+
+    /// Brings what prints alike to one value, so that no two series bear the same labels.
+    #[must_use]
+    pub fn normal(mut self) -> Self {
+        if self.response_code.is_some_and(|code| !matches!(code, 0 | 100..=599)) {
+            self.response_code = Some(u16::MAX);
+        }
+        self.grpc_status = match (self.protocol, self.grpc_status) {
+            (RequestProtocol::Grpc, Some(status)) => Some(status.min(17)),
+            _ => None,
+        };
+        self
+    }
+}
+
+impl EncodeLabelSet for Labels {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        let (source, destination) = (&*self.source, &self.destination);
+        let protocol = match self.protocol {
+            RequestProtocol::Http => "http",
+            RequestProtocol::Grpc => "grpc",
+            RequestProtocol::Tcp => "tcp",
+        };
+        let flags = self.flags.label();
+        let mut pair = |key: &'static str, value: &str| (key, value).encode(encoder.encode_label());
+        pair("reporter", "source")?;
+        pair("source_workload", &source.workload)?;
+        pair("source_canonical_service", &source.canonical_service)?;
+        pair("source_canonical_revision", &source.canonical_revision)?;
+        pair("source_workload_namespace", &source.namespace)?;
+        pair("source_principal", UNKNOWN)?;
+        pair("source_app", &source.app)?;
+        pair("source_version", &source.version)?;
+        pair("source_cluster", "Kubernetes")?;
+        pair("destination_workload", UNKNOWN)?;
+        pair("destination_workload_namespace", UNKNOWN)?;
+        pair("destination_principal", UNKNOWN)?;
+        pair("destination_app", UNKNOWN)?;
+        pair("destination_version", UNKNOWN)?;
+        pair("destination_service", &destination.service)?;
+        pair("destination_canonical_service", UNKNOWN)?;
+        pair("destination_canonical_revision", UNKNOWN)?;
+        pair("destination_service_name", &destination.name)?;
+        pair("destination_service_namespace", &destination.namespace)?;
+        pair("destination_cluster", UNKNOWN)?;
+        pair("request_protocol", protocol)?;
+        if let Some(code) = self.code() {
+            pair("response_code", &code)?;
+            pair("grpc_response_status", &self.grpc())?;
+        }
+        pair("response_flags", &flags)?;
+        // Only the server's side knows, says Istio, and prints this on the client's.
+        pair("connection_security_policy", UNKNOWN)
+    }
+}
