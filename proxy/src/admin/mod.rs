@@ -1,1 +1,38 @@
-//! See the design.
+//! The admin endpoints: health, metrics, what is in force, and the answers that the command line prints.
+//!
+//! They run on a thread and a small runtime of their own, so that they answer even where the data path is busy or
+//! stuck. What they tell they ask of [`AdminState`], which the agent implements.
+
+pub mod rows;
+
+use std::{fmt, net::IpAddr, pin::Pin, sync::Arc};
+
+use crate::{
+    api::Diagnostic,
+    mesh::{Mesh, WorkloadId},
+};
+
+/// An answer that takes a while.
+pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What the admin endpoints ask of the agent. Called from the admin thread: nothing here may block for long.
+pub trait AdminState: Send + Sync + 'static {
+    /// The table in force.
+    fn mesh(&self) -> Arc<Mesh>;
+    /// What is awaited before the agent is ready, one sentence each: `pod default/sleep: listener not bound yet`. Empty:
+    /// ready.
+    fn readiness(&self) -> Vec<String>;
+    /// The agent at a glance.
+    fn status(&self) -> rows::Status;
+    /// Findings about the configuration that hold now: what is refused, and warnings.
+    fn diagnostics(&self) -> Vec<Diagnostic>;
+    /// Every certificate and CA in use (no key material).
+    fn secrets(&self) -> Vec<rows::SecretRow>;
+    /// The addresses of `name` as this pod resolves it, from its cache where it is there. Sockets must be driven by the
+    /// agent's runtime, not by the one that polls this.
+    fn resolve<'a>(&'a self, workload: &'a WorkloadId, name: &'a str) -> Later<'a, Result<Vec<IpAddr>, String>>;
+    /// All metrics, see [`crate::telemetry::metrics::CONTENT_TYPE`].
+    fn metrics(&self) -> Result<String, fmt::Error>;
+    /// Begins to drain, as SIGTERM does. Returns at once.
+    fn drain(&self);
+}

@@ -124,14 +124,22 @@ impl Telemetry {
             log.write(record);
         }
     }
+}
 
-    /// A connection that is not HTTP was opened.
-    pub fn opened(&self, workload: &WorkloadId, cluster: Option<&Cluster>, cluster_name: &str) {
-        self.metrics.opened(workload, cluster, cluster_name);
+impl crate::engine::Sink for Telemetry {
+    fn record(&self, record: Record) {
+        Self::record(self, &record);
     }
 
-    /// The counterpart of [`Self::opened`].
-    pub fn closed(&self, workload: &WorkloadId, cluster: Option<&Cluster>, cluster_name: &str) {
-        self.metrics.closed(workload, cluster, cluster_name);
+    fn connection_opened(&self, workload: &Arc<WorkloadId>, cluster: Option<&Arc<Cluster>>, cluster_name: &str) {
+        self.metrics.opened(workload, cluster.map(|cluster| &**cluster), cluster_name);
+    }
+
+    fn connection_closed(&self, workload: &Arc<WorkloadId>, cluster: Option<&Arc<Cluster>>, cluster_name: &str) {
+        self.metrics.closed(workload, cluster.map(|cluster| &**cluster), cluster_name);
+    }
+
+    fn handshake(&self, _: &Arc<WorkloadId>, _: &Arc<Cluster>, result: Result<(), &str>, time: Duration) {
+        self.metrics.handshake(result.is_ok(), time);
     }
 }

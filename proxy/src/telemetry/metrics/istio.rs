@@ -21,9 +21,8 @@ use super::labels::{Labels, Source};
 use crate::limits::METRIC_SERIES;
 
 /// Envoy's default bounds: milliseconds, and bytes alike.
-const BOUNDS: [f64; 19] = [
-    0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1e3, 2.5e3, 5e3, 1e4, 3e4, 6e4, 3e5, 6e5, 1.8e6, 3.6e6,
-];
+const BOUNDS: [f64; 19] =
+    [0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1e3, 2.5e3, 5e3, 1e4, 3e4, 6e4, 3e5, 6e5, 1.8e6, 3.6e6];
 
 /// What is counted of HTTP requests with one label set.
 #[derive(Debug)]
@@ -116,8 +115,7 @@ impl<T: Default> Series<T> {
             return;
         }
         *pruned = Some(Instant::now());
-        let kept: HashSet<Labels> =
-            self.table.read().keys().filter(|labels| lives(&labels.source)).cloned().collect();
+        let kept: HashSet<Labels> = self.table.read().keys().filter(|labels| lives(&labels.source)).cloned().collect();
         self.table.write().retain(|labels, _| kept.contains(labels));
     }
 }
@@ -159,7 +157,9 @@ impl Collector for Istio {
             counter(&http.requests, out)
         })?;
         let help = "From the first byte of a request to the last byte of its response.";
-        each(e, &http, ("istio_request_duration_milliseconds", help, Histogram), |http, out| http.duration.encode(out))?;
+        each(e, &http, ("istio_request_duration_milliseconds", help, Histogram), |http, out| {
+            http.duration.encode(out)
+        })?;
         each(e, &http, ("istio_request_bytes", "Bytes of request bodies.", Histogram), |http, out| {
             http.request_bytes.encode(out)
         })?;
@@ -168,12 +168,18 @@ impl Collector for Istio {
         })?;
         drop(http);
         let tcp = self.tcp.table.read();
-        each(e, &tcp, ("istio_tcp_connections_opened", "Connections opened that are not HTTP.", Counter), |tcp, out| {
-            counter(&tcp.opened, out)
-        })?;
-        each(e, &tcp, ("istio_tcp_connections_closed", "Connections closed that are not HTTP.", Counter), |tcp, out| {
-            counter(&tcp.closed, out)
-        })?;
+        each(
+            e,
+            &tcp,
+            ("istio_tcp_connections_opened", "Connections opened that are not HTTP.", Counter),
+            |tcp, out| counter(&tcp.opened, out),
+        )?;
+        each(
+            e,
+            &tcp,
+            ("istio_tcp_connections_closed", "Connections closed that are not HTTP.", Counter),
+            |tcp, out| counter(&tcp.closed, out),
+        )?;
         each(e, &tcp, ("istio_tcp_sent_bytes", "Bytes sent to clients on such connections.", Counter), |tcp, out| {
             counter(&tcp.sent, out)
         })?;

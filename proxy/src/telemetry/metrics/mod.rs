@@ -205,12 +205,15 @@ impl Collector for Agent {
         let scraped = self.scrape.read().as_ref().map(|scrape| scrape()).unwrap_or_default();
         let e = &mut encoder;
         info(e)?;
-        results(e, "egret_tls_handshakes", "Upstream TLS handshakes.", [
-            ("success", &self.handshakes_ok),
-            ("failure", &self.handshakes_failed),
-        ])?;
+        results(
+            e,
+            "egret_tls_handshakes",
+            "Upstream TLS handshakes.",
+            [("success", &self.handshakes_ok), ("failure", &self.handshakes_failed)],
+        )?;
         let help = "Time of an upstream TLS handshake.";
-        let out = e.encode_descriptor("egret_tls_handshake_duration_milliseconds", help, None, MetricType::Histogram)?;
+        let out =
+            e.encode_descriptor("egret_tls_handshake_duration_milliseconds", help, None, MetricType::Histogram)?;
         self.handshake_time.encode(out)?;
         certificates(e, &scraped.certificates)?;
         let capture = scraped.capture;
@@ -218,10 +221,12 @@ impl Collector for Agent {
         counter(e, "egret_capture_denied", "Connections denied in the kernel.", capture.denied)?;
         counter(e, "egret_capture_exempt", "Connections of enrolled pods let through as they were.", capture.exempt)?;
         gauge(e, "egret_capture_enrolled_pods", "Pods enrolled now.", capture.enrolled)?;
-        results(e, "egret_config_reloads", "Batches of configuration changes.", [
-            ("accepted", &self.reloads_accepted),
-            ("rejected", &self.reloads_rejected),
-        ])?;
+        results(
+            e,
+            "egret_config_reloads",
+            "Batches of configuration changes.",
+            [("accepted", &self.reloads_accepted), ("rejected", &self.reloads_rejected)],
+        )?;
         let rejected = self.objects_rejected.load(Ordering::Relaxed);
         gauge(e, "egret_config_objects_rejected", "Objects and files refused now.", rejected)?;
         let dropped = self.log_dropped.load(Ordering::Relaxed);
@@ -235,7 +240,12 @@ fn info(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     prometheus_client::metrics::info::Info::new([("version", env!("CARGO_PKG_VERSION"))]).encode(out)
 }
 
-fn results(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, values: [(&str, &AtomicU64); 2]) -> fmt::Result {
+fn results(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    values: [(&str, &AtomicU64); 2],
+) -> fmt::Result {
     let mut out = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
     for (result, value) in values {
         let labels = [("result", result)];

@@ -1,0 +1,111 @@
+//! What goes between the agent and the command line, as JSON.
+
+use serde::{Deserialize, Serialize};
+
+/// `egret status`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    pub version: String,
+    pub pid: u32,
+    pub uptime_seconds: u64,
+    /// `starting`, `ready` or `draining`.
+    pub state: String,
+    /// What is awaited, see [`super::AdminState::readiness`].
+    pub awaited: Vec<String>,
+    /// Downstream connections open now.
+    pub connections: u64,
+    /// Reloads since the start; the first configuration counts.
+    pub generation: u64,
+    pub pods: Vec<PodStatus>,
+    /// What the kernel half says of itself: `attached`, `adopted from an earlier agent` …
+    pub capture: String,
+    /// Objects and files refused now, as `egret check` would print them.
+    pub rejected: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodStatus {
+    /// `<namespace>/<pod>`
+    pub pod: String,
+    pub netns: String,
+    pub addresses: Vec<String>,
+    /// `enrolled`, or what is in the way.
+    pub state: String,
+}
+
+/// One row of `proxy-config secret`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretRow {
+    /// `kubernetes://X`, `kubernetes://X-cacert`, `file-cert:crt~key`, `file-root:ca`.
+    pub name: String,
+    /// Namespace of the Secret; empty for files on the host.
+    pub namespace: String,
+    /// `Cert Chain` or `CA`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `ACTIVE`, or why it is not.
+    pub status: String,
+    /// Within its validity now.
+    pub valid: bool,
+    /// In decimal.
+    pub serial: String,
+    /// RFC 3339.
+    pub not_after: String,
+    pub not_before: String,
+    /// For `/certs`: subject and issuer as RFC 4514 has them.
+    #[serde(default)]
+    pub subject: String,
+    #[serde(default)]
+    pub issuer: String,
+}
+
+/// One row of `proxy-config listener`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerRow {
+    pub addresses: String,
+    pub port: u16,
+    #[serde(rename = "match")]
+    pub matches: String,
+    pub destination: String,
+}
+
+/// One row of `proxy-config route`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteRow {
+    pub name: String,
+    pub virtual_host: String,
+    pub domains: String,
+    #[serde(rename = "match")]
+    pub matches: String,
+    pub virtual_service: String,
+}
+
+/// One row of `proxy-config cluster`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterRow {
+    /// `outbound|80||edition.cnn.com`; the table shows its parts.
+    pub name: String,
+    pub service: String,
+    /// None for clusters that serve any port.
+    pub port: Option<u16>,
+    pub subset: String,
+    pub direction: String,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub destination_rule: String,
+}
+
+/// One row of `proxy-config endpoint`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointRow {
+    pub endpoint: String,
+    pub status: String,
+    pub outlier_check: String,
+    pub cluster: String,
+}
