@@ -55,3 +55,19 @@ pub const ADMIN_TIME: Duration = Duration::from_secs(30);
 pub const CLI_TIME: Duration = Duration::from_secs(15);
 /// Bytes of an answer that the command line takes: the table of some 10,000 services.
 pub const CLI_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes of one credential (certificate chain, key, CA bundle, CRL). The system's CA bundle is some 220 KiB and CRLs of
+/// large CAs a few MiB; a Secret holds 1 MiB at most.
+pub const CREDENTIAL_BYTES: usize = 8 * 1024 * 1024;
+/// Servers (by name) whose TLS sessions one client context remembers for resumption; rustls's own default.
+pub const TLS_SESSIONS: usize = 256;
+/// Certificates between a server's own and a configured root, where a chain with X.509 v1 in it is built by hand. webpki
+/// allows 6.
+pub const CHAIN_DEPTH: usize = 6;
+/// Certificates of a server's chain that are looked at; real chains have 2 to 4.
+pub const CHAIN_CERTIFICATES: usize = 16;
+/// Signatures checked while a chain is built by hand, so that a forged maze of same-named certificates costs little.
+pub const CHAIN_SIGNATURES: usize = 64;
+/// Certificates about which a warning was said are remembered up to this number, then warnings may repeat.
+pub const WARNED_CERTIFICATES: usize = 1024;
+/// A certificate of ours that ends within this time is warned about.
+pub const EXPIRY_WARNING: Duration = Duration::from_secs(7 * 24 * 3600);

@@ -1,6 +1,6 @@
 //! TLS origination: credentials to rustls client contexts, and the handshake.
-//! Contract (the engine and the admin side call this):
 //!
+<<<<<<< HEAD
 //! ```text
 //! pub trait MaterialReader { fn secret(&self, namespace, name) -> Option<Arc<Secret>>; fn file(&self, &Path) -> io::Result<Vec<u8>>; }
 //! Contexts::build(previous: &Contexts, settings: impl Iterator<Item = Arc<TlsSettings>>, reader: &dyn MaterialReader) -> Contexts
@@ -13,3 +13,44 @@
 /// The contexts of all rules.
 #[derive(Default)]
 pub struct Contexts {}
+=======
+//! The mesh compiler says what a rule wants ([`TlsSettings`]); [`Contexts::build`] turns each into a [`ClientContext`] at
+//! reload, never at connect, so that a credential that cannot be used is known before the first request and is told as
+//! one sentence ([`TlsError`]). Whoever holds the Secrets and the files implements [`MaterialReader`].
+//!
+//! Server certificates are judged by webpki first. Certificates that it cannot read at all (X.509 v1, as `openssl x509
+//! -req` makes them) or whose only name is the CN are accepted where the CA was configured for the destination, never
+//! with the system's bundle: [`verify`] and [`chain`] say how.
+
+use std::{io, path::Path, sync::Arc};
+
+use crate::{api::core::Secret, mesh::table::TlsSettings};
+
+mod chain;
+mod context;
+mod contexts;
+mod crl;
+mod der;
+mod error;
+pub mod inspect;
+mod material;
+mod names;
+mod params;
+#[cfg(test)]
+mod tests;
+mod trust;
+mod verify;
+
+pub use context::{ClientContext, UpstreamName, alpn_is_h2};
+pub use contexts::{Contexts, SecretRow};
+pub use error::TlsError;
+pub use material::read_host_file;
+
+/// Where the bytes of credentials come from.
+pub trait MaterialReader: Send + Sync {
+    /// The Secret of this namespace and name, where there is one.
+    fn secret(&self, namespace: &str, name: &str) -> Option<Arc<Secret>>;
+    /// The bytes of a file on the host; [`read_host_file`] is how to read one.
+    fn file(&self, path: &Path) -> io::Result<Vec<u8>>;
+}
+>>>>>>> 9dccf54 (Originate TLS: contexts, verification of v1 and CN-only certificates, CRLs)

@@ -1,0 +1,175 @@
+//! One usable rule: the rustls configuration with identity, trust and session store, and the handshake.
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
+};
+
+use rustls::{ClientConfig, client::Resumption, sign::CertifiedKey};
+use rustls_pki_types::{DnsName, PrivateKeyDer, ServerName, pem::PemObject};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::{
+    TlsError, TlsSettings, crl,
+    inspect::{self, CertificateSummary},
+    material::{Inputs, RawIdentity},
+    params,
+    trust::{Said, Trust},
+    verify::Verifier,
+};
+use crate::limits::TLS_SESSIONS;
+
+/// Whom a connection is for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct UpstreamName<'a> {
+    /// The Host asked for without its port (HTTP), else the service's host. None: only the rule's `sni` counts.
+    pub host: Option<&'a str>,
+}
+
+/// What a connection under one [`TlsSettings`] needs. Built at reload.
+#[derive(Debug)]
+pub struct ClientContext {
+    /// Unique in this process, and new whenever what the context was built from changed: part of the pool key, so that no
+    /// request travels on a connection made with credentials of the past.
+    pub id: u64,
+    config: Arc<ClientConfig>,
+    sni: Option<String>,
+    identity: Option<Presented>,
+}
+
+/// Our own certificate, as far as its expiry must be noticed later.
+#[derive(Debug)]
+struct Presented {
+    from: String,
+    summary: CertificateSummary,
+}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+impl ClientContext {
+    pub(super) fn new(settings: &TlsSettings, inputs: &Inputs, said: &Arc<Said>) -> Result<Self, TlsError> {
+        let provider = Arc::new(params::provider(settings)?);
+        let verifier = Verifier {
+            trust: Trust::new(inputs.trust.clone()?)?,
+            crls: crl::read_all(&inputs.crls.clone()?)?,
+            names: settings.subject_alt_names.clone(),
+            algorithms: provider.signature_verification_algorithms,
+            said: Arc::clone(said),
+        };
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(params::versions(settings)?)
+            .map_err(|error| TlsError::NothingToOffer { why: error.to_string() })?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier));
+        let (mut config, identity) = match &inputs.identity {
+            None => (builder.with_no_client_auth(), None),
+            Some(raw) => {
+                let (key, presented) = certified_key(raw.as_ref().map_err(Clone::clone)?, &provider)?;
+                let resolver = Arc::new(rustls::sign::SingleCertAndKey::from(key));
+                (builder.with_client_cert_resolver(resolver), Some(presented))
+            }
+        };
+        config.resumption = Resumption::in_memory_sessions(TLS_SESSIONS);
+        config.alpn_protocols = settings.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { id, config: Arc::new(config), sni: settings.sni.clone(), identity })
+    }
+
+    /// The TLS handshake over `io`. Unbounded in time: the caller's connect timeout covers it.
+    ///
+    /// # Errors
+    /// One sentence for the 503: which certificate was shown and what is wrong with it, or what the server answered.
+    pub async fn connect<IO>(&self, name: UpstreamName<'_>, io: IO) -> Result<TlsStream<IO>, TlsError>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        self.check_identity()?;
+        let name = self.server_name(name)?;
+        let connector = TlsConnector::from(Arc::clone(&self.config));
+        connector.connect(name, io).await.map_err(|error| TlsError::from_io(&error))
+    }
+
+    /// The SNI that is sent, or the address that is checked where none is: connections of different names must not be
+    /// shared, so this belongs to a pool key beside [`Self::id`].
+    ///
+    /// # Errors
+    /// There is no name, or it is none.
+    pub fn server_name(&self, name: UpstreamName<'_>) -> Result<ServerName<'static>, TlsError> {
+        let text = self.sni.as_deref().or(name.host).ok_or(TlsError::NoName)?;
+        let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+        if let Ok(address) = bare.parse::<IpAddr>() {
+            return Ok(ServerName::IpAddress(address.into()));
+        }
+        let lower = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+        match DnsName::try_from(lower) {
+            Ok(name) => Ok(ServerName::DnsName(name)),
+            Err(_) => Err(TlsError::BadName { name: text.escape_default().to_string() }),
+        }
+    }
+
+    /// A certificate that was valid at the last reload may have expired since.
+    pub(super) fn check_identity(&self) -> Result<(), TlsError> {
+        self.identity.as_ref().map_or(Ok(()), |presented| check_validity(&presented.from, &presented.summary))
+    }
+}
+
+/// True where the server chose h2 by ALPN.
+pub fn alpn_is_h2<IO>(stream: &TlsStream<IO>) -> bool {
+    stream.get_ref().1.alpn_protocol() == Some(b"h2")
+}
+
+/// Our certificate chain with its key. The certificate is not put through webpki, which reads no X.509 v1, though servers
+/// accept them gladly; that the pair belongs together is therefore checked here.
+fn certified_key(
+    raw: &RawIdentity,
+    provider: &rustls::crypto::CryptoProvider,
+) -> Result<(CertifiedKey, Presented), TlsError> {
+    let from = raw.certificate.from.clone();
+    let bad = |why| TlsError::BadCertificate { from: from.clone(), why };
+    let chain = inspect::certificates(&raw.certificate.bytes).map_err(bad)?;
+    let first = chain.first().ok_or_else(|| TlsError::NoCertificate { from: from.clone() })?;
+    let leaf = inspect::parse(first).map_err(bad)?;
+    let summary = CertificateSummary::of(&leaf);
+    for other in chain.iter().skip(1) {
+        inspect::parse(other).map_err(bad)?;
+    }
+    let bad_key = |error: rustls::Error| TlsError::BadKey { from: raw.key.from.clone(), why: error.to_string() };
+    let key = provider.key_provider.load_private_key(private_key(raw)?).map_err(bad_key)?;
+    // Every key type that aws-lc-rs loads tells its public half; one that did not could not be checked, so: no match.
+    if key.public_key().is_none_or(|public| public.as_ref() != leaf.public_key().raw) {
+        let (certificate, key) = (from, raw.key.from.clone());
+        return Err(TlsError::KeyMismatch { certificate, key, subject: summary.subject });
+    }
+    check_validity(&from, &summary)?;
+    Ok((CertifiedKey::new(chain.clone(), key), Presented { from, summary }))
+}
+
+fn private_key(raw: &RawIdentity) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let (from, bytes) = (&raw.key.from, &raw.key.bytes);
+    let missing = || TlsError::NoKey { from: from.clone() };
+    if inspect::is_der(bytes) {
+        return PrivateKeyDer::try_from(bytes.clone()).map_err(|_| missing());
+    }
+    let text = String::from_utf8_lossy(bytes);
+    if text.contains("BEGIN ENCRYPTED PRIVATE KEY") || text.contains("Proc-Type: 4,ENCRYPTED") {
+        return Err(TlsError::EncryptedKey { from: from.clone() });
+    }
+    PrivateKeyDer::from_pem_slice(bytes).map_err(|_| missing())
+}
+
+fn check_validity(from: &str, summary: &CertificateSummary) -> Result<(), TlsError> {
+    let now = inspect::unix_seconds(SystemTime::now());
+    let (from, subject) = (from.to_owned(), summary.subject.clone());
+    if now > summary.not_after {
+        return Err(TlsError::IdentityExpired { from, subject, when: inspect::timestamp(summary.not_after) });
+    }
+    if now < summary.not_before {
+        return Err(TlsError::IdentityNotYetValid { from, subject, when: inspect::timestamp(summary.not_before) });
+    }
+    Ok(())
+}

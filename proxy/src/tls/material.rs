@@ -1,0 +1,190 @@
+//! The bytes a rule's credentials consist of, as they are in Secrets and files: read, bounded, not yet understood.
+//!
+//! Kept beside the context built from them: as long as they are equal the context stays, with its sessions and its id.
+
+use std::{
+    io::{self, Read},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{MaterialReader, TlsError, TlsSettings, trust::SystemBundle};
+use crate::{
+    api::core::Secret,
+    limits::CREDENTIAL_BYTES,
+    mesh::table::{IdentitySource, Material, Place, TrustSource},
+};
+
+/// Everything read for one [`TlsSettings`]. Each part bears its own error, so that a rule whose CA is missing still shows
+/// its client certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Inputs {
+    pub identity: Option<Result<RawIdentity, TlsError>>,
+    pub trust: Result<RawTrust, TlsError>,
+    pub crls: Result<Vec<Blob>, TlsError>,
+}
+
+/// Bytes, and where they are from, in words (`secret default/client-credential, key tls.crt`).
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Blob {
+    pub from: String,
+    pub bytes: Vec<u8>,
+}
+
+impl std::fmt::Debug for Blob {
+    /// Says where from and how much, never what.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({} bytes)", self.from, self.bytes.len())
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RawIdentity {
+    pub certificate: Blob,
+    pub key: Blob,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum RawTrust {
+    System(Arc<SystemBundle>),
+    Configured(Blob),
+    /// `insecureSkipVerify`: nothing is checked, so nothing is read.
+    Unchecked,
+}
+
+/// Reads what `settings` name. `system` yields the system's bundle, read once for a reload.
+pub(super) fn read(
+    settings: &TlsSettings,
+    reader: &dyn MaterialReader,
+    system: &mut dyn FnMut() -> Result<Arc<SystemBundle>, TlsError>,
+) -> Inputs {
+    let identity = settings.identity.as_ref().map(|source| identity(source, reader));
+    if settings.insecure_skip_verify {
+        return Inputs { identity, trust: Ok(RawTrust::Unchecked), crls: Ok(Vec::new()) };
+    }
+    let trust = match &settings.trust {
+        TrustSource::System => system().map(RawTrust::System),
+        TrustSource::Secret { namespace, name } => ca_of_secrets(reader, namespace, name).map(RawTrust::Configured),
+        TrustSource::File(material) => self::material(material, reader).map(RawTrust::Configured),
+    };
+    Inputs { identity, trust, crls: crls(settings, reader) }
+}
+
+/// Host paths that `settings` name.
+pub(super) fn files(settings: &TlsSettings) -> Vec<PathBuf> {
+    let mut materials = Vec::new();
+    if let Some(IdentitySource::Files { certificate, key }) = &settings.identity {
+        materials.extend([certificate, key]);
+    }
+    if let TrustSource::File(material) = &settings.trust {
+        materials.push(material);
+    }
+    materials.extend(&settings.crl);
+    materials.into_iter().filter(|m| m.place == Place::Host).map(|m| PathBuf::from(&m.path)).collect()
+}
+
+/// `cert`+`key` where both are there, else `tls.crt`+`tls.key` (Istio, `ExtractCertInfo`). The Secret's type is ignored.
+fn identity(source: &IdentitySource, reader: &dyn MaterialReader) -> Result<RawIdentity, TlsError> {
+    match source {
+        IdentitySource::Files { certificate, key } => {
+            Ok(RawIdentity { certificate: material(certificate, reader)?, key: material(key, reader)? })
+        }
+        IdentitySource::Secret { namespace, name } => {
+            let missing = || TlsError::SecretMissing { namespace: namespace.clone(), name: name.clone() };
+            let secret = reader.secret(namespace, name).ok_or_else(missing)?;
+            let pair =
+                |certificate, key| (has(&secret, certificate) && has(&secret, key)).then_some((certificate, key));
+            let (certificate, key) = pair("cert", "key").or_else(|| pair("tls.crt", "tls.key")).ok_or_else(|| {
+                TlsError::SecretKeyMissing {
+                    secret: format!("{namespace}/{name}"),
+                    wanted: "certificate with its private key (tls.crt and tls.key, or cert and key)".to_owned(),
+                }
+            })?;
+            Ok(RawIdentity {
+                certificate: key_of(&secret, namespace, name, certificate)?,
+                key: key_of(&secret, namespace, name, key)?,
+            })
+        }
+    }
+}
+
+/// The CA of `<name>-cacert`, else of `<name>`; never the system's.
+fn ca_of_secrets(reader: &dyn MaterialReader, namespace: &str, name: &str) -> Result<Blob, TlsError> {
+    for name in [format!("{name}-cacert"), name.to_owned()] {
+        let Some(secret) = reader.secret(namespace, &name) else { continue };
+        for key in ["cacert", "ca.crt"] {
+            if has(&secret, key) {
+                return key_of(&secret, namespace, &name, key);
+            }
+        }
+    }
+    Err(TlsError::NoCa { namespace: namespace.to_owned(), name: name.to_owned() })
+}
+
+/// Every CRL that the rule or the Secrets of its CA name: one that is there is meant to count.
+fn crls(settings: &TlsSettings, reader: &dyn MaterialReader) -> Result<Vec<Blob>, TlsError> {
+    let mut found = Vec::new();
+    if let Some(crl) = &settings.crl {
+        found.push(material(crl, reader)?);
+    }
+    if let TrustSource::Secret { namespace, name } = &settings.trust {
+        for name in [format!("{name}-cacert"), name.clone()] {
+            let Some(secret) = reader.secret(namespace, &name) else { continue };
+            for key in ["crl", "ca.crl"] {
+                if has(&secret, key) {
+                    found.push(key_of(&secret, namespace, &name, key)?);
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn material(material: &Material, reader: &dyn MaterialReader) -> Result<Blob, TlsError> {
+    match &material.place {
+        Place::Host => {
+            let from = material.path.clone();
+            match reader.file(Path::new(&material.path)) {
+                Ok(bytes) => bounded(Blob { from, bytes }),
+                Err(error) => Err(TlsError::Unreadable { from, why: error.to_string() }),
+            }
+        }
+        Place::Secret { namespace, name, key } => {
+            let missing = || TlsError::SecretMissing { namespace: namespace.clone(), name: name.clone() };
+            let secret = reader.secret(namespace, name).ok_or_else(missing)?;
+            key_of(&secret, namespace, name, key)
+        }
+    }
+}
+
+fn has(secret: &Secret, key: &str) -> bool {
+    secret.data.get(key).is_some_and(|bytes| !bytes.is_empty())
+}
+
+fn key_of(secret: &Secret, namespace: &str, name: &str, key: &str) -> Result<Blob, TlsError> {
+    match secret.data.get(key) {
+        Some(bytes) => bounded(Blob { from: format!("secret {namespace}/{name}, key {key}"), bytes: bytes.clone() }),
+        None => Err(TlsError::SecretKeyMissing { secret: format!("{namespace}/{name}"), wanted: format!("key {key}") }),
+    }
+}
+
+fn bounded(blob: Blob) -> Result<Blob, TlsError> {
+    if blob.bytes.len() > CREDENTIAL_BYTES {
+        return Err(TlsError::TooLarge { from: blob.from, limit: CREDENTIAL_BYTES });
+    }
+    Ok(blob)
+}
+
+/// Reads a credential of the host: a regular file of bounded size. A pipe or a device neither blocks nor fills memory.
+pub fn read_host_file(path: &Path) -> io::Result<Vec<u8>> {
+    // O_NONBLOCK: opening a pipe that nobody writes to would wait for ever.
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    // One byte more than is allowed, so that `bounded` sees that there is more.
+    file.take(CREDENTIAL_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}

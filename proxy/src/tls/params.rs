@@ -1,0 +1,148 @@
+//! `tlsDefaults`: protocol versions, cipher suites and curves by the names that Istio's users write.
+
+use rustls::{
+    SupportedCipherSuite, SupportedProtocolVersion,
+    crypto::{
+        CryptoProvider, SupportedKxGroup,
+        aws_lc_rs::{self, cipher_suite as suite, kx_group as group},
+    },
+};
+
+use super::{TlsError, TlsSettings};
+
+/// OpenSSL's name, the IANA name, the suite.
+const SUITES: [(&str, &str, SupportedCipherSuite); 9] = [
+    (
+        "ECDHE-ECDSA-AES256-GCM-SHA384",
+        "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
+        suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    ),
+    (
+        "ECDHE-ECDSA-AES128-GCM-SHA256",
+        "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
+        suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    ),
+    (
+        "ECDHE-ECDSA-CHACHA20-POLY1305",
+        "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
+        suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+    ),
+    (
+        "ECDHE-RSA-AES256-GCM-SHA384",
+        "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
+        suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+    ),
+    (
+        "ECDHE-RSA-AES128-GCM-SHA256",
+        "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+        suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+    ),
+    (
+        "ECDHE-RSA-CHACHA20-POLY1305",
+        "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+        suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+    ),
+    ("TLS_AES_256_GCM_SHA384", "TLS_AES_256_GCM_SHA384", suite::TLS13_AES_256_GCM_SHA384),
+    ("TLS_AES_128_GCM_SHA256", "TLS_AES_128_GCM_SHA256", suite::TLS13_AES_128_GCM_SHA256),
+    ("TLS_CHACHA20_POLY1305_SHA256", "TLS_CHACHA20_POLY1305_SHA256", suite::TLS13_CHACHA20_POLY1305_SHA256),
+];
+
+/// Names of a curve, in lower case, Istio's first.
+const CURVES: [(&[&str], &dyn SupportedKxGroup); 5] = [
+    (&["x25519mlkem768"], group::X25519MLKEM768),
+    (&["secp256r1mlkem768"], group::SECP256R1MLKEM768),
+    (&["x25519"], group::X25519),
+    (&["p-256", "secp256r1", "prime256v1"], group::SECP256R1),
+    (&["p-384", "secp384r1"], group::SECP384R1),
+];
+
+/// What is offered to servers under these settings.
+pub(super) fn provider(settings: &TlsSettings) -> Result<CryptoProvider, TlsError> {
+    let mut provider = aws_lc_rs::default_provider();
+    if !settings.cipher_suites.is_empty() {
+        provider.cipher_suites = suites(&settings.cipher_suites, provider.cipher_suites)?;
+    }
+    if !settings.curves.is_empty() {
+        provider.kx_groups = settings.curves.iter().map(|name| curve(name)).collect::<Result<_, _>>()?;
+    }
+    Ok(provider)
+}
+
+static ONLY_13: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
+
+/// TLS 1.2 and 1.3, or only 1.3. Older versions as a minimum mean 1.2: nothing older is spoken.
+pub(super) fn versions(settings: &TlsSettings) -> Result<&'static [&'static SupportedProtocolVersion], TlsError> {
+    match settings.min_version.as_deref() {
+        None | Some("" | "TLS_AUTO" | "TLSV1_0" | "TLSV1_1" | "TLSV1_2") => Ok(rustls::ALL_VERSIONS),
+        Some("TLSV1_3") => Ok(ONLY_13),
+        Some(name) => Err(TlsError::UnknownVersion { name: name.to_owned() }),
+    }
+}
+
+/// A list that names suites of one TLS version only says nothing about the other, whose suites then stay.
+fn suites(names: &[String], all: Vec<SupportedCipherSuite>) -> Result<Vec<SupportedCipherSuite>, TlsError> {
+    let mut chosen = Vec::new();
+    for name in names {
+        let known = SUITES
+            .iter()
+            .find(|(openssl, iana, _)| name.eq_ignore_ascii_case(openssl) || name.eq_ignore_ascii_case(iana));
+        match known {
+            Some((_, _, suite)) => chosen.push(*suite),
+            None => {
+                let known = SUITES.map(|(openssl, _, _)| openssl).join(", ");
+                return Err(TlsError::UnknownSuite { name: name.clone(), known });
+            }
+        }
+    }
+    for is_tls13 in [true, false] {
+        if !chosen.iter().any(|suite| suite.tls13().is_some() == is_tls13) {
+            chosen.extend(all.iter().filter(|suite| suite.tls13().is_some() == is_tls13));
+        }
+    }
+    Ok(chosen)
+}
+
+fn curve(name: &str) -> Result<&'static dyn SupportedKxGroup, TlsError> {
+    let lower = name.to_ascii_lowercase();
+    match CURVES.iter().find(|(names, _)| names.contains(&lower.as_str())) {
+        Some((_, group)) => Ok(*group),
+        None => {
+            let known = "X25519MLKEM768, SecP256r1MLKEM768, X25519, P-256, P-384".to_owned();
+            Err(TlsError::UnknownCurve { name: name.to_owned(), known })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::tests::settings;
+
+    #[test]
+    fn a_tls12_suite_leaves_tls13_alone() {
+        let mut settings = settings();
+        settings.cipher_suites = vec!["ECDHE-RSA-AES128-GCM-SHA256".to_owned()];
+        let provider = provider(&settings).unwrap();
+        let count = |tls13| provider.cipher_suites.iter().filter(|suite| suite.tls13().is_some() == tls13).count();
+        assert_eq!((count(true), count(false)), (3, 1));
+    }
+
+    #[test]
+    fn unknown_names_are_refused_with_what_there_is() {
+        let mut settings = settings();
+        settings.cipher_suites = vec!["AES256-SHA".to_owned()];
+        let error = provider(&settings).unwrap_err().to_string();
+        assert!(error.contains("AES256-SHA") && error.contains("ECDHE-RSA-AES256-GCM-SHA384"), "{error}");
+        settings.cipher_suites.clear();
+        settings.curves = vec!["P-521".to_owned()];
+        assert!(matches!(provider(&settings), Err(TlsError::UnknownCurve { .. })));
+        settings.min_version = Some("SSLV3".to_owned());
+        assert!(matches!(versions(&settings), Err(TlsError::UnknownVersion { .. })));
+    }
+
+    #[test]
+    fn post_quantum_comes_first_by_default() {
+        let provider = provider(&settings()).unwrap();
+        assert_eq!(provider.kx_groups[0].name(), rustls::NamedGroup::X25519MLKEM768);
+    }
+}

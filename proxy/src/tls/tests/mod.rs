@@ -1,0 +1,19 @@
+//! Handshakes with real servers, under certificates that the real `openssl` made.
+
+use crate::mesh::table::{TlsSettings, TrustSource};
+
+/// SIMPLE with the system's trust.
+pub(super) fn settings() -> TlsSettings {
+    TlsSettings {
+        sni: None,
+        subject_alt_names: Vec::new(),
+        insecure_skip_verify: false,
+        identity: None,
+        trust: TrustSource::System,
+        crl: None,
+        alpn: Vec::new(),
+        min_version: None,
+        cipher_suites: Vec::new(),
+        curves: Vec::new(),
+    }
+}

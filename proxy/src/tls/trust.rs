@@ -1,0 +1,142 @@
+//! What server certificates are checked against: the system's bundle, or the CA that the rule gives.
+
+use std::{
+    collections::HashSet,
+    hash::{BuildHasher, RandomState},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use rustls_pki_types::{CertificateDer, TrustAnchor};
+
+use super::{TlsError, inspect, material::RawTrust};
+use crate::limits::WARNED_CERTIFICATES;
+
+#[derive(Debug)]
+pub(super) enum Trust {
+    /// `insecureSkipVerify`.
+    Unchecked,
+    System(Arc<SystemBundle>),
+    Configured(Configured),
+}
+
+/// A CA that was given for a destination: for it X.509 v1 and names by CN count too.
+#[derive(Debug)]
+pub(super) struct Configured {
+    pub from: String,
+    pub anchors: Vec<TrustAnchor<'static>>,
+    pub certificates: Vec<CertificateDer<'static>>,
+}
+
+impl Trust {
+    pub(super) fn new(raw: RawTrust) -> Result<Self, TlsError> {
+        match raw {
+            RawTrust::Unchecked => Ok(Self::Unchecked),
+            RawTrust::System(bundle) => Ok(Self::System(bundle)),
+            RawTrust::Configured(blob) => {
+                let from = blob.from;
+                let bad = |why| TlsError::BadCertificate { from: from.clone(), why };
+                let certificates = inspect::certificates(&blob.bytes).map_err(bad)?;
+                if certificates.is_empty() {
+                    return Err(TlsError::NoCertificate { from });
+                }
+                let mut anchors = Vec::with_capacity(certificates.len());
+                for certificate in &certificates {
+                    inspect::parse(certificate).map_err(bad)?;
+                    let anchor =
+                        webpki::anchor_from_trusted_cert(certificate).map_err(|error| bad(error.to_string()))?;
+                    anchors.push(anchor.to_owned());
+                }
+                Ok(Self::Configured(Configured { from, anchors, certificates }))
+            }
+        }
+    }
+
+    pub(super) fn anchors(&self) -> &[TrustAnchor<'static>] {
+        match self {
+            Self::Unchecked => &[],
+            Self::System(bundle) => &bundle.anchors,
+            Self::Configured(configured) => &configured.anchors,
+        }
+    }
+
+    /// In words, for messages.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Unchecked => "anybody".to_owned(),
+            Self::System(_) => "a CA of the system's bundle".to_owned(),
+            Self::Configured(configured) => format!("the CA in {}", configured.from),
+        }
+    }
+}
+
+/// The system's CA bundle, shared by all contexts that use it.
+#[derive(Debug)]
+pub(super) struct SystemBundle {
+    certificates: Vec<CertificateDer<'static>>,
+    anchors: Vec<TrustAnchor<'static>>,
+}
+
+impl PartialEq for SystemBundle {
+    fn eq(&self, other: &Self) -> bool {
+        self.certificates == other.certificates
+    }
+}
+
+impl Eq for SystemBundle {}
+
+impl SystemBundle {
+    /// Reads the bundle as OpenSSL would find it (`SSL_CERT_FILE`, `SSL_CERT_DIR`, else where the distribution has it).
+    /// What in it cannot be read is left out; nothing readable at all is an error.
+    pub(super) fn load() -> Result<Self, TlsError> {
+        let mut found = rustls_native_certs::load_native_certs();
+        for error in &found.errors {
+            log::warn!("a part of the system's CA bundle cannot be read: {error}");
+        }
+        found.certs.sort_unstable_by(|a, b| a.as_ref().cmp(b.as_ref()));
+        let anchors: Vec<_> = found
+            .certs
+            .iter()
+            .filter_map(|certificate| Some(webpki::anchor_from_trusted_cert(certificate).ok()?.to_owned()))
+            .collect();
+        if anchors.is_empty() {
+            let why = found.errors.first().map_or_else(|| "no certificate found".to_owned(), ToString::to_string);
+            return Err(TlsError::NoSystemTrust { why });
+        }
+        Ok(Self { certificates: found.certs, anchors })
+    }
+
+    /// The paths to watch for a changed bundle.
+    pub(super) fn paths() -> Vec<PathBuf> {
+        let file = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+        let folders = std::env::var_os("SSL_CERT_DIR")
+            .map(|folders| {
+                std::env::split_paths(&folders).filter(|path| !path.as_os_str().is_empty()).collect::<Vec<_>>()
+            })
+            .unwrap_or_default();
+        if file.is_none() && folders.is_empty() {
+            let usual = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+            return usual.iter().map(PathBuf::from).filter(|path| path.exists()).collect();
+        }
+        file.into_iter().chain(folders).collect()
+    }
+}
+
+/// Certificates about which something was said already.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    seen: Mutex<HashSet<u64>>,
+    hasher: RandomState,
+}
+
+impl Said {
+    /// True the first time for this certificate and this remark.
+    pub(super) fn first(&self, certificate: &[u8], remark: &str) -> bool {
+        let mut seen = self.seen.lock();
+        if seen.len() >= WARNED_CERTIFICATES {
+            seen.clear();
+        }
+        seen.insert(self.hasher.hash_one((certificate, remark)))
+    }
+}
