@@ -1,19 +1,5 @@
 //! TLS origination: credentials to rustls client contexts, and the handshake.
 //!
-<<<<<<< HEAD
-//! ```text
-//! pub trait MaterialReader { fn secret(&self, namespace, name) -> Option<Arc<Secret>>; fn file(&self, &Path) -> io::Result<Vec<u8>>; }
-//! Contexts::build(previous: &Contexts, settings: impl Iterator<Item = Arc<TlsSettings>>, reader: &dyn MaterialReader) -> Contexts
-//! Contexts::get(&self, &TlsSettings) -> Result<Arc<ClientContext>, Arc<TlsError>>     // unusable rule: its reason
-//! ClientContext { id: u64 /* new whenever inputs changed: part of the pool key */, .. }
-//! ClientContext::connect(&self, name: UpstreamName, io) -> Result<TlsStream<IO>, TlsError>
-//! Contexts::files(&self) -> host paths to watch;   Contexts::secrets(&self) -> rows for `proxy-config secret` and expiry metrics
-//! ```
-
-/// The contexts of all rules.
-#[derive(Default)]
-pub struct Contexts {}
-=======
 //! The mesh compiler says what a rule wants ([`TlsSettings`]); [`Contexts::build`] turns each into a [`ClientContext`] at
 //! reload, never at connect, so that a credential that cannot be used is known before the first request and is told as
 //! one sentence ([`TlsError`]). Whoever holds the Secrets and the files implements [`MaterialReader`].
@@ -53,4 +39,3 @@ pub trait MaterialReader: Send + Sync {
     /// The bytes of a file on the host; [`read_host_file`] is how to read one.
     fn file(&self, path: &Path) -> io::Result<Vec<u8>>;
 }
->>>>>>> 9dccf54 (Originate TLS: contexts, verification of v1 and CN-only certificates, CRLs)
