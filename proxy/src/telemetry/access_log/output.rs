@@ -160,8 +160,9 @@ impl Writer {
                 Ok(0) => return Err((io::ErrorKind::WriteZero.into(), count_lines(rest))),
                 Ok(count) => rest = &rest[count..],
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Somebody made the pipe non-blocking (the descriptor's flags are shared with its other holders).
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // A FIFO that is full, or a pipe that another holder made non-blocking. Where the output was replaced
+                // meanwhile, the thread does not wait for a reader that may never come.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !self.shared.queue.lock().closed => {
                     std::thread::sleep(Duration::from_millis(5));
                 }
                 Err(error) => {
@@ -249,8 +250,14 @@ impl Place {
             // A duplicate of the descriptor: opening /dev/stdout fails where it is a socket, as under systemd.
             Kind::Stdout => File::from(io::stdout().as_fd().try_clone_to_owned()?),
             Kind::Stderr => File::from(io::stderr().as_fd().try_clone_to_owned()?),
-            // Request paths may hold tokens: not for everybody to read.
-            Kind::File => OpenOptions::new().append(true).create(true).mode(0o640).open(&self.path)?,
+            // Request paths may hold tokens: not for everybody to read. O_NONBLOCK: a FIFO without a reader is an error
+            // (its lines are counted as dropped) and not a wait without end; on regular files it means nothing.
+            Kind::File => OpenOptions::new()
+                .append(true)
+                .create(true)
+                .mode(0o640)
+                .custom_flags(libc::O_NONBLOCK)
+                .open(&self.path)?,
         };
         let metadata = file.metadata()?;
         Ok(Open { file, identity: (metadata.dev(), metadata.ino()), checked: Instant::now() })
