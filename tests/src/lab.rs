@@ -1,0 +1,201 @@
+//! The lab itself: one outside, its pods, and the configuration folder of the agent.
+
+use std::{
+    ffi::OsStr,
+    net::{Ipv4Addr, Ipv6Addr},
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, Once,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Result, ensure};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+
+use crate::{
+    netns::{self, Netns},
+    outside::{self, Hit, Outside, names},
+    pki::Pki,
+    pod::Pod,
+    process::{Daemon, until},
+    wire::Wire,
+};
+
+/// Namespaces and folders of labs are `<PREFIX>-<pid>-<number>…`.
+const PREFIX: &str = "egt";
+
+static COUNTER: AtomicU32 = AtomicU32::new(0);
+static SWEPT: Once = Once::new();
+
+/// See the crate's documentation. Drop the agents and pods of a lab before the lab.
+pub struct Lab {
+    // In the order in which they must go.
+    outside_servers: Mutex<Outside>,
+    outside: Netns,
+    pub pki: Pki,
+    id: String,
+    pods: AtomicU32,
+    dir: tempfile::TempDir,
+}
+
+impl Lab {
+    /// An outside with its servers running, and no pod yet.
+    pub fn new() -> Result<Self> {
+        SWEPT.call_once(sweep);
+        let id = format!("{PREFIX}-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
+        let dir = tempfile::Builder::new().prefix(&format!("{id}-")).tempdir()?;
+        let outside = Netns::new(&format!("{id}-out"))?;
+        Outside::lay(&outside)?;
+        let pki = Pki::new(&dir.path().join("pki"))?;
+        let outside_servers = Mutex::new(Outside::start(&outside, &pki, dir.path())?);
+        std::fs::create_dir(dir.path().join("config"))?;
+        Ok(Self { outside_servers, outside, pki, id, pods: AtomicU32::new(0), dir })
+    }
+
+    /// Everything of the lab that is a file.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The folder that an agent of this lab is started on.
+    #[must_use]
+    pub fn config_dir(&self) -> PathBuf {
+        self.dir.path().join("config")
+    }
+
+    /// Puts a file of the configuration in place as editors do: whole, by a rename.
+    pub fn write(&self, name: &str, text: &str) -> Result<()> {
+        let next = self.dir.path().join(format!("{name}.next"));
+        std::fs::write(&next, text)?;
+        Ok(std::fs::rename(next, self.config_dir().join(name))?)
+    }
+
+    /// Takes a file of the configuration away.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        Ok(std::fs::remove_file(self.config_dir().join(name))?)
+    }
+
+    /// A new pod, wired to the outside, with addresses of both families. Once dropped, it can be made again.
+    pub fn pod(&self, name: &str) -> Result<Pod> {
+        let number = self.pods.fetch_add(1, Ordering::Relaxed) + 1;
+        self.pod_in(name, &format!("{}-{name}", self.id), number)
+    }
+
+    /// A pod whose namespace bears exactly this name, as an example's Pod document has it.
+    pub fn pod_named(&self, name: &str) -> Result<Pod> {
+        ensure!(
+            !Path::new("/run/netns").join(name).exists(),
+            "there is a network namespace {name} already; `ip netns del {name}` removes it"
+        );
+        // Its name does not tell whose it is: a later sweep learns it here.
+        std::fs::write(self.dir.path().join(format!("{name}.netns")), "")?;
+        let number = self.pods.fetch_add(1, Ordering::Relaxed) + 1;
+        self.pod_in(name, name, number)
+    }
+
+    fn pod_in(&self, name: &str, netns_name: &str, number: u32) -> Result<Pod> {
+        let etc = Path::new("/etc/netns").join(netns_name);
+        std::fs::create_dir_all(&etc)?;
+        std::fs::write(etc.join("resolv.conf"), format!("nameserver {}\noptions timeout:1\n", names::ROUTER))?;
+        let netns = Netns::new(netns_name)?;
+        let (v4, v6) =
+            (Ipv4Addr::from(0x0a60_0009 + number), Ipv6Addr::from((0xfd00_0096_u128 << 96) + u128::from(number + 9)));
+        self.outside.batch(&format!(
+            "link add veth{number} type veth peer name eth0 netns {netns_name}\n\
+             link set veth{number} master {} up\n",
+            outside::BRIDGE
+        ))?;
+        netns.batch(&format!(
+            "link set eth0 up\naddress add {v4}/24 dev eth0\naddress add {v6}/64 dev eth0 nodad\n\
+             route add default via {}\nroute add default via {} dev eth0\n",
+            names::ROUTER,
+            names::ROUTER6
+        ))?;
+        Ok(Pod { name: name.to_owned(), netns, v4, v6 })
+    }
+
+    /// The outside's namespace.
+    #[must_use]
+    pub fn outside(&self) -> &Netns {
+        &self.outside
+    }
+
+    /// Starts to record the wire.
+    pub fn tap(&self) -> Result<Wire> {
+        Wire::tap(&self.outside, self.dir.path(), outside::BRIDGE)
+    }
+
+    /// All that nginx has logged.
+    #[must_use]
+    pub fn hits(&self) -> Vec<Hit> {
+        outside::hits(self.dir.path())
+    }
+
+    /// The first request in nginx's log whose request line holds `text`; nginx logs a moment after it answered.
+    pub fn hit(&self, text: &str) -> Result<Hit> {
+        until(&format!("a request with {text:?} in nginx's log"), Duration::from_secs(3), || {
+            self.hits().into_iter().find(|hit| hit.request.contains(text))
+        })
+    }
+
+    /// Ends the web server, as an upstream that goes down.
+    pub fn stop_nginx(&self) {
+        if let Ok(mut servers) = self.outside_servers.lock() {
+            servers.nginx().stop();
+        }
+    }
+
+    /// Another server in the outside, for a single test; it ends when dropped.
+    pub fn serve(&self, name: &str, program: &str, args: &[&str]) -> Result<Daemon> {
+        let mut command = self.outside.command(program);
+        command.args(args);
+        Daemon::start(name, command, self.dir.path())
+    }
+}
+
+/// Removes what test processes left that were killed: their agents, their namespaces, their folders.
+pub fn sweep() {
+    let dead = |name: &str| {
+        let mut parts = name.strip_prefix(PREFIX)?.strip_prefix('-')?.split('-');
+        let pid = Pid::from_raw(parts.next()?.parse().ok()?)?;
+        test_kill_process(pid).is_err().then_some(())
+    };
+    let entries = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten();
+    for entry in entries(&std::env::temp_dir()) {
+        let name = entry.file_name();
+        if dead(&name.to_string_lossy()).is_none() {
+            continue;
+        }
+        for file in entries(&entry.path()).map(|file| file.path()) {
+            match (file.extension().and_then(OsStr::to_str), file.file_stem().and_then(OsStr::to_str)) {
+                (Some("pid"), _) => kill_if_ours(&file, &entry.path()),
+                (Some("netns"), Some(name)) => netns::remove(name),
+                _ => {}
+            }
+        }
+        for state in entries(&entry.path()).filter(|state| state.file_name().to_string_lossy().starts_with("state")) {
+            crate::agent::uninstall(&state.path());
+        }
+        let _ = std::fs::remove_dir_all(entry.path());
+    }
+    for entry in entries(Path::new("/run/netns")) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if dead(&name).is_some() {
+            netns::remove(&name);
+        }
+    }
+}
+
+/// Kills the process of a pid file, where its command line still names the lab's folder.
+fn kill_if_ours(pid_file: &Path, lab: &Path) {
+    let Some(pid) = std::fs::read_to_string(pid_file).ok().and_then(|text| text.trim().parse().ok()) else { return };
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    if String::from_utf8_lossy(&line).contains(&*lab.to_string_lossy())
+        && let Some(pid) = Pid::from_raw(pid)
+    {
+        let _ = kill_process(pid, Signal::KILL);
+    }
+}

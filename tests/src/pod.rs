@@ -1,0 +1,90 @@
+//! A pod: a namespace with one wire to the outside, and the clients that run in it.
+
+use std::{net::SocketAddr, process::Output};
+
+use anyhow::{Context, Result};
+
+use crate::{netns::Netns, outside};
+
+/// A client's namespace. Its removal is the lab's business.
+pub struct Pod {
+    pub name: String,
+    pub netns: Netns,
+    pub v4: std::net::Ipv4Addr,
+    pub v6: std::net::Ipv6Addr,
+}
+
+/// What curl said.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// Status of the last response, 0 where there was none.
+    pub status: u16,
+    /// curl's `%{http_version}`: `1.1`, `2`.
+    pub version: String,
+    pub redirects: u32,
+    /// Standard output: the body, and the heads too with `-i`.
+    pub body: String,
+    pub stderr: String,
+    /// curl's exit code: 7 refused, 28 timeout, 35 TLS, 52 empty, 56 reset.
+    pub exit: i32,
+}
+
+const TRAILER: &str = "\n@@curl@@ ";
+
+impl Pod {
+    /// `curl -sS --max-time 10 ARGS` inside the pod.
+    pub fn curl(&self, args: &[&str]) -> Result<Reply> {
+        let written = format!("{TRAILER}%{{http_code}} %{{http_version}} %{{num_redirects}}\n");
+        let fixed = ["-sS", "--max-time", "10", "-w", &written];
+        let output = self.run("curl", &[&fixed[..], args].concat(), b"")?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let (body, told) = text.rsplit_once(TRAILER).with_context(|| format!("curl was cut short: {output:?}"))?;
+        let mut told = told.split_whitespace();
+        Ok(Reply {
+            status: told.next().unwrap_or_default().parse().unwrap_or(0),
+            version: told.next().unwrap_or_default().to_owned(),
+            redirects: told.next().unwrap_or_default().parse().unwrap_or(0),
+            body: body.to_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            exit: output.status.code().unwrap_or(-1),
+        })
+    }
+
+    /// Any program inside the pod.
+    pub fn run(&self, program: &str, args: &[&str], input: &[u8]) -> Result<Output> {
+        outside::ask(&self.netns, program, args, input)
+    }
+
+    /// Sends bytes on a connection of the pod, and reads until the peer ends it or is silent for 3 s. A reset ends the
+    /// answer where it came.
+    pub fn exchange(&self, to: &str, bytes: &[u8]) -> Result<Vec<u8>> {
+        use std::io::{Read, Write};
+        let mut stream = self.connect(to)?;
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(3)))?;
+        // A peer that refuses what it reads may close before it has read all.
+        let _ = stream.write_all(bytes);
+        let mut answer = Vec::new();
+        let mut chunk = [0; 4096];
+        while let Ok(count @ 1..) = stream.read(&mut chunk) {
+            answer.extend_from_slice(&chunk[..count]);
+        }
+        Ok(answer)
+    }
+
+    /// A TCP connection from inside the pod.
+    pub fn connect(&self, to: &str) -> Result<std::net::TcpStream> {
+        let to: SocketAddr = to.parse().with_context(|| format!("{to} is no address with a port"))?;
+        self.netns.connect(to).with_context(|| format!("cannot connect to {to} from pod {}", self.name))
+    }
+
+    /// The Pod document that enrols this pod.
+    #[must_use]
+    pub fn document(&self, labels: &str) -> String {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  labels: {{{labels}}}\n  annotations:\n    \
+             egret.dev/netns: {netns}\nspec: {{serviceAccountName: {name}}}\n",
+            name = self.name,
+            netns = self.netns.name()
+        )
+    }
+}

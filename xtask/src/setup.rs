@@ -1,0 +1,205 @@
+//! What a machine needs, found by looking; what is missing is installed, and nothing else is touched.
+
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use egret_tests::is_root;
+
+use crate::steps::long;
+
+/// bpf-linker, which puts the kernel half together, and its LLVM.
+const BPF_LINKER: &str = "0.13.0";
+/// The newest that rustc 1.95 builds.
+const CARGO_DENY: &str = "0.20.2";
+
+/// A program, the Debian package that brings it, and what it is for.
+struct Tool(&'static str, &'static str, &'static str);
+
+const BUILD_TOOLS: &[Tool] = &[
+    Tool("cc", "gcc", "compiles the cryptography library, aws-lc"),
+    Tool("cmake", "cmake", "configures the cryptography library, aws-lc"),
+];
+
+const LAB_TOOLS: &[Tool] = &[
+    Tool("ip", "iproute2", "makes the network namespaces of the lab"),
+    Tool("nginx", "nginx-light", "is the lab's web server"),
+    Tool("dnsmasq", "dnsmasq-base", "is the lab's DNS server"),
+    Tool("tcpdump", "tcpdump", "watches the wire for plain text"),
+    Tool("curl", "curl", "is the lab's client"),
+    Tool("openssl", "openssl", "makes the lab's certificates"),
+    Tool("/usr/bin/python3", "python3", "runs the lab's odd servers"),
+    Tool("nghttp", "nghttp2-client", "is the lab's HTTP/2 client"),
+];
+
+/// Everything that `cargo build` needs.
+pub fn for_building() -> Result<()> {
+    packages(BUILD_TOOLS)?;
+    rust_source()?;
+    if !says("bpf-linker", &["--version"], BPF_LINKER) {
+        println!("bpf-linker {BPF_LINKER} is missing: it links the eBPF programs.");
+        let mut command = Command::new("cargo");
+        command.args(["install", "bpf-linker", "--version", BPF_LINKER, "--force"]);
+        if have("apt-get") {
+            apt(&[("llvm-22-dev", "is the LLVM that bpf-linker is built on")])?;
+            command.args(["--no-default-features", "--features", "llvm-22"]);
+            command.env("LLVM_PREFIX", "/usr/lib/llvm-22");
+        }
+        long("building bpf-linker (about a minute)", command)?;
+    }
+    Ok(())
+}
+
+/// Everything that the lab of the tests and of the demo needs.
+pub fn for_testing() -> Result<()> {
+    packages(LAB_TOOLS)
+}
+
+/// Everything that the lints need beside cargo.
+pub fn for_linting() -> Result<()> {
+    if !says("cargo", &["deny", "--version"], "cargo-deny") {
+        println!("cargo-deny is missing: it checks the licences and duplicates of dependencies.");
+        let mut command = Command::new("cargo");
+        command.args(["install", "cargo-deny", "--locked", "--version", CARGO_DENY]);
+        long("building cargo-deny (some minutes)", command)?;
+    }
+    // It reads the manifests of all platforms' dependencies, which a build for this one does not fetch.
+    let known = Command::new("cargo").args(["metadata", "--offline", "--format-version", "1"]).output()?;
+    if !known.status.success() {
+        println!("Some dependencies are not fetched yet: cargo-deny reads the manifests of all.");
+        let mut command = Command::new("cargo");
+        command.arg("fetch");
+        long("fetching dependencies", command)?;
+    }
+    Ok(())
+}
+
+/// One sentence for who may not do what is asked.
+pub fn need_root(what: &str) -> Result<()> {
+    ensure!(
+        is_root(),
+        "{what} needs root, for network namespaces and eBPF: try `sudo -E env PATH=\"$PATH\" cargo xtask …`"
+    );
+    Ok(())
+}
+
+/// The source of `core`, which the kernel half is built from: rustup's nightly has it where its `rust-src` component
+/// is installed, and Debian's own Rust brings it too.
+fn rust_source() -> Result<()> {
+    if core_source(&["+nightly"]) || core_source(&["+debian"]) {
+        return Ok(());
+    }
+    println!("The source of Rust's core library is missing: the eBPF programs are built from it.");
+    if has_package("rust-web-src") {
+        apt(&[
+            ("rustc-web", "is Debian's newest Rust compiler"),
+            ("cargo-web", "is Debian's newest cargo"),
+            ("rust-web-src", "is the source of Rust's core library"),
+        ])?;
+        let mut link = Command::new("rustup");
+        link.args(["toolchain", "link", "debian", "/usr"]);
+        return long("telling rustup about Debian's toolchain", link);
+    }
+    let mut install = Command::new("rustup");
+    install.args(["toolchain", "install", "nightly", "--profile", "minimal", "--component", "rust-src"]);
+    long("installing the nightly toolchain with rust-src", install)
+}
+
+fn core_source(toolchain: &[&str]) -> bool {
+    let Ok(output) = Command::new("rustc").args(toolchain).args(["--print", "sysroot"]).output() else { return false };
+    let sysroot = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+    output.status.success() && sysroot.join("lib/rustlib/src/rust/library/core/src/lib.rs").exists()
+}
+
+fn have(program: &str) -> bool {
+    if program.contains('/') {
+        return Path::new(program).exists();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // Debian keeps servers where the PATH of a user who became root need not lead.
+    std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]).any(|folder| folder.join(program).is_file())
+}
+
+fn says(program: &str, args: &[&str], text: &str) -> bool {
+    Command::new(program)
+        .args(args)
+        .output()
+        .is_ok_and(|output| output.status.success() && String::from_utf8_lossy(&output.stdout).contains(text))
+}
+
+fn has_package(name: &str) -> bool {
+    if !have("apt-cache") {
+        return false;
+    }
+    // A fresh machine has no lists yet.
+    if !says("apt-cache", &["policy", name], "Candidate:") {
+        let _ = update();
+    }
+    says("apt-cache", &["policy", name], "Candidate:") && !says("apt-cache", &["policy", name], "Candidate: (none)")
+}
+
+fn packages(tools: &[Tool]) -> Result<()> {
+    let missing: Vec<_> = tools.iter().filter(|tool| !have(tool.0)).map(|tool| (tool.1, tool.2)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !have("apt-get") {
+        let names: Vec<_> = missing.iter().map(|(package, _)| *package).collect();
+        bail!("please install {} (named as in Debian) with this system's package manager", names.join(", "));
+    }
+    apt(&missing)
+}
+
+/// Lists are fetched once a run.
+fn update() -> Result<()> {
+    static FETCHED: std::sync::OnceLock<()> = std::sync::OnceLock::new();
+    if FETCHED.get().is_none() {
+        let mut command = Command::new("apt-get");
+        command.arg("update");
+        long("fetching the package lists", command)?;
+        let _ = FETCHED.set(());
+    }
+    Ok(())
+}
+
+fn apt(packages: &[(&str, &str)]) -> Result<()> {
+    for (package, why) in packages {
+        println!("{package} is missing: it {why}.");
+    }
+    let names: Vec<_> = packages.iter().map(|(package, _)| *package).collect();
+    ensure!(is_root(), "installing {} needs root: run `cargo xtask setup` as root once", names.join(", "));
+    update()?;
+    let _quiet = NoServices::start()?;
+    let mut command = Command::new("apt-get");
+    command.args(["install", "-y", "--no-install-recommends"]).args(&names).env("DEBIAN_FRONTEND", "noninteractive");
+    long(&format!("installing {}", names.join(", ")), command)
+}
+
+/// While this lives, installing a server does not start it: nginx as the lab runs it shall be the only one.
+struct NoServices {
+    made: bool,
+}
+
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+impl NoServices {
+    fn start() -> Result<Self> {
+        if Path::new(POLICY).exists() {
+            return Ok(Self { made: false });
+        }
+        std::fs::write(POLICY, "#!/bin/sh\nexit 101\n").with_context(|| format!("cannot write {POLICY}"))?;
+        std::fs::set_permissions(POLICY, std::fs::Permissions::from_mode(0o755))?;
+        Ok(Self { made: true })
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if self.made {
+            let _ = std::fs::remove_file(POLICY);
+        }
+    }
+}
