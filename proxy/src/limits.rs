@@ -71,3 +71,13 @@ pub const CHAIN_SIGNATURES: usize = 64;
 pub const WARNED_CERTIFICATES: usize = 1024;
 /// A certificate of ours that ends within this time is warned about.
 pub const EXPIRY_WARNING: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Bytes of one configuration file. An object of Kubernetes has 1.5 MiB at most; ten thousand ServiceEntries have some 10 MiB.
+pub const CONFIG_FILE_BYTES: u64 = 64 * 1024 * 1024;
+/// Levels of nesting in a document: Kubernetes objects have some 20; each level costs stack where trees are walked.
+pub const YAML_DEPTH: usize = 100;
+/// Bytes that the anchors and aliases of one document may copy ("billion laughs" would be terabytes).
+pub const YAML_ALIAS_BYTES: usize = 8 * 1024 * 1024;
+/// How often files are looked at where inotify cannot be had (its limits are used up, or events were lost).
+pub const RELOAD_POLL: Duration = Duration::from_secs(2);
+/// `idleTimeout: 0s` means never; this is what never is, short of overflowing a clock.
+pub const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
