@@ -17,6 +17,16 @@ pub const HEAD_FIELDS: usize = 100;
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Idle time of an upstream connection or a tunnel (Istio `idleTimeout`).
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// First and smallest size of a copy buffer: one connection of small messages needs no more. Two a connection.
+pub const COPY_BUFFER_LEAST: usize = 8 * 1024;
+/// A buffer that reads keep filling doubles up to this; beyond it throughput no longer rises.
+pub const COPY_BUFFER_MOST: usize = 256 * 1024;
+/// Reads of one direction before the other gets its turn.
+pub const COPY_ROUNDS: usize = 16;
+/// Copy buffers are let go this long after the last byte.
+pub const COPY_REST: Duration = Duration::from_secs(5);
+/// Pause of an accept loop after the process ran out of descriptors or memory: accept(2) would fail again at once.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Retries of a request that provably was not processed (Istio's default policy).
 pub const RETRIES: u32 = 2;
 /// First pause between two attempts, doubled with each (Envoy's `base_interval`).
