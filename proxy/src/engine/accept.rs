@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{
-    Engine, Snapshot, http,
+    Engine, http,
     pod::Pod,
     raw::{self, Raw},
     sniff::{self, Kind, Prefixed},
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     limits,
-    mesh::{FirstBytes, Outbound, UpstreamTls},
+    mesh::{FirstBytes, HostMap, Outbound, UpstreamTls},
     telemetry::record::Flag,
 };
 
@@ -167,4 +167,21 @@ async fn decide(engine: Arc<Engine>, pod: Arc<Pod>, mut stream: TcpStream, peer:
 
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// True where some rule wants plain text on this port encrypted: then what might still become a request does not pass.
+fn guarded(outbound: &Outbound, port: u16) -> bool {
+    let layer = |outbound: &Outbound| {
+        let hosts = std::iter::once(&outbound.guards.own).chain(outbound.guards.others.iter());
+        hosts.flat_map(values).any(|guard| guard.covers(port))
+            || outbound
+                .ports
+                .get(&port)
+                .is_some_and(|table| values(&table.http).any(|route| route.cluster.tls != UpstreamTls::Plain))
+    };
+    layer(outbound) || outbound.base.as_deref().is_some_and(layer)
+}
+
+fn values<T>(map: &HostMap<T>) -> impl Iterator<Item = &T> {
+    map.exact.values().chain(map.suffix.values()).chain(&map.any)
 }

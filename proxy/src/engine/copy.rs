@@ -315,7 +315,11 @@ mod tests {
         let (mut client, mut client_side) = duplex(64);
         let (mut server, mut server_side) = duplex(64);
         let started = Instant::now();
-        tokio::spawn(async move { while client.write_all(b"x").await.is_ok() { tokio::time::sleep(Duration::from_millis(10)).await } });
+        tokio::spawn(async move {
+            while client.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(10)).await
+            }
+        });
         tokio::spawn(async move { tokio::io::copy(&mut server, &mut tokio::io::sink()).await });
         let limits = Limits { idle: Duration::from_secs(3600), until: Some(started + Duration::from_secs(5)) };
         let (end, carried) = both_ways(&mut client_side, &mut server_side, limits).await;
