@@ -1,14 +1,230 @@
-//! HTTP proxying.
+//! HTTP proxying: a downstream connection's requests, each decided on what is in force now, to pooled upstream
+//! connections.
+//!
+//! [`serve`] runs hyper's server over the [`head_guard`] (HTTP/1) or as it is (h2). [`service`] decides a request,
+//! [`forward`] exchanges it with an upstream, [`connect`] and [`pool`] find the connection, [`body`] and [`log`] go along
+//! to the last byte.
 
-use std::sync::Arc;
+mod body;
+mod connect;
+mod forward;
+mod framing;
+mod head_guard;
+mod head_rules;
+mod headers;
+mod log;
+mod pool;
+mod reply;
+mod service;
+mod tunnel;
 
-use super::{Engine, accept::ConnectionInfo, pod::Pod, sniff::Prefixed};
+#[cfg(test)]
+mod tests;
 
-/// Upstream connections that wait for the next request, for one pod.
-#[derive(Default)]
-pub struct Pools {}
+use std::{
+    convert::Infallible,
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+};
 
-/// Serves the HTTP connection to its end.
-pub async fn serve(engine: Arc<Engine>, pod: Arc<Pod>, io: Prefixed<tokio::net::TcpStream>, info: ConnectionInfo) {
-    drop((engine, pod, io, info));
+use hyper::{
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+pub use pool::Pools;
+
+use super::{Engine, accept::ConnectionInfo, pod::Pod, sniff::Prefixed, stream};
+use crate::limits;
+
+type Handle = head_guard::Handle<Downstream>;
+
+/// A downstream connection, as its requests see it.
+pub struct Connection {
+    pub engine: Arc<Engine>,
+    pub pod: Arc<Pod>,
+    pub info: ConnectionInfo,
+    /// None on h2.
+    guard: Option<Handle>,
+    /// Close with a reset: an orderly end would make a broken response look whole.
+    reset: Arc<AtomicBool>,
+    busy: AtomicUsize,
+}
+
+impl Connection {
+    /// A request has begun; until its [`Connection::end`] the connection is not idle.
+    fn begin(&self) {
+        self.busy.fetch_add(1, Ordering::AcqRel);
+        if let Some(guard) = &self.guard {
+            guard.begin();
+        }
+    }
+
+    fn end(&self) {
+        self.busy.fetch_sub(1, Ordering::AcqRel);
+        if let Some(guard) = &self.guard {
+            guard.end();
+        }
+    }
+}
+
+/// Serves the HTTP connection to its end: the client's, the idle timeout's, a drain's (after the requests in flight),
+/// or the pod's.
+pub async fn serve(engine: Arc<Engine>, pod: Arc<Pod>, io: Prefixed<TcpStream>, info: ConnectionInfo) {
+    if info.h2 { serve_h2(engine, pod, io, info).await } else { serve_h1(engine, pod, io, info).await }
+}
+
+async fn serve_h1(engine: Arc<Engine>, pod: Arc<Pod>, io: Prefixed<TcpStream>, info: ConnectionInfo) {
+    let reset = Arc::new(AtomicBool::new(false));
+    let (io, guard) = head_guard::guard(Downstream { io, reset: reset.clone() }, limits::IDLE_TIMEOUT);
+    let connection = Arc::new(Connection::new(engine, pod, info, Some(guard), reset));
+    let service = service_fn({
+        let connection = connection.clone();
+        move |request| {
+            let connection = connection.clone();
+            async move { Ok::<_, Infallible>(service::answer(connection, request).await) }
+        }
+    });
+    let mut serving = std::pin::pin!(
+        http1::Builder::new()
+            .auto_date_header(false)
+            .max_headers(limits::HEAD_FIELDS)
+            .serve_connection(TokioIo::new(io), service)
+            .with_upgrades()
+    );
+    let (draining, closed) = (connection.engine.draining(), &connection.pod.closed);
+    let mut drained = false;
+    loop {
+        tokio::select! {
+            result = &mut serving => return note(result),
+            () = closed.cancelled() => return,
+            () = draining.cancelled(), if !drained => {
+                drained = true;
+                serving.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+async fn serve_h2(engine: Arc<Engine>, pod: Arc<Pod>, io: Prefixed<TcpStream>, info: ConnectionInfo) {
+    let reset = Arc::new(AtomicBool::new(false));
+    let connection = Arc::new(Connection::new(engine, pod, info, None, reset.clone()));
+    let service = service_fn({
+        let connection = connection.clone();
+        move |request| {
+            let connection = connection.clone();
+            async move { Ok::<_, Infallible>(service::answer(connection, request).await) }
+        }
+    });
+    let mut serving = std::pin::pin!(
+        http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .auto_date_header(false)
+            .max_concurrent_streams(limits::H2_STREAMS)
+            .max_header_list_size(limits::HEAD_BYTES as u32)
+            .serve_connection(TokioIo::new(Downstream { io, reset }), service)
+    );
+    let (draining, closed) = (connection.engine.draining(), &connection.pod.closed);
+    let mut ending = false;
+    loop {
+        tokio::select! {
+            result = &mut serving => return note(result),
+            () = closed.cancelled() => return,
+            () = draining.cancelled(), if !ending => {
+                ending = true;
+                serving.as_mut().graceful_shutdown();
+            }
+            () = idle(&connection), if !ending => {
+                ending = true;
+                serving.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+/// Ends when the connection has had no stream for the idle timeout, seen twice in between.
+async fn idle(connection: &Connection) {
+    let mut quiet = false;
+    loop {
+        tokio::time::sleep(limits::IDLE_TIMEOUT / 2).await;
+        let now = connection.busy.load(Ordering::Acquire) == 0;
+        if quiet && now {
+            return;
+        }
+        quiet = now;
+    }
+}
+
+fn note(result: hyper::Result<()>) {
+    if let Err(error) = result {
+        ::log::debug!("downstream connection: {error}");
+    }
+}
+
+impl Connection {
+    fn new(
+        engine: Arc<Engine>,
+        pod: Arc<Pod>,
+        info: ConnectionInfo,
+        guard: Option<Handle>,
+        reset: Arc<AtomicBool>,
+    ) -> Self {
+        Self { engine, pod, info, guard, reset, busy: AtomicUsize::new(0) }
+    }
+}
+
+/// The client's socket; closed with a reset where told so.
+struct Downstream {
+    io: Prefixed<TcpStream>,
+    reset: Arc<AtomicBool>,
+}
+
+impl Drop for Downstream {
+    fn drop(&mut self) {
+        if self.reset.load(Ordering::Acquire) {
+            stream::reset_on_close(self.io.get_ref());
+        }
+    }
+}
+
+impl AsyncRead for Downstream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Downstream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
 }

@@ -1,0 +1,202 @@
+//! One request's [`Record`] while it grows; written exactly once, when the exchange ends or is dropped.
+
+use std::{
+    borrow::Cow,
+    sync::{Arc, atomic::Ordering},
+    time::{Instant, SystemTime},
+};
+
+use http::{HeaderMap, Request, Response, StatusCode, Version};
+
+use super::{Connection, body::Progress, headers};
+use crate::{
+    engine::{balance::Counted, dial::Picked},
+    mesh::Cluster,
+    telemetry::record::{Flag, Record},
+};
+
+/// Dropping it without [`RequestLog::finish`] means that the client left before there was an answer.
+pub struct RequestLog {
+    connection: Arc<Connection>,
+    record: Option<Record>,
+    started: Instant,
+    sent_upstream: Option<Instant>,
+    progress: Option<Arc<Progress>>,
+    version: Version,
+    grpc: bool,
+    /// Counted as in flight until the record is written.
+    held: Option<Counted>,
+    endpoint: Option<Picked>,
+}
+
+impl RequestLog {
+    pub fn new<B>(connection: &Arc<Connection>, request: &Request<B>) -> Box<Self> {
+        connection.begin();
+        let headers = request.headers();
+        let own_id = headers.get("x-request-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
+        let record = Record {
+            workload: connection.pod.id.clone(),
+            start: SystemTime::now(),
+            duration: std::time::Duration::ZERO,
+            protocol: Some(match request.version() {
+                Version::HTTP_10 => "HTTP/1.0",
+                Version::HTTP_2 => "HTTP/2",
+                _ => "HTTP/1.1",
+            }),
+            method: Some(request.method().as_str().to_owned()),
+            path: request.uri().path_and_query().map(|path| path.as_str().to_owned()),
+            authority: None,
+            response_code: 0,
+            flags: Vec::new(),
+            response_code_details: None,
+            connection_termination_details: None,
+            upstream_transport_failure_reason: None,
+            bytes_received: 0,
+            bytes_sent: 0,
+            upstream_service_time: None,
+            request_id: Some(own_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string())),
+            upstream_host: None,
+            upstream_local_address: None,
+            downstream_local_address: Some(connection.info.original),
+            downstream_remote_address: Some(connection.info.peer),
+            requested_server_name: None,
+            route_name: None,
+            cluster: None,
+            cluster_name: None,
+            upstream_tls: false,
+            grpc_status: None,
+            request_headers: headers.clone(),
+            response_headers: HeaderMap::new(),
+        };
+        Box::new(Self {
+            connection: connection.clone(),
+            record: Some(record),
+            started: Instant::now(),
+            sent_upstream: None,
+            progress: None,
+            version: request.version(),
+            grpc: headers::is_grpc(headers),
+            held: None,
+            endpoint: None,
+        })
+    }
+
+    pub fn is_grpc(&self) -> bool {
+        self.grpc
+    }
+
+    /// Changes the record; it is there until [`RequestLog::finish`].
+    pub fn with(&mut self, change: impl FnOnce(&mut Record)) {
+        if let Some(record) = &mut self.record {
+            change(record);
+        }
+    }
+
+    pub fn flag(&mut self, flag: Flag) {
+        self.with(|record| {
+            if !record.flags.contains(&flag) {
+                record.flags.push(flag);
+            }
+        });
+    }
+
+    pub fn details(&mut self, details: impl Into<Cow<'static, str>>) {
+        self.with(|record| record.response_code_details = Some(details.into().into_owned()));
+    }
+
+    pub fn route(&mut self, route: &str, cluster: Option<&Arc<Cluster>>, cluster_name: &str) {
+        self.with(|record| {
+            record.route_name = (!route.is_empty()).then(|| route.into());
+            record.cluster = cluster.cloned();
+            record.cluster_name = Some(cluster_name.to_owned());
+        });
+    }
+
+    /// Where received bytes are counted.
+    pub fn progress(&mut self, progress: &Arc<Progress>) {
+        self.progress = Some(progress.clone());
+    }
+
+    /// The request counts against its cluster's limit until its end.
+    pub fn held(&mut self, counted: Counted) {
+        self.held = Some(counted);
+    }
+
+    /// The endpoint is in use until the end.
+    pub fn held_endpoint(&mut self, picked: Picked) {
+        self.endpoint = Some(picked);
+    }
+
+    /// The request goes out now.
+    pub fn sending(&mut self) {
+        self.sent_upstream = Some(Instant::now());
+    }
+
+    /// The head that the client gets.
+    pub fn response<B>(&mut self, response: &Response<B>) {
+        let time = self.sent_upstream.take().map(|sent| sent.elapsed());
+        self.with(|record| {
+            record.response_code = response.status().as_u16();
+            record.upstream_service_time = time;
+            record.response_headers = response.headers().clone();
+            record.grpc_status = headers::grpc_status(response.headers());
+        });
+    }
+
+    pub fn trailers(&mut self, trailers: &HeaderMap) {
+        if let Some(status) = headers::grpc_status(trailers) {
+            self.with(|record| record.grpc_status = Some(status));
+        }
+    }
+
+    /// The response ends in the middle. A body that ends with the connection (HTTP/1.0) would look whole: reset it.
+    pub fn cut(&mut self) {
+        if self.version == Version::HTTP_10 {
+            self.connection.reset.store(true, Ordering::Release);
+        }
+    }
+
+    pub fn client_gone(&mut self) {
+        self.flag(Flag::DC);
+        self.details("downstream_remote_disconnect");
+    }
+
+    /// Writes the record. `sent` are the body bytes of the response.
+    pub fn finish(mut self: Box<Self>, sent: u64) {
+        self.write(sent);
+    }
+
+    fn write(&mut self, sent: u64) {
+        let Some(mut record) = self.record.take() else { return };
+        record.duration = self.started.elapsed();
+        record.bytes_sent = sent;
+        record.bytes_received = match &self.progress {
+            Some(progress) => progress.received.load(Ordering::Relaxed),
+            None => record.bytes_received,
+        };
+        self.connection.end();
+        (self.held, self.endpoint) = (None, None);
+        self.connection.engine.sink().record(record);
+    }
+}
+
+impl Drop for RequestLog {
+    fn drop(&mut self) {
+        if self.record.is_some() {
+            self.client_gone();
+            self.write(0);
+        }
+    }
+}
+
+/// gRPC's own word for an HTTP status that a proxy answers with (the gRPC protocol's "HTTP to gRPC status mapping").
+pub fn grpc_code(status: StatusCode) -> u32 {
+    match status.as_u16() {
+        400 | 431 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502..=504 => 14,
+        _ => 2,
+    }
+}

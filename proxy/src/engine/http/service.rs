@@ -1,0 +1,120 @@
+//! One request: what was refused, what it names, and what the table says to do with it.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Request, Response, StatusCode, Uri, Version, header::HOST};
+use hyper::body::Incoming;
+
+use super::{
+    Connection,
+    body::ResponseBody,
+    forward::{self, Errand},
+    head_guard::Verdict,
+    head_rules::{Violation, check_authority},
+    log::RequestLog,
+    reply,
+};
+use crate::{engine::dial, limits, mesh::Decision, telemetry::record::Flag};
+
+/// Answers one request.
+pub async fn answer(connection: Arc<Connection>, request: Request<Incoming>) -> Response<ResponseBody> {
+    let mut log = RequestLog::new(&connection, &request);
+    if let Some(verdict) = connection.guard.as_ref().and_then(|guard| guard.refusal(request.method())) {
+        return refuse_head(log, verdict);
+    }
+    let authority = match authority(&request) {
+        Ok(authority) => authority,
+        Err(violation) => return violated(log, violation),
+    };
+    log.with(|record| record.authority = Some(authority.clone()));
+    if request.method() == http::Method::CONNECT {
+        log.details("connect_not_supported");
+        let text = "CONNECT is not supported: connect to the destination itself, egret carries it transparently";
+        return reply::reply(log, StatusCode::METHOD_NOT_ALLOWED, text);
+    }
+    let snapshot = connection.engine.snapshot();
+    let original = connection.info.original;
+    let Some(outbound) = snapshot.outbound(&connection.pod.id) else {
+        let text = format!("{} is not enrolled any more", connection.pod.id);
+        return reply::refused(log, text.into());
+    };
+    let (route, cluster) = match outbound.http(original, &authority) {
+        Decision::Cluster { route, cluster } => (route, cluster),
+        Decision::Passthrough => {
+            log.route("allow_any", None, dial::PASSTHROUGH);
+            let errand = Errand { connection, snapshot, cluster: dial::passthrough().clone(), authority };
+            return forward::exchange(errand, request, log).await;
+        }
+        Decision::Block => {
+            log.route("block_all", None, dial::BLACK_HOLE);
+            log.details("direct_response");
+            return reply::reply(log, StatusCode::BAD_GATEWAY, "");
+        }
+        Decision::Refuse(reason) => return reply::refused(log, reason),
+    };
+    log.route(&route, Some(&cluster), &cluster.name);
+    forward::exchange(Errand { connection, snapshot, cluster, authority }, request, log).await
+}
+
+fn refuse_head(mut log: Box<RequestLog>, verdict: Verdict) -> Response<ResponseBody> {
+    log.with(|record| {
+        record.method = verdict.method;
+        record.path = verdict.target;
+        record.request_headers = HeaderMap::new();
+    });
+    violated(log, verdict.violation)
+}
+
+/// The answer to a request that breaks the protocol.
+pub fn violated(mut log: Box<RequestLog>, violation: Violation) -> Response<ResponseBody> {
+    log.flag(Flag::DPE);
+    log.details(violation.details());
+    reply::reply(log, violation.status(), violation.to_string())
+}
+
+/// What the request names: the authority of an absolute-form target (or `:authority`), before Host (RFC 9112 section
+/// 3.2.2). Empty for HTTP/1.0 without Host. On h2, where no guard has looked, it is judged here.
+fn authority(request: &Request<Incoming>) -> Result<String, Violation> {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let host = hosts.next();
+    let named = request.uri().authority();
+    if request.version() == Version::HTTP_2 {
+        if hosts.next().is_some() || request.headers().len() > limits::HEAD_FIELDS {
+            return Err(if request.headers().len() > limits::HEAD_FIELDS {
+                Violation::TooLarge
+            } else {
+                Violation::Host
+            });
+        }
+        for value in named.map(|named| named.as_str().as_bytes()).into_iter().chain(host.map(|host| host.as_bytes())) {
+            check_authority(value)?;
+        }
+        match (named, host) {
+            (None, None) => return Err(Violation::Host),
+            // Two names for one request: whoever looks at the other one is deceived.
+            (Some(named), Some(host)) if !host.as_bytes().eq_ignore_ascii_case(named.as_str().as_bytes()) => {
+                return Err(Violation::Host);
+            }
+            _ => {}
+        }
+    }
+    if let Some(named) = named {
+        return Ok(named.as_str().to_owned());
+    }
+    let host = host.map(|host| host.to_str().map_err(|_| Violation::Authority)).transpose()?;
+    Ok(host.unwrap_or_default().to_owned())
+}
+
+/// The target in origin-form (`*` stays).
+pub fn origin_form(uri: &Uri) -> Uri {
+    let mut parts = http::uri::Parts::default();
+    parts.path_and_query = uri.path_and_query().cloned();
+    // `http://host?query` has no path: the target then is `/?query` (RFC 9112 section 3.2.1).
+    if let Some(path) = &parts.path_and_query
+        && path.as_str().starts_with('?')
+        && let Ok(rooted) = format!("/{path}").parse()
+    {
+        parts.path_and_query = Some(rooted);
+    }
+    Uri::from_parts(parts).unwrap_or_default()
+}

@@ -1,0 +1,2 @@
+
+//! Real loopback TCP: a client, the engine, an upstream.
