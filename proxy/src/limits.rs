@@ -17,6 +17,16 @@ pub const HEAD_FIELDS: usize = 100;
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Idle time of an upstream connection or a tunnel (Istio `idleTimeout`).
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// First and smallest size of a copy buffer: one connection of small messages needs no more. Two a connection.
+pub const COPY_BUFFER_LEAST: usize = 8 * 1024;
+/// A buffer that reads keep filling doubles up to this; beyond it throughput no longer rises.
+pub const COPY_BUFFER_MOST: usize = 256 * 1024;
+/// Reads of one direction before the other gets its turn.
+pub const COPY_ROUNDS: usize = 16;
+/// Copy buffers are let go this long after the last byte.
+pub const COPY_REST: Duration = Duration::from_secs(5);
+/// Pause of an accept loop after the process ran out of descriptors or memory: accept(2) would fail again at once.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Retries of a request that provably was not processed (Istio's default policy).
 pub const RETRIES: u32 = 2;
 /// First pause between two attempts, doubled with each (Envoy's `base_interval`).
@@ -71,6 +81,16 @@ pub const CHAIN_SIGNATURES: usize = 64;
 pub const WARNED_CERTIFICATES: usize = 1024;
 /// A certificate of ours that ends within this time is warned about.
 pub const EXPIRY_WARNING: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Bytes of one configuration file. An object of Kubernetes has 1.5 MiB at most; ten thousand ServiceEntries have some 10 MiB.
+pub const CONFIG_FILE_BYTES: u64 = 64 * 1024 * 1024;
+/// Levels of nesting in a document: Kubernetes objects have some 20; each level costs stack where trees are walked.
+pub const YAML_DEPTH: usize = 100;
+/// Bytes that the anchors and aliases of one document may copy ("billion laughs" would be terabytes).
+pub const YAML_ALIAS_BYTES: usize = 8 * 1024 * 1024;
+/// How often files are looked at where inotify cannot be had (its limits are used up, or events were lost).
+pub const RELOAD_POLL: Duration = Duration::from_secs(2);
+/// `idleTimeout: 0s` means never; this is what never is, short of overflowing a clock.
+pub const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Bytes of the trailers of one request; hyper's own limit for them is the same.
 pub const TRAILER_BYTES: usize = 16 * 1024;
 /// After a refusal the rest of what the client sends is read and dropped this long, and so many bytes, so that the

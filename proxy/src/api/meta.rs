@@ -7,7 +7,8 @@ use std::{
     sync::Arc,
 };
 
-/// `kind namespace/name`, the identity of an object; API versions of one kind are the same object.
+/// `kind namespace/name`, the identity of an object; API versions of one kind are the same object. The namespace of what
+/// belongs to the whole cluster (a Namespace) is empty.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 pub struct ObjectId {
     pub kind: &'static str,
@@ -17,6 +18,9 @@ pub struct ObjectId {
 
 impl fmt::Display for ObjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            return write!(f, "{} {}", self.kind, self.name);
+        }
         write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
     }
 }

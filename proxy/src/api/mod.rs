@@ -7,4 +7,4 @@ pub mod meta;
 pub mod objects;
 
 pub use meta::{Diagnostic, ObjectId, ObjectMeta, Origin, Severity};
-pub use objects::{Object, Objects};
+pub use objects::{AnyObject, Object, Objects};

@@ -43,3 +43,59 @@ pub struct Objects {
 }
 
 pub type Kind<S> = BTreeMap<(String, String), Arc<Object<S>>>;
+
+/// One object of any kind that egret reads.
+#[derive(Clone, Debug)]
+pub enum AnyObject {
+    Pod(Arc<Object<super::core::Pod>>),
+    Service(Arc<Object<super::core::Service>>),
+    Namespace(Arc<Object<super::core::Namespace>>),
+    Secret(Arc<Object<super::core::Secret>>),
+    ServiceEntry(Arc<Object<super::istio::ServiceEntry>>),
+    DestinationRule(Arc<Object<super::istio::DestinationRule>>),
+    MeshConfig(Arc<Object<super::istio::MeshConfig>>),
+}
+
+impl AnyObject {
+    #[must_use]
+    pub fn id(&self) -> &ObjectId {
+        match self {
+            Self::Pod(o) => &o.id,
+            Self::Service(o) => &o.id,
+            Self::Namespace(o) => &o.id,
+            Self::Secret(o) => &o.id,
+            Self::ServiceEntry(o) => &o.id,
+            Self::DestinationRule(o) => &o.id,
+            Self::MeshConfig(o) => &o.id,
+        }
+    }
+
+    #[must_use]
+    pub fn origin(&self) -> &Origin {
+        match self {
+            Self::Pod(o) => &o.origin,
+            Self::Service(o) => &o.origin,
+            Self::Namespace(o) => &o.origin,
+            Self::Secret(o) => &o.origin,
+            Self::ServiceEntry(o) => &o.origin,
+            Self::DestinationRule(o) => &o.origin,
+            Self::MeshConfig(o) => &o.origin,
+        }
+    }
+}
+
+impl Objects {
+    /// Adds an object, or replaces the one of the same kind, namespace and name.
+    pub fn insert(&mut self, object: AnyObject) {
+        let key = (object.id().namespace.clone(), object.id().name.clone());
+        match object {
+            AnyObject::Pod(o) => drop(self.pods.insert(key, o)),
+            AnyObject::Service(o) => drop(self.services.insert(key, o)),
+            AnyObject::Namespace(o) => drop(self.namespaces.insert(key, o)),
+            AnyObject::Secret(o) => drop(self.secrets.insert(key, o)),
+            AnyObject::ServiceEntry(o) => drop(self.service_entries.insert(key, o)),
+            AnyObject::DestinationRule(o) => drop(self.destination_rules.insert(key, o)),
+            AnyObject::MeshConfig(o) => drop(self.mesh_configs.insert(key, o)),
+        }
+    }
+}

@@ -1,17 +1,33 @@
-//! From the in-pod listener to a decision.
+//! From the in-pod listener to a decision: where was it going, what does it speak, what does the table say.
 
 use std::{
+    io,
     net::SocketAddr,
+    os::fd::AsFd,
     sync::Arc,
     time::{Instant, SystemTime},
 };
 
-use super::{Engine, pod::Pod};
+use bytes::Bytes;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::{
+    Engine, http,
+    pod::Pod,
+    raw::{self, Raw},
+    sniff::{self, Kind, Prefixed},
+    stream::reset_on_close,
+};
+use crate::{
+    limits,
+    mesh::{FirstBytes, HostMap, Outbound, UpstreamTls},
+    telemetry::record::Flag,
+};
 
 /// What is known of a downstream connection before its first request.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionInfo {
-    /// The address the client dialled, before capture.
+    /// The address the client dialled, before capture; v4-mapped addresses as IPv4.
     pub original: SocketAddr,
     /// The client's own address.
     pub peer: SocketAddr,
@@ -21,6 +37,151 @@ pub struct ConnectionInfo {
     pub started: Instant,
 }
 
+/// Accepts until the engine drains or the pod is unenrolled.
 pub(super) async fn run(engine: Arc<Engine>, listener: std::net::TcpListener, pod: Arc<Pod>) {
-    drop((engine, listener, pod));
+    let listener = match listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)) {
+        Ok(listener) => listener,
+        Err(error) => return log::error!("{}: the listener cannot be used: {error}", pod.id),
+    };
+    let mut failing = false;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = engine.draining().cancelled() => return,
+            () = pod.closed.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                if failing {
+                    log::info!("{}: accepting connections again", pod.id);
+                    failing = false;
+                }
+                tokio::spawn(connection(engine.clone(), pod.clone(), stream, peer));
+            }
+            // What accept(2) says of a connection that is gone already; the listener is fine.
+            Err(error) if of_the_connection(&error) => log::debug!("{}: accept: {error}", pod.id),
+            Err(error) => {
+                if !failing {
+                    log::error!("{}: cannot accept connections: {error}; trying on (see `ulimit -n`)", pod.id);
+                    failing = true;
+                }
+                tokio::time::sleep(limits::ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// accept(2), "Error handling": network errors already pending on the new socket.
+fn of_the_connection(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNABORTED
+                | libc::EINTR
+                | libc::ENETDOWN
+                | libc::EPROTO
+                | libc::ENOPROTOOPT
+                | libc::EHOSTDOWN
+                | libc::ENONET
+                | libc::EHOSTUNREACH
+                | libc::EOPNOTSUPP
+                | libc::ENETUNREACH
+                | libc::EPERM
+        )
+    )
+}
+
+async fn connection(engine: Arc<Engine>, pod: Arc<Pod>, stream: TcpStream, peer: SocketAddr) {
+    let _in_flight = engine.enter();
+    let closed = pod.closed.clone();
+    tokio::select! {
+        biased;
+        () = closed.cancelled() => {}
+        () = decide(engine.clone(), pod, stream, peer) => {}
+    }
+}
+
+async fn decide(engine: Arc<Engine>, pod: Arc<Pod>, mut stream: TcpStream, peer: SocketAddr) {
+    let original = match pod.capture.original_destination(stream.as_fd()) {
+        Ok(Some(original)) => canonical(original),
+        Ok(None) => return log::debug!("{}: {peer} dialled the listener itself; closed", pod.id),
+        Err(error) => {
+            log::warn!("{}: where {peer} was going cannot be told: {error}; closed", pod.id);
+            return reset_on_close(&stream);
+        }
+    };
+    let info = ConnectionInfo {
+        original,
+        peer: canonical(peer),
+        h2: false,
+        start: SystemTime::now(),
+        started: Instant::now(),
+    };
+    let snapshot = engine.snapshot();
+    let Some(outbound) = snapshot.outbound(&pod.id) else {
+        log::debug!("{}: not in the table (any more); connection to {original} reset", pod.id);
+        return reset_on_close(&stream);
+    };
+    if pod.is_listener(original) {
+        log::warn!("{}: {peer} wants {original}, which is the proxy's own listener; reset", pod.id);
+        return reset_on_close(&stream);
+    }
+    if let Err(error) = stream.set_nodelay(true) {
+        log::debug!("{}: TCP_NODELAY: {error}", pod.id);
+    }
+    if outbound.first_bytes(original) == FirstBytes::None {
+        let raw = Raw { stream, first: Bytes::new(), info, sni: None, tls: false };
+        return raw::serve(&engine, &snapshot, &pod, raw, outbound.tcp(original)).await;
+    }
+    let (kind, first) = match sniff::sniff(&mut stream, limits::SNIFF_SILENCE).await {
+        Ok(sniffed) => sniffed,
+        Err(error) => return log::debug!("{}: {peer} before its first bytes: {error}", pod.id),
+    };
+    match kind {
+        Kind::Http1 | Kind::Http2 => {
+            // HTTP asks the table anew for each request.
+            drop((snapshot, outbound));
+            let info = ConnectionInfo { h2: kind == Kind::Http2, ..info };
+            Box::pin(http::serve(engine, pod, Prefixed::new(first, stream), info)).await;
+        }
+        Kind::Tls(hello) => {
+            let decision = outbound.tls(original, hello.sni.as_deref());
+            let raw = Raw { stream, first, info, sni: hello.sni, tls: true };
+            raw::serve(&engine, &snapshot, &pod, raw, decision).await;
+        }
+        Kind::Stalled { tls: false } if !guarded(&outbound, original.port()) => {
+            let decision = outbound.tcp(original);
+            raw::serve(&engine, &snapshot, &pod, Raw { stream, first, info, sni: None, tls: false }, decision).await;
+        }
+        Kind::Stalled { tls } => {
+            let raw = Raw { stream, first, info, sni: None, tls };
+            raw::refuse(&engine, &pod, raw, Flag::DPE, "first_bytes_incomplete");
+        }
+        Kind::Other => {
+            let decision = outbound.tcp(original);
+            raw::serve(&engine, &snapshot, &pod, Raw { stream, first, info, sni: None, tls: false }, decision).await;
+        }
+    }
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// True where some rule wants plain text on this port encrypted: then what might still become a request does not pass.
+fn guarded(outbound: &Outbound, port: u16) -> bool {
+    let layer = |outbound: &Outbound| {
+        let hosts = std::iter::once(&outbound.guards.own).chain(outbound.guards.others.iter());
+        hosts.flat_map(values).any(|guard| guard.covers(port))
+            || outbound
+                .ports
+                .get(&port)
+                .is_some_and(|table| values(&table.http).any(|route| route.cluster.tls != UpstreamTls::Plain))
+    };
+    layer(outbound) || outbound.base.as_deref().is_some_and(layer)
+}
+
+fn values<T>(map: &HostMap<T>) -> impl Iterator<Item = &T> {
+    map.exact.values().chain(map.suffix.values()).chain(&map.any)
 }

@@ -9,6 +9,7 @@ use std::{
     time::Instant,
 };
 
+use rustls_pki_types::ServerName;
 use tokio::time::timeout_at;
 
 use super::{
@@ -22,6 +23,7 @@ use crate::{
     limits,
     mesh::{Cluster, Discovery, EndpointAddress, LoadBalancer, Pool, Protocol, UpstreamTls},
     telemetry::record::Flag,
+    tls::{ClientContext, UpstreamName, alpn_is_h2},
 };
 
 pub const PASSTHROUGH: &str = "PassthroughCluster";
@@ -52,8 +54,8 @@ pub struct Picked {
 pub struct TlsKey {
     /// Changes whenever the rule, its certificates or its CA change; 0 for plain text.
     pub context_id: u64,
-    /// The name sent and verified.
-    pub name: Option<String>,
+    /// The name sent (or the address checked); None for plain text.
+    pub name: Option<ServerName<'static>>,
 }
 
 /// An upstream connection, TLS done. Counted against `maxConnections` until dropped.
@@ -250,12 +252,28 @@ pub async fn pick(pod: &Pod, target: &Target<'_>, tried: &[EndpointAddress]) -> 
 
 /// What a pooled connection must match; fails where the cluster's TLS rule cannot be honoured.
 pub fn tls_key(snapshot: &Snapshot, target: &Target<'_>) -> Result<TlsKey, DialError> {
-    let _ = snapshot;
-    match &target.cluster.tls {
-        UpstreamTls::Plain => Ok(TlsKey { context_id: 0, name: None }),
+    let Some(context) = context(snapshot, target.cluster)? else { return Ok(TlsKey { context_id: 0, name: None }) };
+    let name = context.server_name(upstream_name(target)).map_err(refused)?;
+    Ok(TlsKey { context_id: context.id, name: Some(name) })
+}
+
+/// The TLS context of the cluster; None where it has no TLS rule, and only there.
+fn context(snapshot: &Snapshot, cluster: &Cluster) -> Result<Option<Arc<ClientContext>>, DialError> {
+    match &cluster.tls {
+        UpstreamTls::Plain => Ok(None),
         UpstreamTls::Refuse(reason) => Err(DialError::Refused(reason.clone())),
-        UpstreamTls::Originate(_) => Err(DialError::Refused("TLS origination is not built in yet".into())),
+        UpstreamTls::Originate(settings) => snapshot.tls.get(settings).map(Some).map_err(refused),
     }
+}
+
+fn refused(error: impl fmt::Display) -> DialError {
+    DialError::Refused(error.to_string().into())
+}
+
+/// The Host asked for (HTTP); else the service's own name, which a wildcard does not have.
+fn upstream_name<'a>(target: &Target<'a>) -> UpstreamName<'a> {
+    let service = || Some(target.cluster.host.as_str()).filter(|host| !host.is_empty() && !host.contains('*'));
+    UpstreamName { host: target.host.map(host_name).filter(|host| !host.is_empty()).or_else(service) }
 }
 
 /// Connects to what was picked, TLS included, within the cluster's connect timeout.
@@ -266,14 +284,29 @@ pub async fn dial(
     target: &Target<'_>,
     picked: &Picked,
 ) -> Result<Upstream, DialError> {
+    let cluster = target.cluster;
     let key = tls_key(snapshot, target)?;
-    let pool = &target.cluster.pool;
-    let guard = picked.state.connection(pool).ok_or(DialError::Overflow("maxConnections"))?;
-    let deadline = tokio::time::Instant::now() + pool.connect_timeout;
-    let _ = (engine, Instant::now());
+    let context = context(snapshot, cluster)?;
+    let guard = picked.state.connection(&cluster.pool).ok_or(DialError::Overflow("maxConnections"))?;
+    let deadline = tokio::time::Instant::now() + cluster.pool.connect_timeout;
     let (socket, address) = connect(pod, picked, deadline).await?;
     let local = socket.local();
-    Ok(Upstream { io: UpstreamIo::Plain(socket), address, local, h2: false, tls: false, key, guard })
+    let Some(context) = context else {
+        return Ok(Upstream { io: UpstreamIo::Plain(socket), address, local, h2: false, tls: false, key, guard });
+    };
+    let begun = Instant::now();
+    let handshake = timeout_at(deadline, context.connect(upstream_name(target), socket)).await;
+    let text = || address_text(&address);
+    let result = match handshake {
+        Err(_) => Err(DialError::Timeout { address: text() }),
+        Ok(Err(error)) => Err(DialError::Tls { address: text(), reason: error.to_string().into() }),
+        Ok(Ok(stream)) => Ok(stream),
+    };
+    let told = result.as_ref().map(|_| ()).map_err(ToString::to_string);
+    engine.sink().handshake(&pod.id, cluster, told.as_ref().map(|()| ()).map_err(String::as_str), begun.elapsed());
+    let stream = result?;
+    let h2 = alpn_is_h2(&stream);
+    Ok(Upstream { io: UpstreamIo::Tls(Box::new(stream)), address, local, h2, tls: true, key, guard })
 }
 
 /// TCP (or unix) to the address picked; where the kernel has no route, to the next.

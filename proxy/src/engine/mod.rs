@@ -6,6 +6,7 @@
 pub mod accept;
 pub mod balance;
 pub mod client_hello;
+pub mod copy;
 pub mod dial;
 pub mod host_sockets;
 pub mod http;

@@ -1,1 +1,215 @@
-//! Bytes copied both ways, for TLS passed through and for TCP.
+//! Connections that are not HTTP: TLS passed through by its server name, TCP, and TLS originated for raw bytes.
+
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+
+use super::{
+    Engine, Snapshot,
+    accept::ConnectionInfo,
+    copy::{self, Carried, End, Limits},
+    dial::{self, BLACK_HOLE, DialError, PASSTHROUGH, Target, Upstream},
+    pod::Pod,
+    sniff::Prefixed,
+    stream::reset_on_close,
+};
+use crate::{
+    limits,
+    mesh::{Cluster, Decision, UpstreamTls},
+    telemetry::record::{Flag, Record},
+    tls::TlsError,
+};
+
+/// A raw connection that was decided.
+pub struct Raw {
+    pub stream: TcpStream,
+    /// What sniffing read.
+    pub first: Bytes,
+    pub info: ConnectionInfo,
+    /// The server name of a ClientHello.
+    pub sni: Option<String>,
+    /// The connection began with a ClientHello.
+    pub tls: bool,
+}
+
+/// Carries the connection to where the decision says, or resets it; one record either way.
+pub async fn serve(engine: &Engine, snapshot: &Snapshot, pod: &Pod, raw: Raw, decision: Decision) {
+    let mut record = record(pod, &raw.info);
+    record.requested_server_name = raw.sni.clone();
+    let cluster = match decision {
+        Decision::Cluster { cluster, .. } => {
+            record.cluster_name = Some(cluster.name.clone());
+            record.cluster = Some(cluster.clone());
+            cluster
+        }
+        Decision::Passthrough => {
+            record.cluster_name = Some(PASSTHROUGH.to_owned());
+            dial::passthrough().clone()
+        }
+        Decision::Block => {
+            record.cluster_name = Some(BLACK_HOLE.to_owned());
+            record.flags.push(Flag::UH);
+            return reset(engine, raw, record);
+        }
+        Decision::Refuse(reason) => {
+            log::warn!("{}: connection to {} refused: {reason}", pod.id, raw.info.original);
+            record.flags.push(Flag::UF);
+            record.upstream_transport_failure_reason = Some(format!("TLS_error: {reason}"));
+            return reset(engine, raw, record);
+        }
+    };
+    if raw.tls && matches!(cluster.tls, UpstreamTls::Originate(_)) {
+        log::debug!("{}: TLS inside TLS to {}: the client speaks TLS and a rule originates it", pod.id, cluster.name);
+    }
+    let name = record.cluster_name.clone().unwrap_or_default();
+    engine.sink().connection_opened(&pod.id, record.cluster.as_ref(), &name);
+    let _closed = Closed { engine, pod, cluster: record.cluster.clone(), name };
+    match dial_any(engine, snapshot, pod, &cluster, &raw).await {
+        Ok((upstream, _picked)) => carry(engine, raw, upstream, &cluster, record).await,
+        Err(error) => {
+            log::debug!("{}: {}: {error}", pod.id, cluster.name);
+            record.flags.push(error.flag());
+            record.upstream_host = error.upstream_host().map(str::to_owned);
+            record.upstream_transport_failure_reason = error.reason();
+            reset(engine, raw, record);
+        }
+    }
+}
+
+/// Ends a connection that cannot be decided.
+pub fn refuse(engine: &Engine, pod: &Pod, raw: Raw, flag: Flag, details: &'static str) {
+    let mut record = record(pod, &raw.info);
+    record.flags.push(flag);
+    record.connection_termination_details = Some(details.to_owned());
+    record.requested_server_name = raw.sni.clone();
+    reset(engine, raw, record);
+}
+
+/// Tells the sink that the connection is gone, however this ends.
+struct Closed<'a> {
+    engine: &'a Engine,
+    pod: &'a Pod,
+    cluster: Option<Arc<Cluster>>,
+    name: String,
+}
+
+impl Drop for Closed<'_> {
+    fn drop(&mut self) {
+        self.engine.sink().connection_closed(&self.pod.id, self.cluster.as_ref(), &self.name);
+    }
+}
+
+/// Tries other endpoints where one cannot be reached: nothing was sent yet, so no byte is sent twice.
+async fn dial_any(
+    engine: &Engine,
+    snapshot: &Snapshot,
+    pod: &Pod,
+    cluster: &Arc<Cluster>,
+    raw: &Raw,
+) -> Result<(Upstream, dial::Picked), DialError> {
+    let target = Target { cluster, original: raw.info.original, host: raw.sni.as_deref() };
+    let mut tried = Vec::new();
+    let mut failure = None;
+    while tried.len() <= limits::RETRIES as usize {
+        let picked = dial::pick(pod, &target, &tried).await?;
+        if tried.contains(&picked.address) {
+            break;
+        }
+        match dial::dial(engine, snapshot, pod, &target, &picked).await {
+            Ok(upstream) => return Ok((upstream, picked)),
+            Err(error) if error.retryable() => failure = Some(error),
+            Err(error) => return Err(error),
+        }
+        tried.push(picked.address.clone());
+    }
+    Err(failure.unwrap_or(DialError::NoEndpoints))
+}
+
+async fn carry(engine: &Engine, raw: Raw, upstream: Upstream, cluster: &Cluster, mut record: Record) {
+    record.upstream_host = Some(dial::address_text(&upstream.address));
+    record.upstream_local_address = upstream.local;
+    record.upstream_tls = upstream.tls;
+    let limits = Limits {
+        idle: cluster.pool.tcp_idle_timeout,
+        until: cluster.pool.max_connection_duration.map(|longest| tokio::time::Instant::now() + longest),
+    };
+    let mut downstream = Prefixed::new(raw.first, raw.stream);
+    let mut io = upstream.io;
+    let (end, carried) = copy::both_ways(&mut downstream, &mut io, limits).await;
+    match end {
+        End::Done => {}
+        End::Downstream(error) => {
+            log::debug!("{}: downstream: {error}", record.workload);
+            record.flags.push(Flag::DC);
+            io.socket().reset_on_close();
+        }
+        End::Upstream(error) => {
+            // A TLS stream cut off without close_notify counts as an error too: the client, who sees no TLS, could
+            // not tell it from the end of the data.
+            log::debug!("{}: upstream {}: {error}", record.workload, cluster.name);
+            record.flags.push(Flag::UC);
+            if upstream.tls {
+                record.upstream_transport_failure_reason = Some(format!("TLS_error: {}", TlsError::from_io(&error)));
+            }
+            reset_on_close(downstream.get_ref());
+        }
+        End::Idle => {
+            record.flags.push(Flag::SI);
+            record.connection_termination_details = Some("idle_timeout".to_owned());
+        }
+        End::Duration => {
+            record.flags.push(Flag::DT);
+            record.connection_termination_details = Some("max_connection_duration".to_owned());
+        }
+    }
+    finish(engine, record, raw.info.started, carried);
+}
+
+fn reset(engine: &Engine, raw: Raw, record: Record) {
+    reset_on_close(&raw.stream);
+    drop(raw.stream);
+    finish(engine, record, raw.info.started, Carried::default());
+}
+
+fn finish(engine: &Engine, mut record: Record, started: Instant, carried: Carried) {
+    record.duration = started.elapsed();
+    record.bytes_received = carried.received;
+    record.bytes_sent = carried.sent;
+    engine.sink().record(record);
+}
+
+/// A record that knows the connection and nothing else yet.
+pub fn record(pod: &Pod, info: &ConnectionInfo) -> Record {
+    let original: SocketAddr = info.original;
+    Record {
+        workload: pod.id.clone(),
+        start: info.start,
+        duration: std::time::Duration::ZERO,
+        protocol: None,
+        method: None,
+        path: None,
+        authority: None,
+        response_code: 0,
+        flags: Vec::new(),
+        response_code_details: None,
+        connection_termination_details: None,
+        upstream_transport_failure_reason: None,
+        bytes_received: 0,
+        bytes_sent: 0,
+        upstream_service_time: None,
+        request_id: None,
+        upstream_host: None,
+        upstream_local_address: None,
+        downstream_local_address: Some(original),
+        downstream_remote_address: Some(info.peer),
+        requested_server_name: None,
+        route_name: None,
+        cluster: None,
+        cluster_name: None,
+        upstream_tls: false,
+        grpc_status: None,
+        request_headers: http::HeaderMap::new(),
+        response_headers: http::HeaderMap::new(),
+    }
+}

@@ -366,7 +366,8 @@ impl Errand {
             let Some(cluster) = outbound.as_ref().and_then(|outbound| outbound.clusters.get(&key.cluster)) else {
                 return false;
             };
-            let target = Target { cluster, original: self.connection.info.original, host: key.tls.name.as_deref() };
+            let name = key.tls.name.as_ref().map(|name| name.to_str());
+            let target = Target { cluster, original: self.connection.info.original, host: name.as_deref() };
             dial::tls_key(&self.snapshot, &target).is_ok_and(|tls| tls.context_id == key.tls.context_id)
         });
     }

@@ -1,0 +1,409 @@
+//! A file's text to objects. Each document stands for itself: what is wrong with one is said with its line, column, object
+//! and field, and the others are read all the same.
+
+use std::{borrow::Cow, collections::BTreeSet, collections::HashMap, path::Path, sync::Arc};
+
+use super::{
+    decode::{Dialect, Field, Fields, Finding, Findings, camel, join},
+    kinds,
+    yaml::{self, Fault, Node, Position, Value},
+};
+use crate::api::{AnyObject, Diagnostic, Object, ObjectId, ObjectMeta, Origin, Severity};
+
+/// What a file holds.
+#[derive(Debug, Default)]
+pub struct Parsed {
+    pub objects: Vec<AnyObject>,
+    /// One entry for each document that is refused, in order.
+    pub refused: Vec<Refused>,
+    /// Warnings and infos.
+    pub diagnostics: Vec<Diagnostic>,
+    /// Some of the text is no YAML.
+    pub not_yaml: bool,
+}
+
+/// A document that does not count.
+#[derive(Debug)]
+pub struct Refused {
+    /// None where the text does not tell which object it is.
+    pub id: Option<ObjectId>,
+    /// Every mistake in it; at least one.
+    pub errors: Vec<Diagnostic>,
+}
+
+const CORE: &[&str] = &["v1"];
+const ISTIO: &[&str] = &["v1", "v1beta1", "v1alpha3"];
+
+/// Kinds that the data plane will read one day. Their absence changes what happens to traffic, so it is said.
+const LATER: &[(&str, &[&str])] = &[
+    ("", &["Endpoints"]),
+    ("discovery.k8s.io", &["EndpointSlice"]),
+    (
+        "networking.istio.io",
+        &["VirtualService", "Gateway", "Sidecar", "WorkloadEntry", "WorkloadGroup", "EnvoyFilter", "ProxyConfig"],
+    ),
+    ("security.istio.io", &["PeerAuthentication", "AuthorizationPolicy", "RequestAuthentication"]),
+    ("telemetry.istio.io", &["Telemetry"]),
+    ("extensions.istio.io", &["WasmPlugin"]),
+    (
+        "gateway.networking.k8s.io",
+        &[
+            "Gateway",
+            "HTTPRoute",
+            "GRPCRoute",
+            "TLSRoute",
+            "TCPRoute",
+            "UDPRoute",
+            "ReferenceGrant",
+            "BackendTLSPolicy",
+        ],
+    ),
+];
+
+/// Reads every document of a file (`.json` is JSON, all else YAML, several documents each).
+#[must_use]
+pub fn parse_file(path: Arc<Path>, text: &str) -> Parsed {
+    let mut reader = Reader { path, parsed: Parsed::default(), skipped: BTreeSet::new() };
+    // JSON is YAML but for its tabs, and inside a JSON string there are none.
+    let json = reader.path.extension().is_some_and(|extension| extension == "json");
+    let text = if json && text.contains('\t') { Cow::from(text.replace('\t', " ")) } else { Cow::from(text) };
+    for document in yaml::documents(&text) {
+        match document {
+            Ok(document) => reader.document(&document.root, &document.faults),
+            Err(fault) => {
+                reader.parsed.not_yaml = true;
+                reader.refuse(None, vec![finding(&fault)]);
+            }
+        }
+    }
+    reader.parsed
+}
+
+struct Reader {
+    path: Arc<Path>,
+    parsed: Parsed,
+    /// Kinds that an info was given for.
+    skipped: BTreeSet<String>,
+}
+
+/// The `apiVersion` and `kind` of a document, and its root.
+struct Header<'a> {
+    group: &'a str,
+    version: &'a str,
+    kind: &'a str,
+    root: &'a Node,
+}
+
+impl Reader {
+    fn document(&mut self, root: &Node, faults: &[Fault]) {
+        let Some(header) = self.header(root) else { return };
+        let list = matches!(root.get("items"), Some(Node { value: Value::List(_), .. }));
+        if header.kind.ends_with("List") && list && faults.is_empty() {
+            if let Some(Node { value: Value::List(items), .. }) = root.get("items") {
+                items.iter().for_each(|item| self.document(item, &[]));
+            }
+            return;
+        }
+        let findings = Findings::default();
+        for fault in faults {
+            findings.add(Severity::Error, fault.at, "", &fault.message);
+        }
+        match (header.group, header.kind) {
+            ("", "Pod") => self.object(&header, "Pod", CORE, &findings, &["status"], AnyObject::Pod, |root, meta| {
+                Some(kinds::core::pod(root, meta))
+            }),
+            ("", "Service") => self.object(&header, "Service", CORE, &findings, &[], AnyObject::Service, |root, _| {
+                kinds::core::service(root)
+            }),
+            ("", "Namespace") => {
+                self.object(&header, "Namespace", CORE, &findings, &[], AnyObject::Namespace, |_, _| {
+                    Some(Default::default())
+                });
+            }
+            ("", "Secret") => {
+                let read = &["data", "stringData"];
+                self.object(&header, "Secret", CORE, &findings, read, AnyObject::Secret, |root, _| {
+                    Some(kinds::core::secret(root))
+                });
+            }
+            ("", "ConfigMap") => self.config_map(&header, &findings),
+            ("networking.istio.io", "ServiceEntry") => {
+                self.object(&header, "ServiceEntry", ISTIO, &findings, &[], AnyObject::ServiceEntry, |root, _| {
+                    kinds::service_entry::service_entry(root)
+                });
+            }
+            ("networking.istio.io", "DestinationRule") => {
+                self.object(
+                    &header,
+                    "DestinationRule",
+                    ISTIO,
+                    &findings,
+                    &[],
+                    AnyObject::DestinationRule,
+                    |root, _| kinds::destination_rule::destination_rule(root),
+                );
+            }
+            ("install.istio.io", "IstioOperator")
+                if root.get("spec").is_some_and(|s| s.get("meshConfig").is_some()) =>
+            {
+                let versions = &["v1alpha1"];
+                self.object(&header, "IstioOperator", versions, &findings, &[], AnyObject::MeshConfig, |root, _| {
+                    let spec = root.require("spec")?.entries();
+                    let mesh = spec.into_iter().find(|(key, _)| *key == "meshConfig")?.1;
+                    kinds::mesh_config::mesh_config(&mesh)
+                });
+            }
+            _ => self.foreign(&header, faults),
+        }
+    }
+
+    /// Finds out what a document is; None where it says so badly that it is refused.
+    fn header<'a>(&mut self, root: &'a Node) -> Option<Header<'a>> {
+        let mut refuse = |at: Position, field: &str, message: &str| {
+            let finding =
+                Finding { severity: Severity::Error, at, field: field.to_owned(), message: message.to_owned() };
+            self.refuse(None, vec![finding]);
+            None
+        };
+        let Value::Map(_) = root.value else {
+            return refuse(
+                root.at,
+                "",
+                "not an object: a document is a mapping with `apiVersion`, `kind` and `metadata`",
+            );
+        };
+        let mesh = ["outboundTrafficPolicy", "accessLogFile", "meshConfig", "tlsDefaults", "trustDomain"];
+        if root.get("kind").is_none() && mesh.iter().any(|key| root.get(key).is_some()) {
+            return refuse(root.at, "", "`kind` is missing; mesh settings go into the ConfigMap `istio`, key `mesh`");
+        }
+        let Some(kind) = root.get("kind") else { return refuse(root.at, "", "`kind` is missing") };
+        let Some(api_version) = root.get("apiVersion") else { return refuse(root.at, "", "`apiVersion` is missing") };
+        let Some(kind_text) = kind.text() else { return refuse(kind.at, "kind", "must be text") };
+        let Some(version_text) = api_version.text() else {
+            return refuse(api_version.at, "apiVersion", "must be text");
+        };
+        let (group, version) = version_text.split_once('/').unwrap_or(("", version_text));
+        Some(Header { group, version, kind: kind_text, root })
+    }
+
+    /// Reads one object of a kind that counts. `read` are the root fields that its reader takes besides the usual ones.
+    #[expect(clippy::too_many_arguments, reason = "one row of the table of kinds")]
+    fn object<S>(
+        &mut self,
+        header: &Header<'_>,
+        kind: &'static str,
+        versions: &[&str],
+        findings: &Findings,
+        read: &[&str],
+        wrap: fn(Arc<Object<S>>) -> AnyObject,
+        spec: impl FnOnce(&Fields<'_>, &ObjectMeta) -> Option<S>,
+    ) {
+        let dialect = if header.group.is_empty() { Dialect::Kubernetes } else { Dialect::Istio };
+        let mut names = vec!["metadata", "spec"];
+        names.extend(read);
+        let ignored = ["apiVersion", "kind", "status", "type", "immutable", "binaryData"];
+        let root = Field::root(header.root, "", dialect, findings);
+        let fields = root.fields(&names, if header.group.is_empty() { &ignored } else { &ignored[..3] }, &[]);
+        let meta = fields.as_ref().and_then(|fields| kinds::meta::metadata(fields, kind != "Namespace"));
+        let id =
+            meta.as_ref().map(|meta| ObjectId { kind, namespace: meta.namespace.clone(), name: meta.name.clone() });
+        if !versions.contains(&header.version) {
+            let at = header.root.get("apiVersion").map_or(header.root.at, |node| node.at);
+            let message = format!("\"{}\" is not one of {}", header.version, versions.join(", "));
+            findings.add(Severity::Error, at, "apiVersion", message);
+        }
+        let spec = match (&fields, &meta) {
+            (Some(fields), Some(meta)) => spec(fields, meta),
+            _ => None,
+        };
+        let found = findings.take();
+        let errors = found.iter().any(|finding| finding.severity == Severity::Error);
+        match (id, meta, spec) {
+            (Some(id), Some(meta), Some(spec)) if !errors => {
+                self.note(Some(&id), found);
+                let positions = Arc::new(positions(header.root, dialect));
+                let origin = Origin { file: self.path.clone(), start: header.root.at, positions };
+                self.parsed.objects.push(wrap(Arc::new(Object { id, meta, spec, origin })));
+            }
+            (id, ..) => self.refuse(id, found),
+        }
+    }
+
+    /// The ConfigMap `istio` holds mesh settings, as YAML inside its key `mesh`. No other one matters.
+    fn config_map(&mut self, header: &Header<'_>, findings: &Findings) {
+        let named_istio = header.root.get("metadata").and_then(|m| m.get("name")?.text()) == Some("istio");
+        let Some(mesh) = header.root.get("data").and_then(|data| data.get("mesh")).filter(|_| named_istio) else {
+            return self.foreign(header, &[]);
+        };
+        // The inner text has places of its own: bring them to those of the file, and put the tree where the text was.
+        let mut root = header.root.clone();
+        match inner(mesh) {
+            Ok(tree) => replace(&mut root, "data", "mesh", tree),
+            Err(faults) => {
+                for fault in faults {
+                    findings.add(Severity::Error, fault.at, "data.mesh", fault.message);
+                }
+            }
+        }
+        let header = Header { root: &root, ..*header };
+        self.object(&header, "ConfigMap", CORE, findings, &["data"], AnyObject::MeshConfig, |root, _| {
+            let mesh = root.get("data")?.entries().into_iter().find(|(key, _)| *key == "mesh")?.1;
+            if mesh.node.is_null() {
+                return Some(Default::default());
+            }
+            // The settings are protobuf JSON, whatever holds them.
+            kinds::mesh_config::mesh_config(&mesh.in_dialect(Dialect::Istio))
+        });
+    }
+
+    /// A kind that is not read: a warning where traffic would go otherwise if it were, else one info for each kind.
+    fn foreign(&mut self, header: &Header<'_>, faults: &[Fault]) {
+        if !faults.is_empty() {
+            return self.refuse(None, faults.iter().map(finding).collect());
+        }
+        let later = LATER.iter().find(|(group, _)| *group == header.group);
+        let at = header.root.get("kind").map_or(header.root.at, |node| node.at);
+        let (severity, object, message) = match later.and_then(|(_, kinds)| kinds.iter().find(|k| **k == header.kind)) {
+            Some(kind) => {
+                let text = |key: &str| Some(header.root.get("metadata")?.get(key)?.text()?.to_owned());
+                let namespace = text("namespace").unwrap_or_else(|| "default".to_owned());
+                let object = text("name").map(|name| ObjectId { kind, namespace, name });
+                (Severity::Warning, object, format!("kind {kind} is not honoured yet"))
+            }
+            None => {
+                if !self.skipped.insert(header.kind.to_owned()) {
+                    return;
+                }
+                (
+                    Severity::Info,
+                    None,
+                    format!("kind {} means nothing to the data plane: skipped", header.kind.escape_debug()),
+                )
+            }
+        };
+        let field = String::new();
+        let found = vec![Finding { severity, at, field, message }];
+        self.note(object.as_ref(), found);
+    }
+
+    fn refuse(&mut self, id: Option<ObjectId>, found: Vec<Finding>) {
+        let (mut errors, rest): (Vec<_>, Vec<_>) = found.into_iter().partition(|f| f.severity == Severity::Error);
+        if errors.is_empty() {
+            // Cannot be: a reader that gives nothing says why. Refusing without a word would be worse.
+            let message = "cannot be read".to_owned();
+            errors.push(Finding { severity: Severity::Error, at: (1, 1), field: String::new(), message });
+        }
+        self.note(id.as_ref(), rest);
+        let errors = self.diagnostics(id.as_ref(), errors);
+        self.parsed.refused.push(Refused { id, errors });
+    }
+
+    fn note(&mut self, id: Option<&ObjectId>, found: Vec<Finding>) {
+        let found = self.diagnostics(id, found);
+        self.parsed.diagnostics.extend(found);
+    }
+
+    /// Findings in the order of the text, each once (some fields are looked at twice).
+    fn diagnostics(&self, id: Option<&ObjectId>, mut found: Vec<Finding>) -> Vec<Diagnostic> {
+        found.sort_by(|a, b| (a.at, &a.field, &a.message).cmp(&(b.at, &b.field, &b.message)));
+        found.dedup_by(|a, b| (a.at, &a.field, &a.message) == (b.at, &b.field, &b.message));
+        let diagnostic = |f: Finding| Diagnostic {
+            severity: f.severity,
+            object: id.cloned(),
+            file: self.path.clone(),
+            line: f.at.0,
+            column: f.at.1,
+            field: f.field,
+            message: f.message,
+        };
+        found.into_iter().map(diagnostic).collect()
+    }
+}
+
+fn finding(fault: &Fault) -> Finding {
+    Finding { severity: Severity::Error, at: fault.at, field: String::new(), message: fault.message.clone() }
+}
+
+/// The YAML inside a text value, its places shifted to where the text lies.
+fn inner(holder: &Node) -> Result<Node, Vec<Fault>> {
+    let Some(text) = holder.text() else {
+        return Err(vec![Fault { at: holder.at, message: "must be text that holds YAML (`mesh: |`)".to_owned() }]);
+    };
+    let block = match &holder.value {
+        Value::Text { block, .. } => *block,
+        _ => None,
+    };
+    let shift = |at: Position| match block {
+        Some(block) => (at.0.saturating_add(block.line).saturating_sub(1), at.1.saturating_add(block.indent)),
+        None => holder.at,
+    };
+    let mut documents = yaml::documents(text);
+    if documents.len() > 1 {
+        return Err(vec![Fault { at: holder.at, message: "must hold one document".to_owned() }]);
+    }
+    let moved = |fault: Fault| Fault { at: shift(fault.at), ..fault };
+    match documents.pop() {
+        None => Ok(Node { at: holder.at, value: Value::Plain(String::new()) }),
+        Some(Err(fault)) => Err(vec![moved(fault)]),
+        Some(Ok(document)) if !document.faults.is_empty() => Err(document.faults.into_iter().map(moved).collect()),
+        Some(Ok(document)) => {
+            let mut root = document.root;
+            root.relocate(&shift);
+            root.at = holder.at;
+            Ok(root)
+        }
+    }
+}
+
+/// Puts `tree` in the place of the entry `outer.key`.
+fn replace(root: &mut Node, outer: &str, key: &str, tree: Node) {
+    let Value::Map(entries) = &mut root.value else { return };
+    for entry in entries.iter_mut().filter(|entry| entry.key == outer) {
+        let Value::Map(entries) = &mut entry.node.value else { return };
+        for entry in entries.iter_mut().filter(|entry| entry.key == key) {
+            entry.node = tree.clone();
+        }
+    }
+}
+
+/// Every field path of a document with its place. Mesh settings are found by their own paths too (`trustDomain`),
+/// whatever holds them.
+fn positions(root: &Node, dialect: Dialect) -> HashMap<String, Position> {
+    let mut map = HashMap::new();
+    walk(root, "", dialect, &mut map);
+    for holder in [root.get("data").and_then(|d| d.get("mesh")), root.get("spec").and_then(|s| s.get("meshConfig"))] {
+        if let Some(Node { value: Value::Map(entries), .. }) = holder {
+            for entry in entries {
+                map.insert(camel(&entry.key), entry.node.at);
+                walk(&entry.node, &camel(&entry.key), Dialect::Istio, &mut map);
+            }
+        }
+    }
+    map
+}
+
+fn walk(node: &Node, path: &str, dialect: Dialect, map: &mut HashMap<String, Position>) {
+    match &node.value {
+        Value::Map(entries) => {
+            for entry in entries {
+                let child = join(path, &entry.key);
+                map.insert(child.clone(), entry.node.at);
+                let name = if dialect == Dialect::Istio { camel(&entry.key) } else { entry.key.clone() };
+                let canonical = if name == entry.key { child } else { join(path, &name) };
+                walk(&entry.node, &canonical, dialect, map);
+                map.entry(canonical).or_insert(entry.node.at);
+            }
+        }
+        Value::List(items) => {
+            for (i, item) in items.iter().enumerate() {
+                let child = format!("{path}[{i}]");
+                walk(item, &child, dialect, map);
+                map.insert(child, item.at);
+            }
+        }
+        Value::Plain(_) | Value::Text { .. } => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,281 @@
+//! core/v1: Pod, Service, Secret. Only what a data plane reads is looked at; the rest is the kubelet's affair.
+
+use std::collections::BTreeMap;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+
+use super::super::decode::{Field, Fields};
+use crate::api::{
+    ObjectMeta,
+    core::{ContainerPort, Pod, Secret, Service, ServicePort, TargetPort, Volume, VolumeMount},
+};
+
+const POD_READ: &[&str] =
+    &["serviceAccountName", "serviceAccount", "hostNetwork", "volumes", "containers", "initContainers"];
+const POD_IGNORED: &[&str] = &[
+    "activeDeadlineSeconds",
+    "affinity",
+    "automountServiceAccountToken",
+    "dnsConfig",
+    "dnsPolicy",
+    "enableServiceLinks",
+    "ephemeralContainers",
+    "hostAliases",
+    "hostIPC",
+    "hostPID",
+    "hostUsers",
+    "hostname",
+    "hostnameOverride",
+    "imagePullSecrets",
+    "nodeName",
+    "nodeSelector",
+    "os",
+    "overhead",
+    "preemptionPolicy",
+    "priority",
+    "priorityClassName",
+    "readinessGates",
+    "resourceClaims",
+    "resources",
+    "restartPolicy",
+    "runtimeClassName",
+    "schedulerName",
+    "schedulingGates",
+    "securityContext",
+    "setHostnameAsFQDN",
+    "shareProcessNamespace",
+    "subdomain",
+    "terminationGracePeriodSeconds",
+    "tolerations",
+    "topologySpreadConstraints",
+];
+const CONTAINER_READ: &[&str] = &["volumeMounts", "ports"];
+const CONTAINER_IGNORED: &[&str] = &[
+    "name",
+    "image",
+    "args",
+    "command",
+    "env",
+    "envFrom",
+    "imagePullPolicy",
+    "lifecycle",
+    "livenessProbe",
+    "readinessProbe",
+    "resizePolicy",
+    "resources",
+    "restartPolicy",
+    "restartPolicyRules",
+    "securityContext",
+    "startupProbe",
+    "stdin",
+    "stdinOnce",
+    "terminationMessagePath",
+    "terminationMessagePolicy",
+    "tty",
+    "volumeDevices",
+    "workingDir",
+];
+
+/// Reads a Pod: its `spec`, the addresses of its `status`, and the annotations that egret acts on.
+pub fn pod(root: &Fields<'_>, meta: &ObjectMeta) -> Pod {
+    let mut pod = Pod { service_account_name: "default".to_owned(), ..Pod::default() };
+    annotations(root, meta);
+    if let Some(fields) = root.get("spec").and_then(|spec| spec.fields(POD_READ, POD_IGNORED, &[])) {
+        if let Some(name) = fields.string("serviceAccountName").or_else(|| fields.string("serviceAccount")) {
+            pod.service_account_name = name;
+        }
+        pod.host_network = fields.get("hostNetwork").and_then(|f| f.boolean()).unwrap_or_default();
+        pod.volumes = fields.items("volumes").iter().filter_map(volume).collect();
+        for container in fields.items("containers").iter().chain(&fields.items("initContainers")) {
+            let Some(fields) = container.fields(CONTAINER_READ, CONTAINER_IGNORED, &[]) else { continue };
+            pod.mounts.extend(fields.items("volumeMounts").iter().filter_map(mount));
+            pod.ports.extend(fields.items("ports").iter().filter_map(container_port));
+        }
+    }
+    if let Some(status) = root.get("status") {
+        pod.ips = addresses(&status);
+    }
+    pod
+}
+
+/// `status.podIPs`, or `status.podIP` where that is all there is.
+fn addresses(status: &Field<'_>) -> Vec<std::net::IpAddr> {
+    let nodes = status.entries();
+    let find = |name: &str| nodes.iter().find(|(key, f)| *key == name && !f.node.is_null()).map(|(_, f)| f);
+    let listed: Vec<_> = find("podIPs")
+        .map(|f| f.items())
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|item| item.fields(&["ip"], &[], &[])?.require("ip")?.ip())
+        .collect();
+    if listed.is_empty() { find("podIP").and_then(|f| f.ip()).into_iter().collect() } else { listed }
+}
+
+fn volume(field: &Field<'_>) -> Option<Volume> {
+    let entries = field.entries();
+    let find = |name: &str| entries.iter().find(|(key, f)| *key == name && !f.node.is_null()).map(|(_, f)| f);
+    let Some(name) = find("name").and_then(|f| f.string()) else {
+        field.error("`name` is missing");
+        return None;
+    };
+    let mut volume = Volume { name, ..Volume::default() };
+    if let Some(secret) = find("secret") {
+        let fields = secret.fields(&["secretName", "items"], &["defaultMode", "optional"], &[])?;
+        volume.secret = fields.require("secretName")?.string();
+        for item in fields.items("items") {
+            let Some(item) = item.fields(&["key", "path"], &["mode"], &[]) else { continue };
+            if let (Some(key), Some(path)) = (item.require("key"), item.require("path")) {
+                volume.items.extend(key.string().zip(path.string()));
+            }
+        }
+    } else if let Some(projected) = find("projected") {
+        let sources = projected.fields(&["sources"], &["defaultMode"], &[])?.items("sources");
+        for source in sources {
+            if source.node.get("secret").is_some() {
+                source.warn("a secret in a projected volume is not honoured yet");
+            }
+        }
+    }
+    Some(volume)
+}
+
+fn mount(field: &Field<'_>) -> Option<VolumeMount> {
+    let ignored = &["readOnly", "recursiveReadOnly", "mountPropagation"];
+    let fields = field.fields(&["name", "mountPath", "subPath"], ignored, &["subPathExpr"])?;
+    let (name, path) = (fields.require("name")?, fields.require("mountPath")?);
+    Some(VolumeMount { name: name.string()?, mount_path: path.string()?, sub_path: fields.string("subPath") })
+}
+
+fn container_port(field: &Field<'_>) -> Option<ContainerPort> {
+    let fields = field.fields(&["name", "containerPort"], &["protocol", "hostPort", "hostIP"], &[])?;
+    Some(ContainerPort { name: fields.string("name"), port: fields.require("containerPort")?.port()? })
+}
+
+/// Refuses what would silently leave a pod outside (or inside) the mesh.
+fn annotations(root: &Fields<'_>, meta: &ObjectMeta) {
+    let Some(metadata) = root.get("metadata") else { return };
+    let maps = metadata.entries();
+    let fields: Vec<_> = maps
+        .iter()
+        .filter(|(key, f)| matches!(*key, "annotations" | "labels") && !f.node.is_null())
+        .flat_map(|(_, f)| f.entries())
+        .collect();
+    for (key, field) in &fields {
+        let value = field.node.text().unwrap_or_default();
+        match *key {
+            "egret.dev/netns" if !netns(value) => {
+                field.error(format!("\"{value}\" is neither the name of a network namespace nor an absolute path"));
+            }
+            "sidecar.istio.io/inject"
+                if !matches!(value, "true" | "false" | "yes" | "no" | "y" | "n" | "on" | "off") =>
+            {
+                field.error(format!("\"{value}\" is not one of \"true\", \"false\""));
+            }
+            "istio.io/dataplane-mode" if !matches!(value, "none" | "ambient") => {
+                field.error(format!("\"{value}\" is not one of none, ambient"));
+            }
+            _ => {}
+        }
+    }
+    let known = ["egret.dev/netns"];
+    for (key, field) in fields.iter().filter(|(key, _)| key.starts_with("egret.dev/") && !known.contains(key)) {
+        if meta.annotations.contains_key(*key) {
+            field.warn(format!("annotation {key} is not known; there is {}", known.join(", ")));
+        }
+    }
+}
+
+/// A name under /run/netns, or a path such as /proc/1/ns/net.
+fn netns(value: &str) -> bool {
+    if value.contains('\0') {
+        return false;
+    }
+    if value.starts_with('/') { value.len() > 1 } else { !matches!(value, "" | "." | "..") && !value.contains('/') }
+}
+
+const SERVICE_READ: &[&str] = &["type", "clusterIP", "clusterIPs", "externalName", "selector", "ports"];
+const SERVICE_IGNORED: &[&str] = &[
+    "allocateLoadBalancerNodePorts",
+    "externalIPs",
+    "externalTrafficPolicy",
+    "healthCheckNodePort",
+    "internalTrafficPolicy",
+    "ipFamilies",
+    "ipFamilyPolicy",
+    "loadBalancerClass",
+    "loadBalancerIP",
+    "loadBalancerSourceRanges",
+    "publishNotReadyAddresses",
+    "sessionAffinity",
+    "sessionAffinityConfig",
+    "topologyKeys",
+    "trafficDistribution",
+];
+
+/// Reads a Service.
+pub fn service(root: &Fields<'_>) -> Option<Service> {
+    let fields = root.require("spec")?.fields(SERVICE_READ, SERVICE_IGNORED, &[])?;
+    let types = ["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"].map(|name| (name, name));
+    let type_ = fields.get("type").and_then(|f| f.choice(&types)).unwrap_or("ClusterIP").to_owned();
+    let mut addresses = fields.items("clusterIPs");
+    if addresses.is_empty() {
+        addresses.extend(fields.get("clusterIP"));
+    }
+    let given = |f: &&Field<'_>| !matches!(f.node.text(), Some("None" | ""));
+    let cluster_ips = addresses.iter().filter(given).filter_map(Field::ip).collect();
+    let external_name = fields.string("externalName");
+    if type_ == "ExternalName" && external_name.is_none() {
+        fields.field.error("`externalName` is missing: type ExternalName is that name");
+    }
+    let port_fields = fields.items("ports");
+    let ports: Vec<_> = port_fields.iter().filter_map(service_port).collect();
+    if port_fields.len() > 1 {
+        for field in port_fields.iter().filter(|f| f.node.get("name").is_none()) {
+            field.error("`name` is missing: a Service with several ports names each");
+        }
+    }
+    Some(Service { type_, cluster_ips, external_name, selector: fields.string_map("selector"), ports })
+}
+
+fn service_port(field: &Field<'_>) -> Option<ServicePort> {
+    let fields = field.fields(&["name", "port", "protocol", "appProtocol", "targetPort"], &["nodePort"], &[])?;
+    let protocols = ["TCP", "UDP", "SCTP"].map(|name| (name, name));
+    let target_port = fields.get("targetPort").and_then(|f| match f.node.text() {
+        Some(text) if text.starts_with(|c: char| c.is_ascii_digit()) => f.port().map(TargetPort::Number),
+        _ => f.string().map(TargetPort::Name),
+    });
+    Some(ServicePort {
+        name: fields.string("name"),
+        port: fields.require("port")?.port()?,
+        protocol: fields.get("protocol").and_then(|f| f.choice(&protocols)).map(str::to_owned),
+        app_protocol: fields.string("appProtocol"),
+        target_port,
+    })
+}
+
+/// Reads a Secret: `data` decoded, `stringData` laid over it. Errors name the key, never the value.
+pub fn secret(root: &Fields<'_>) -> Secret {
+    let mut data = BTreeMap::new();
+    for (key, field) in root.get("data").map(|f| f.entries()).unwrap_or_default() {
+        if field.node.is_null() {
+            data.insert(key.to_owned(), Vec::new());
+            continue;
+        }
+        let Some(text) = field.node.text() else {
+            field.error(format!("key {key} must be text in base64"));
+            continue;
+        };
+        let packed: String = text.chars().filter(|c| !matches!(c, '\n' | '\r' | ' ' | '\t')).collect();
+        match STANDARD.decode(packed) {
+            Ok(bytes) => drop(data.insert(key.to_owned(), bytes)),
+            Err(error) => field.error(format!("key {key} is not base64 ({error}); plain text goes into stringData")),
+        }
+    }
+    for (key, field) in root.get("stringData").map(|f| f.entries()).unwrap_or_default() {
+        match field.node.text() {
+            Some(text) => drop(data.insert(key.to_owned(), text.as_bytes().to_vec())),
+            None => field.error(format!("key {key} must be text")),
+        }
+    }
+    Secret { data }
+}

@@ -1,0 +1,7 @@
+//! One reader for each kind: a document's tree to a typed spec, checked as the kind's own validation does.
+
+pub mod core;
+pub mod destination_rule;
+pub mod mesh_config;
+pub mod meta;
+pub mod service_entry;
