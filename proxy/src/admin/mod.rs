@@ -3,22 +3,30 @@
 //! They run on a thread and a small runtime of their own, so that they answer even where the data path is busy or
 //! stuck. What they tell they ask of [`AdminState`], which the agent implements.
 
+mod dump;
+mod explain;
+mod readiness;
 pub mod rows;
+mod server;
+mod tables;
+
+#[cfg(test)]
+mod tests;
 
 use std::{fmt, net::IpAddr, pin::Pin, sync::Arc};
 
-use crate::{
-    api::Diagnostic,
-    mesh::{Mesh, WorkloadId},
-};
+pub use readiness::{Awaited, Readiness};
+pub use server::{Admin, AdminError, encode, start};
+
+use crate::{api::Diagnostic, engine::Snapshot, mesh::WorkloadId};
 
 /// An answer that takes a while.
 pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What the admin endpoints ask of the agent. Called from the admin thread: nothing here may block for long.
 pub trait AdminState: Send + Sync + 'static {
-    /// The table in force.
-    fn mesh(&self) -> Arc<Mesh>;
+    /// The table and the TLS contexts in force.
+    fn snapshot(&self) -> Arc<Snapshot>;
     /// What is awaited before the agent is ready, one sentence each: `pod default/sleep: listener not bound yet`. Empty:
     /// ready.
     fn readiness(&self) -> Vec<String>;
@@ -26,8 +34,6 @@ pub trait AdminState: Send + Sync + 'static {
     fn status(&self) -> rows::Status;
     /// Findings about the configuration that hold now: what is refused, and warnings.
     fn diagnostics(&self) -> Vec<Diagnostic>;
-    /// Every certificate and CA in use (no key material).
-    fn secrets(&self) -> Vec<rows::SecretRow>;
     /// The addresses of `name` as this pod resolves it, from its cache where it is there. Sockets must be driven by the
     /// agent's runtime, not by the one that polls this.
     fn resolve<'a>(&'a self, workload: &'a WorkloadId, name: &'a str) -> Later<'a, Result<Vec<IpAddr>, String>>;

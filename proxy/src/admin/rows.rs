@@ -109,3 +109,23 @@ pub struct EndpointRow {
     pub outlier_check: String,
     pub cluster: String,
 }
+
+/// `egret explain`: what a request would get, and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    pub pod: String,
+    pub url: String,
+    pub steps: Vec<Step>,
+    /// One sentence that sums it up.
+    pub verdict: String,
+}
+
+/// One thing on the way of a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// `listener`, `route`, `cluster`, `rule`, `tls`, `endpoints` …
+    pub what: String,
+    pub value: String,
+    /// Empty where nothing needs saying.
+    pub why: String,
+}

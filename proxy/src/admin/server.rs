@@ -1,0 +1,335 @@
+//! The HTTP server of the admin endpoints.
+
+use std::{
+    convert::Infallible,
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use tokio::sync::{Semaphore, oneshot};
+
+use super::{AdminState, dump, explain, tables};
+use crate::{
+    limits::{ADMIN_CONNECTIONS, ADMIN_HEAD_BYTES, ADMIN_TIME},
+    mesh::{Mesh, Workload, WorkloadId},
+    telemetry::{logging, metrics},
+};
+
+/// Why there are no admin endpoints.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    #[error(
+        "the admin address {0} is taken, most likely by another egret: stop that one, or choose another address with --admin"
+    )]
+    Taken(SocketAddr),
+    #[error("cannot listen on the admin address {0}: {1}")]
+    Bind(SocketAddr, io::Error),
+    #[error("cannot start the admin thread: {0}")]
+    Thread(io::Error),
+}
+
+/// The running endpoints; dropping it ends them.
+#[derive(Debug)]
+pub struct Admin {
+    /// Where they listen: the port that was found where 0 was asked for.
+    pub address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic there was reported when it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Listens at once, so that a port that is taken is an error here, and serves on a thread of its own.
+pub fn start(address: SocketAddr, state: Arc<dyn AdminState>) -> Result<Admin, AdminError> {
+    let listener = TcpListener::bind(address).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => AdminError::Taken(address),
+        _ => AdminError::Bind(address, error),
+    })?;
+    listener.set_nonblocking(true).map_err(|error| AdminError::Bind(address, error))?;
+    let bound = listener.local_addr().map_err(|error| AdminError::Bind(address, error))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AdminError::Thread)?;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serve = move || {
+        runtime.block_on(async move {
+            tokio::select! {
+                () = accept(listener, state) => {}
+                _ = stopped => {}
+            }
+        });
+    };
+    let thread = std::thread::Builder::new().name("admin".to_owned()).spawn(serve).map_err(AdminError::Thread)?;
+    Ok(Admin { address: bound, stop: Some(stop), thread: Some(thread) })
+}
+
+async fn accept(listener: TcpListener, state: Arc<dyn AdminState>) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return log::error!("admin: {error}: its endpoints are not served"),
+    };
+    let room = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
+    loop {
+        // The semaphore is never closed.
+        let Ok(place) = room.clone().acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, most likely: others may give some back.
+                log::warn!("admin: cannot accept a connection: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let state = state.clone();
+        tokio::spawn(async move {
+            let service = service_fn(|request| answer(state.as_ref(), request));
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(ADMIN_TIME)
+                .max_buf_size(ADMIN_HEAD_BYTES)
+                // One request a connection: so the time limit below bounds each, and nobody holds a place for ever.
+                .keep_alive(false)
+                .serve_connection(TokioIo::new(stream), service);
+            // Both errors are the client's: it is gone, or too slow.
+            let _ = tokio::time::timeout(ADMIN_TIME, connection).await;
+            drop(place);
+        });
+    }
+}
+
+type Answer = Response<Full<Bytes>>;
+
+/// Everything there is, for 404 and for people who look.
+const ENDPOINTS: &[(&str, Method, &str)] = &[
+    ("/healthz/ready", Method::GET, "200 once ready, else 503 and what is awaited"),
+    ("/healthz/live", Method::GET, "200"),
+    ("/metrics", Method::GET, "metrics (OpenMetrics text)"),
+    ("/stats/prometheus", Method::GET, "the same"),
+    ("/status", Method::GET, "the agent and its pods at a glance (JSON)"),
+    ("/config_dump", Method::GET, "everything in force (JSON, no key material)"),
+    ("/certs", Method::GET, "certificates and CAs in use (JSON)"),
+    ("/proxy-config/listener", Method::GET, "?pod=NAME&namespace=NS (JSON)"),
+    ("/proxy-config/route", Method::GET, "?pod=NAME&namespace=NS (JSON)"),
+    ("/proxy-config/cluster", Method::GET, "?pod=NAME&namespace=NS (JSON)"),
+    ("/proxy-config/endpoint", Method::GET, "?pod=NAME&namespace=NS (JSON)"),
+    ("/proxy-config/secret", Method::GET, "?pod=NAME&namespace=NS (JSON)"),
+    ("/explain", Method::GET, "?pod=NAME&namespace=NS&url=URL (JSON)"),
+    ("/logging", Method::POST, "?level=off|error|warn|info|debug|trace"),
+    ("/drain", Method::POST, "stop accepting, finish what is in flight, exit"),
+];
+
+async fn answer(state: &dyn AdminState, request: Request<Incoming>) -> Result<Answer, Infallible> {
+    let path = request.uri().path();
+    let Some((_, method, _)) = ENDPOINTS.iter().find(|(known, ..)| *known == path) else {
+        let list: String =
+            ENDPOINTS.iter().map(|(path, method, what)| format!("{method:4} {path:24} {what}\n")).collect();
+        let (status, head) = match path {
+            "/" => (StatusCode::OK, String::new()),
+            _ => (StatusCode::NOT_FOUND, "no such endpoint; there are:\n".to_owned()),
+        };
+        return Ok(text(status, head + &list));
+    };
+    if request.method() != method && !(request.method() == Method::HEAD && method == Method::GET) {
+        let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, format!("{path} wants {method}\n"));
+        refusal.headers_mut().insert(header::ALLOW, allow(method));
+        return Ok(refusal);
+    }
+    // A page in somebody's browser must not drain the node.
+    if request.method() == Method::POST && request.headers().contains_key(header::ORIGIN) {
+        return Ok(text(StatusCode::FORBIDDEN, "not for browsers\n".to_owned()));
+    }
+    let query = Query::new(request.uri().query().unwrap_or_default());
+    Ok(route(state, path, &query).await.unwrap_or_else(|refusal| refusal))
+}
+
+fn allow(method: &Method) -> HeaderValue {
+    HeaderValue::from_static(if method == Method::POST { "POST" } else { "GET, HEAD" })
+}
+
+async fn route(state: &dyn AdminState, path: &str, query: &Query) -> Result<Answer, Answer> {
+    match path {
+        "/healthz/live" => Ok(text(StatusCode::OK, "LIVE\n".to_owned())),
+        "/healthz/ready" => {
+            let awaited = state.readiness();
+            if awaited.is_empty() {
+                return Ok(text(StatusCode::OK, "READY\n".to_owned()));
+            }
+            let lines: String = awaited.iter().map(|what| format!("{what}\n")).collect();
+            Ok(text(StatusCode::SERVICE_UNAVAILABLE, lines))
+        }
+        "/metrics" | "/stats/prometheus" => match state.metrics() {
+            Ok(metrics) => Ok(with_type(StatusCode::OK, metrics::CONTENT_TYPE, metrics)),
+            Err(_) => Err(text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written\n".to_owned())),
+        },
+        "/status" => json(&state.status()),
+        "/config_dump" => json(&dump::config(state).map_err(|error| internal(&error))?),
+        "/certs" => json(&tables::secrets(&state.snapshot(), None)),
+        "/logging" => match logging::set_level(query.get("level").unwrap_or_default()) {
+            Ok(level) => {
+                log::info!("log level is {level} now");
+                Ok(text(StatusCode::OK, format!("level: {}\n", level.as_str().to_lowercase())))
+            }
+            Err(error) => Err(text(StatusCode::BAD_REQUEST, format!("{error}\n"))),
+        },
+        "/drain" => {
+            state.drain();
+            Ok(text(StatusCode::OK, "draining\n".to_owned()))
+        }
+        "/explain" => explain_url(state, query).await,
+        _ => proxy_config(state, path, query).await,
+    }
+}
+
+async fn explain_url(state: &dyn AdminState, query: &Query) -> Result<Answer, Answer> {
+    let bad = |message: String| text(StatusCode::BAD_REQUEST, message + "\n");
+    let target = explain::Target::parse(query.get("url").unwrap_or_default()).map_err(bad)?;
+    let snapshot = state.snapshot();
+    let found = workloads(&snapshot.mesh, query)?;
+    let [workload] = found.as_slice() else { return Err(bad("pod= is missing".to_owned())) };
+    json(&explain::explain(state, &snapshot, workload, &target).await)
+}
+
+/// Without `pod=` the rows of all pods, each once.
+async fn proxy_config(state: &dyn AdminState, path: &str, query: &Query) -> Result<Answer, Answer> {
+    let snapshot = state.snapshot();
+    let found = workloads(&snapshot.mesh, query)?;
+    let outbounds = found.iter().map(|workload| &workload.outbound);
+    match path.rsplit('/').next().unwrap_or_default() {
+        "listener" => json(&distinct(outbounds.flat_map(|outbound| tables::listeners(outbound)))),
+        "route" => json(&distinct(outbounds.flat_map(|outbound| tables::routes(outbound)))),
+        "cluster" => json(&distinct(outbounds.flat_map(|outbound| tables::clusters(outbound)))),
+        "endpoint" => {
+            let mut rows = Vec::new();
+            for workload in &found {
+                rows.extend(tables::endpoints(state, workload).await);
+            }
+            json(&distinct(rows.into_iter()))
+        }
+        _ => {
+            let one = query.get("pod").and(found.first()).map(|workload| &**workload);
+            json(&tables::secrets(&snapshot, one))
+        }
+    }
+}
+
+/// Each row once; in a stable order, rows of several pods as they come.
+fn distinct<T: PartialEq>(rows: impl Iterator<Item = T>) -> Vec<T> {
+    rows.fold(Vec::new(), |mut kept, row| {
+        if !kept.contains(&row) {
+            kept.push(row);
+        }
+        kept
+    })
+}
+
+/// The pod that is asked for, or all.
+fn workloads(mesh: &Mesh, query: &Query) -> Result<Vec<Arc<Workload>>, Answer> {
+    let Some(pod) = query.get("pod") else { return Ok(mesh.workloads.values().cloned().collect()) };
+    let namespace = query.get("namespace").unwrap_or("default");
+    let id = WorkloadId { namespace: namespace.to_owned(), name: pod.to_owned() };
+    if let Some(found) = mesh.workloads.get(&id) {
+        return Ok(vec![found.clone()]);
+    }
+    let known: Vec<_> = mesh.workloads.keys().map(ToString::to_string).collect();
+    let known = if known.is_empty() { "no pod".to_owned() } else { known.join(", ") };
+    Err(text(StatusCode::NOT_FOUND, format!("no enrolled pod is called {id}; this agent has {known}\n")))
+}
+
+/// The parameters of a query string.
+struct Query(Vec<(String, String)>);
+
+impl Query {
+    fn new(query: &str) -> Self {
+        let pairs = query.split('&').filter(|pair| !pair.is_empty());
+        Self(
+            pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(k, v)| (decode(k), decode(v))).collect(),
+        )
+    }
+
+    /// None where it is absent or empty.
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Percent-decoding; what is no escape stays as it is.
+fn decode(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        rest = after;
+        let digit = |at: usize| after.get(at).and_then(|byte| char::from(*byte).to_digit(16));
+        match (first, digit(0), digit(1)) {
+            (b'%', Some(high), Some(low)) => {
+                bytes.extend(u8::try_from(high * 16 + low));
+                rest = &after[2..];
+            }
+            (b'+', ..) => bytes.push(b' '),
+            _ => bytes.push(*first),
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The counterpart, for the command line.
+pub fn encode(text: &str) -> String {
+    let mut encoded = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+fn text(status: StatusCode, body: String) -> Answer {
+    with_type(status, "text/plain; charset=utf-8", body)
+}
+
+fn json(value: &impl Serialize) -> Result<Answer, Answer> {
+    let mut body = serde_json::to_string_pretty(value).map_err(|error| internal(&error))?;
+    body.push('\n');
+    Ok(with_type(StatusCode::OK, "application/json", body))
+}
+
+fn internal(error: &serde_json::Error) -> Answer {
+    text(StatusCode::INTERNAL_SERVER_ERROR, format!("the answer cannot be written: {error}\n"))
+}
+
+fn with_type(status: StatusCode, kind: &'static str, body: String) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn query_strings_round_trip() {
+        let url = "http://a.com:80/x?y=1&z=é %+";
+        let query = Query::new(&format!("pod=sleep&namespace=&url={}", encode(url)));
+        assert_eq!(query.get("url"), Some(url));
+        assert_eq!(query.get("pod"), Some("sleep"));
+        assert_eq!(query.get("namespace"), None);
+        assert_eq!(decode("%zz%4"), "%zz%4");
+    }
+}

@@ -1,0 +1,240 @@
+//! The rows of `proxy-config`, in istioctl's words, from the table in force.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    fmt::Display,
+    net::SocketAddr,
+    sync::Arc,
+    time::SystemTime,
+};
+
+use ipnet::IpNet;
+
+use super::{
+    AdminState,
+    rows::{ClusterRow, EndpointRow, ListenerRow, RouteRow, SecretRow},
+};
+use crate::{
+    engine::Snapshot,
+    limits::OUTBOUND_PORT,
+    mesh::{
+        Cluster, Discovery, EndpointAddress, Outbound, OutboundPolicy, PortTable, TlsSettings, UpstreamTls, Workload,
+    },
+};
+
+/// The cluster for what no service matches.
+pub fn unmatched(policy: OutboundPolicy) -> &'static str {
+    match policy {
+        OutboundPolicy::AllowAny => "PassthroughCluster",
+        OutboundPolicy::RegistryOnly => "BlackHoleCluster",
+    }
+}
+
+/// Rows by what tells them apart; what was put in first stays: a workload's own table before the one beneath.
+type Rows<K, V> = BTreeMap<K, V>;
+
+pub fn listeners(outbound: &Outbound) -> Vec<ListenerRow> {
+    let mut rows = Rows::new();
+    for port in outbound.all_ports() {
+        for table in outbound.layers(port) {
+            listener_rows(port, table, &mut rows);
+        }
+        add(&mut rows, port, "0.0.0.0", Rank::All, "ALL", unmatched(outbound.policy));
+    }
+    add(&mut rows, OUTBOUND_PORT, "0.0.0.0", Rank::All, "ALL", unmatched(outbound.policy));
+    rows.into_iter()
+        .map(|((port, _, addresses, matches), destination)| ListenerRow { addresses, port, matches, destination })
+        .collect()
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Address,
+    Sni,
+    Http,
+    All,
+}
+
+type ListenerRows = Rows<(u16, Rank, String, String), String>;
+
+fn add(rows: &mut ListenerRows, port: u16, address: &str, rank: Rank, matches: &str, destination: impl Display) {
+    rows.entry((port, rank, address.to_owned(), matches.to_owned())).or_insert_with(|| destination.to_string());
+}
+
+fn listener_rows(port: u16, table: &PortTable, rows: &mut ListenerRows) {
+    let to = |cluster: &Arc<Cluster>| format!("Cluster: {}", cluster.name);
+    for (host, cluster) in table.tls.iter() {
+        add(rows, port, "0.0.0.0", Rank::Sni, &format!("SNI: {host}"), to(cluster));
+    }
+    if !table.http.is_empty() {
+        let matches = "Trans: raw_buffer; App: http/1.1,h2c";
+        add(rows, port, "0.0.0.0", Rank::Http, matches, format!("Route: {port}"));
+    }
+    for (network, cluster) in table.tls_addresses.iter() {
+        add(rows, port, &address(network), Rank::Address, "Trans: tls", to(cluster));
+    }
+    for (network, cluster) in table.tcp.iter() {
+        add(rows, port, &address(network), Rank::Address, "ALL", to(cluster));
+    }
+    if let Some(cluster) = &table.tcp_any {
+        add(rows, port, "0.0.0.0", Rank::All, "ALL", to(cluster));
+    }
+}
+
+/// A single address without its prefix length.
+fn address(network: IpNet) -> String {
+    if network.prefix_len() == network.max_prefix_len() { network.addr().to_string() } else { network.to_string() }
+}
+
+pub fn routes(outbound: &Outbound) -> Vec<RouteRow> {
+    let mut rows = Rows::new();
+    for port in outbound.all_ports() {
+        for table in outbound.layers(port) {
+            for (domain, route) in table.http.iter() {
+                rows.entry((port, domain.into_owned())).or_insert_with(|| route.virtual_host.clone());
+            }
+        }
+    }
+    let ports: BTreeSet<u16> = rows.keys().map(|(port, _)| *port).collect();
+    let mut rows: Vec<_> =
+        rows.into_iter().map(|((port, domain), virtual_host)| route(port, virtual_host, domain, "")).collect();
+    if outbound.policy == OutboundPolicy::RegistryOnly {
+        rows.extend(ports.into_iter().map(|port| route(port, "block_all".to_owned(), "*".to_owned(), "404")));
+        rows.sort_by_key(|row| row.name.parse::<u16>().unwrap_or(u16::MAX));
+    }
+    rows
+}
+
+fn route(port: u16, virtual_host: String, domains: String, virtual_service: &str) -> RouteRow {
+    RouteRow {
+        name: port.to_string(),
+        virtual_host,
+        domains,
+        matches: "/*".to_owned(),
+        virtual_service: virtual_service.to_owned(),
+    }
+}
+
+pub fn clusters(outbound: &Outbound) -> Vec<ClusterRow> {
+    let mut rows: Vec<_> = outbound.all_clusters().map(|cluster| cluster_row(cluster)).collect();
+    let own = |name: &str, kind: &str| ClusterRow {
+        name: name.to_owned(),
+        service: name.to_owned(),
+        port: None,
+        subset: String::new(),
+        direction: String::new(),
+        kind: kind.to_owned(),
+        destination_rule: String::new(),
+    };
+    rows.push(own("BlackHoleCluster", "STATIC"));
+    rows.push(own("PassthroughCluster", "ORIGINAL_DST"));
+    rows.sort_by(|a, b| (&a.service, a.port, &a.subset).cmp(&(&b.service, b.port, &b.subset)));
+    rows
+}
+
+fn cluster_row(cluster: &Cluster) -> ClusterRow {
+    ClusterRow {
+        name: cluster.name.clone(),
+        service: cluster.host.clone(),
+        port: Some(cluster.port),
+        subset: cluster.subset.clone(),
+        direction: "outbound".to_owned(),
+        kind: discovery(&cluster.discovery).to_owned(),
+        destination_rule: cluster
+            .destination_rule
+            .as_ref()
+            .map_or_else(String::new, |rule| format!("{}.{}", rule.name, rule.namespace)),
+    }
+}
+
+/// Envoy's name for a way of discovery.
+pub fn discovery(discovery: &Discovery) -> &'static str {
+    match discovery {
+        Discovery::Static(_) => "EDS",
+        Discovery::Dns { one_at_a_time: false, .. } => "STRICT_DNS",
+        Discovery::Dns { one_at_a_time: true, .. } => "LOGICAL_DNS",
+        Discovery::OriginalDestination { .. } => "ORIGINAL_DST",
+        Discovery::Dynamic { .. } => "DYNAMIC_DNS",
+    }
+}
+
+/// The addresses that a cluster has for this pod now, and what could not be resolved.
+pub async fn addresses(state: &dyn AdminState, workload: &Workload, cluster: &Cluster) -> (Vec<String>, Vec<String>) {
+    let (mut found, mut failed) = (Vec::new(), Vec::new());
+    match &cluster.discovery {
+        Discovery::Static(endpoints) => found.extend(endpoints.iter().map(|endpoint| match &endpoint.address {
+            EndpointAddress::Ip(address) => address.to_string(),
+            EndpointAddress::Unix(path) => format!("unix://{}", path.display()),
+        })),
+        Discovery::Dns { targets, .. } => {
+            for target in targets {
+                if let Ok(address) = target.name.parse() {
+                    found.push(SocketAddr::new(address, target.port).to_string());
+                    continue;
+                }
+                match state.resolve(&workload.id, &target.name).await {
+                    Ok(addresses) => {
+                        found.extend(addresses.into_iter().map(|ip| SocketAddr::new(ip, target.port).to_string()));
+                    }
+                    Err(error) => failed.push(error),
+                }
+            }
+        }
+        Discovery::OriginalDestination { .. } | Discovery::Dynamic { .. } => {}
+    }
+    (found, failed)
+}
+
+pub async fn endpoints(state: &dyn AdminState, workload: &Workload) -> Vec<EndpointRow> {
+    let mut rows = BTreeSet::new();
+    for cluster in workload.outbound.all_clusters() {
+        let (found, _) = addresses(state, workload, cluster).await;
+        rows.extend(found.into_iter().map(|address| (cluster.name.clone(), address)));
+    }
+    rows.into_iter()
+        .map(|(cluster, endpoint)| EndpointRow {
+            endpoint,
+            status: "HEALTHY".to_owned(),
+            outlier_check: "OK".to_owned(),
+            cluster,
+        })
+        .collect()
+}
+
+/// Certificates and CAs, of one pod or of all.
+pub fn secrets(snapshot: &Snapshot, workload: Option<&Workload>) -> Vec<SecretRow> {
+    let used: Option<HashSet<&TlsSettings>> = workload.map(|workload| {
+        let settings = workload.outbound.all_clusters().filter_map(|cluster| match &cluster.tls {
+            UpstreamTls::Originate(settings) => Some(&**settings),
+            UpstreamTls::Plain | UpstreamTls::Refuse(_) => None,
+        });
+        settings.collect()
+    });
+    let now = SystemTime::now();
+    let rows = snapshot.tls.secrets().iter().filter(|row| match &used {
+        Some(used) => row.settings.iter().any(|settings| used.contains(&**settings)),
+        None => true,
+    });
+    rows.map(|row| {
+        let first = row.chain.first();
+        SecretRow {
+            name: row.name.clone(),
+            namespace: row.namespace.clone(),
+            kind: row.kind.to_owned(),
+            status: row.status.clone(),
+            valid: row.is_valid_at(now),
+            serial: row.serial.clone(),
+            not_after: time(row.not_after),
+            not_before: time(row.not_before),
+            subject: first.map_or_else(String::new, |certificate| certificate.subject.clone()),
+            issuer: first.map_or_else(String::new, |certificate| certificate.issuer.clone()),
+        }
+    })
+    .collect()
+}
+
+fn time(seconds: Option<i64>) -> String {
+    seconds
+        .and_then(|seconds| jiff::Timestamp::from_second(seconds).ok())
+        .map_or_else(String::new, |time| time.to_string())
+}
