@@ -35,6 +35,9 @@ pub const RETRY_PAUSE: Duration = Duration::from_millis(25);
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// The port of the in-pod outbound listener (Istio's own number for it).
 pub const OUTBOUND_PORT: u16 = 15001;
+/// Connections that may wait for `accept` in a pod. The kernel's own ceiling (`net.core.somaxconn`) is 4096; a shorter
+/// queue drops SYNs when many pods start at once.
+pub const LISTEN_BACKLOG: i32 = 4096;
 /// Changes of files within this time are one reload; an editor's rename-and-replace or a symlink swap is some events.
 pub const RELOAD_QUIET: Duration = Duration::from_millis(100);
 /// A stream of changes that never rests is applied after this time all the same.

@@ -1,1 +1,183 @@
-//! See the design.
+//! The kernel half, seen from the agent: programs on the root cgroup that send enrolled pods' connections to the
+//! listeners inside them, and maps that say which pods are enrolled and where each connection was going.
+//!
+//! Programs and maps are pinned and outlive the agent. While no agent runs, an enrolled pod's `connect` is still sent
+//! to its listener, where nobody answers: refused, never in the clear. A new agent adopts the maps and swaps the programs
+//! in place; only [`uninstall`] takes them away.
+
+mod cgroup;
+mod error;
+mod load;
+mod logs;
+mod pins;
+mod preflight;
+mod uninstall;
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::BorrowedFd,
+};
+
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, SkStorage};
+use egret_ebpf::{Config, Counter, Enrolment, Original, OwnKey};
+use parking_lot::Mutex;
+
+pub use error::CaptureError;
+pub use uninstall::{Removed, uninstall};
+
+use crate::{
+    engine::ports::OriginalDestination,
+    netns::{Namespace, listener_addresses},
+};
+use pins::Pins;
+
+/// The name of an agent that is alone on its machine.
+pub const DEFAULT_INSTANCE: &str = "default";
+
+/// How to start.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Names the pins and the cgroup, so that agents on one machine can live side by side. Letters, digits, `-`, `_`, `.`.
+    pub instance: String,
+    /// Say every redirect and denial in the log, at debug level.
+    pub debug: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { instance: DEFAULT_INSTANCE.into(), debug: false }
+    }
+}
+
+/// What the programs counted since the maps were made (it outlives agents), over all pods.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Connections sent to a pod's listener.
+    pub redirected: u64,
+    /// Connections refused because they could not be captured.
+    pub denied: u64,
+    /// Connections of the agent's own sockets inside pods.
+    pub exempt: u64,
+    /// Connections that went around the redirect and were dropped by the egress guard.
+    pub guarded: u64,
+}
+
+/// The attached capture. Dropping it detaches nothing.
+pub struct Capture {
+    pins: Pins,
+    enrolled: Mutex<HashMap<MapData, u64, Enrolment>>,
+    own: Mutex<HashMap<MapData, OwnKey, u32>>,
+    config: Mutex<Array<MapData, Config>>,
+    original: SkStorage<MapData, Original>,
+    counters: PerCpuArray<MapData, u64>,
+    programs: Vec<(&'static str, u32)>,
+    guarded: bool,
+    _logs: Option<logs::Drain>,
+}
+
+impl Capture {
+    /// Enters the instance's own cgroup (with all threads of this process: its sockets are exempt from here on), loads and
+    /// attaches the programs, adopting what an earlier agent left. Within a tokio runtime the programs' own messages reach
+    /// the log.
+    ///
+    /// # Errors
+    /// One sentence that names what is missing. Pods that an earlier agent enrolled stay captured.
+    pub fn start(options: &Options) -> Result<Self, CaptureError> {
+        load::start(options)
+    }
+
+    /// Captures a pod's connections: to its own addresses, `port`, where listeners must be bound already (see
+    /// [`crate::netns::listener_sockets`]). Again for a pod that is enrolled: replaces what was said before.
+    pub fn enrol(&self, namespace: &Namespace, port: u16, addresses: &[IpAddr]) -> Result<(), CaptureError> {
+        let (v4, v6) = listener_addresses(addresses);
+        if v4.is_none() && v6.is_none() {
+            return Err(CaptureError::NoAddress { namespace: namespace.name().to_owned() });
+        }
+        let cookie = namespace.cookie();
+        let map = |error| CaptureError::map("enrol a pod", error);
+        let keep: Vec<OwnKey> = addresses.iter().map(|ip| OwnKey { cookie, address: (*ip).into() }).collect();
+        {
+            let mut own = self.own.lock();
+            for key in &keep {
+                own.insert(key, 1, 0).map_err(map)?;
+            }
+        }
+        // Last: from here on the pod is captured.
+        self.enrolled.lock().insert(cookie, Enrolment::new(v4, v6, port), 0).map_err(map)?;
+        self.remove_own(cookie, &keep).map_err(map)
+    }
+
+    /// Lets a pod's connections go their own way again. A pod that is not enrolled: nothing happens.
+    pub fn unenrol(&self, cookie: u64) -> Result<(), CaptureError> {
+        let map = |error| CaptureError::map("release a pod", error);
+        absent_is_fine(self.enrolled.lock().remove(&cookie)).map_err(map)?;
+        self.remove_own(cookie, &[]).map_err(map)
+    }
+
+    fn remove_own(&self, cookie: u64, keep: &[OwnKey]) -> Result<(), MapError> {
+        let mut own = self.own.lock();
+        let stale: Vec<OwnKey> = own
+            .keys()
+            .filter(|key| key.as_ref().is_ok_and(|key| key.cookie == cookie && !keep.contains(key)))
+            .collect::<Result<_, _>>()?;
+        stale.iter().try_for_each(|key| absent_is_fine(own.remove(key)))
+    }
+
+    /// Cookies of the namespaces that are enrolled, those that an earlier agent left included.
+    pub fn enrolled(&self) -> Result<Vec<u64>, CaptureError> {
+        let map = |error| CaptureError::map("list the enrolled pods", error);
+        self.enrolled.lock().keys().collect::<Result<_, _>>().map_err(map)
+    }
+
+    pub fn counters(&self) -> Result<Counters, CaptureError> {
+        let sum = |counter: Counter| -> Result<u64, CaptureError> {
+            let map = |error| CaptureError::map("read the counters", error);
+            let values = self.counters.get(&(counter as u32), 0).map_err(map)?;
+            Ok(values.iter().sum())
+        };
+        Ok(Counters {
+            redirected: sum(Counter::Redirected)?,
+            denied: sum(Counter::Denied)?,
+            exempt: sum(Counter::Exempt)?,
+            guarded: sum(Counter::Guarded)?,
+        })
+    }
+
+    /// Whether every link is in place and runs the program that this agent loaded.
+    pub fn is_attached(&self) -> bool {
+        self.programs.iter().all(|(hook, program)| self.pins.linked_program(hook) == Some(*program))
+    }
+
+    /// Whether SYNs that go around the redirect are dropped (about Linux 6.15 and later).
+    pub fn has_guard(&self) -> bool {
+        self.guarded
+    }
+
+    /// Whether the programs say every redirect and denial.
+    pub fn set_debug(&self, debug: bool) -> Result<(), CaptureError> {
+        let map = |error| CaptureError::map("configure the programs", error);
+        let mut array = self.config.lock();
+        let config = array.get(&0, 0).map_err(map)?;
+        array.set(0, Config { debug: debug.into(), ..config }, 0).map_err(map)
+    }
+}
+
+impl OriginalDestination for Capture {
+    fn original_destination(&self, accepted: BorrowedFd<'_>) -> io::Result<Option<SocketAddr>> {
+        match self.original.get(&accepted, 0) {
+            Ok(original) if original.side == Original::ACCEPTED => Ok(Some(original.to_socket_addr())),
+            Ok(_) | Err(MapError::KeyNotFound) => Ok(None),
+            Err(MapError::SyscallError(error)) => Err(error.io_error),
+            Err(error) => Err(io::Error::other(error)),
+        }
+    }
+}
+
+fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}

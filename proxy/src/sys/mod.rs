@@ -1,1 +1,112 @@
-//! See the design.
+//! System calls that no crate wraps, and the only `unsafe` of the agent. Each function is one call, checked.
+
+use std::{
+    ffi::CString,
+    io,
+    mem::size_of,
+    os::{
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
+
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// `SO_NETNS_COOKIE` (Linux 5.14): the number by which the kernel programs know a socket's network namespace. It is never
+/// given to a second namespace while the machine runs.
+pub fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut cookie = 0u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: both pointers are to locals that outlive the call, and `length` is the size of the first.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Commands of bpf(2), from `linux/bpf.h`.
+const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_LINK_UPDATE: libc::c_long = 29;
+
+/// The head of `union bpf_attr` for `BPF_OBJ_GET`.
+#[repr(C)]
+struct ObjGet {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+/// The head of `union bpf_attr` for `BPF_LINK_UPDATE`.
+#[repr(C)]
+struct LinkUpdate {
+    link_fd: u32,
+    new_prog_fd: u32,
+    flags: u32,
+    old_prog_fd: u32,
+}
+
+/// Opens what is pinned at a path of the BPF file system.
+pub fn bpf_obj_get(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    let mut attr = ObjGet { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    // SAFETY: `attr` is laid out as the kernel expects for this command, its size is told, and `path` outlives the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw mut attr, size_of::<ObjGet>()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call gave us a new descriptor, which nobody else knows.
+    Ok(unsafe { OwnedFd::from_raw_fd(result as i32) })
+}
+
+/// Swaps the program of a link in place (Linux 5.7): the hook is never without one.
+pub fn bpf_link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = LinkUpdate {
+        link_fd: link.as_raw_fd() as u32,
+        new_prog_fd: program.as_raw_fd() as u32,
+        flags: 0,
+        old_prog_fd: 0,
+    };
+    // SAFETY: `attr` is laid out as the kernel expects for this command, and its size is told.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_UPDATE, &raw mut attr, size_of::<LinkUpdate>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A descriptor that tokio watches for input. Must be called within a tokio runtime.
+pub fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd gives the same open descriptor until it is dropped, which the AsyncFd does itself.
+    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn sockets_of_one_namespace_share_a_cookie() {
+        let one = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let two = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let cookie = netns_cookie(one.as_fd()).unwrap();
+        assert_ne!(cookie, 0);
+        assert_eq!(cookie, netns_cookie(two.as_fd()).unwrap());
+    }
+
+    #[test]
+    fn a_descriptor_that_is_no_socket_is_an_error() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert_eq!(netns_cookie(file.as_fd()).unwrap_err().raw_os_error(), Some(libc::ENOTSOCK));
+    }
+
+    #[test]
+    fn nothing_pinned_is_an_error() {
+        assert!(bpf_obj_get(Path::new("/sys/fs/bpf/egret-no-such-pin")).is_err());
+        assert!(bpf_obj_get(Path::new("a\0b")).is_err());
+    }
+}

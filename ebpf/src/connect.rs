@@ -1,0 +1,173 @@
+//! `connect()` of an enrolled pod: remember the destination in the socket, go to the pod's own listener instead.
+//!
+//! The hook runs for `connect(2)`, for TCP Fast Open by `sendto`, and again when a socket is reused after `AF_UNSPEC`.
+
+use aya_ebpf::{
+    Global,
+    bindings::{bpf_sock, bpf_sock_addr},
+    helpers::generated::{bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_set_retval},
+    macros::cgroup_sock_addr,
+    programs::SockAddrContext,
+};
+use aya_log_ebpf::debug;
+use core::ptr;
+use egret_ebpf::{Address, Counter, Enrolment, Original};
+
+use crate::maps;
+
+const ALLOW: i32 = 1;
+const DENY: i32 = 0;
+const SOCK_STREAM: u32 = 1;
+const IPPROTO_TCP: u32 = 6;
+const ENETUNREACH: i32 = 101;
+
+/// Set at load time where the kernel has `bpf_set_retval` (5.18). A constant to the verifier, so that older kernels never
+/// look at the call.
+#[unsafe(no_mangle)]
+static HAS_SET_RETVAL: Global<u8> = Global::new(0);
+
+#[cgroup_sock_addr(connect4)]
+pub fn egret_connect4(ctx: SockAddrContext) -> i32 {
+    let Some((cookie, enrolment)) = concerned(&ctx) else { return ALLOW };
+    // SAFETY: the context outlives the program. Volatile, as LLVM else merges loads in ways the verifier refuses.
+    let (address, port) = unsafe {
+        let raw = ctx.sock_addr;
+        (ptr::read_volatile(&raw const (*raw).user_ip4), ptr::read_volatile(&raw const (*raw).user_port))
+    };
+    let destination = Original { address: Address::v4(address), port, side: Original::CONNECTING };
+    match capture(&ctx, cookie, enrolment, destination) {
+        Verdict::Allow => ALLOW,
+        Verdict::Deny => deny(&ctx, &destination, 0),
+        Verdict::Redirect if enrolment.v4 == 0 => deny(&ctx, &destination, ENETUNREACH),
+        Verdict::Redirect => {
+            // SAFETY: as above; these fields may be written.
+            unsafe {
+                ptr::write_volatile(&raw mut (*ctx.sock_addr).user_ip4, enrolment.v4);
+                ptr::write_volatile(&raw mut (*ctx.sock_addr).user_port, enrolment.port);
+            }
+            redirected(&ctx, &destination)
+        }
+    }
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn egret_connect6(ctx: SockAddrContext) -> i32 {
+    let Some((cookie, enrolment)) = concerned(&ctx) else { return ALLOW };
+    let (address, port) = read6(ctx.sock_addr);
+    let destination = Original { address, port, side: Original::CONNECTING };
+    // An AF_INET6 socket may speak IPv4: then it goes to the IPv4 listener, in the same mapped form.
+    let (listener, exists) = if address.is_v4() {
+        (Address::v4(enrolment.v4), enrolment.v4 != 0)
+    } else {
+        (enrolment.v6, enrolment.v6 != Address::default())
+    };
+    match capture(&ctx, cookie, enrolment, destination) {
+        Verdict::Allow => ALLOW,
+        Verdict::Deny => deny(&ctx, &destination, 0),
+        Verdict::Redirect if !exists => deny(&ctx, &destination, ENETUNREACH),
+        Verdict::Redirect => {
+            write6(ctx.sock_addr, listener, enrolment.port);
+            redirected(&ctx, &destination)
+        }
+    }
+}
+
+enum Verdict {
+    Allow,
+    Deny,
+    Redirect,
+}
+
+/// TCP of an enrolled namespace, or nothing.
+#[inline(always)]
+fn concerned(ctx: &SockAddrContext) -> Option<(u64, &'static Enrolment)> {
+    // SAFETY: the context outlives the program; the helper takes it as it is.
+    let (kind, protocol, cookie) = unsafe {
+        let raw = ctx.sock_addr;
+        (
+            ptr::read_volatile(&raw const (*raw).type_),
+            ptr::read_volatile(&raw const (*raw).protocol),
+            bpf_get_netns_cookie(raw.cast()),
+        )
+    };
+    if kind != SOCK_STREAM || protocol != IPPROTO_TCP {
+        return None;
+    }
+    Some((cookie, maps::enrolment(cookie)?))
+}
+
+#[inline(always)]
+fn capture(ctx: &SockAddrContext, cookie: u64, _: &Enrolment, destination: Original) -> Verdict {
+    // SAFETY: the helper takes no argument.
+    let cgroup = unsafe { bpf_get_current_cgroup_id() };
+    if cgroup == maps::proxy_cgroup() {
+        maps::count(Counter::Exempt);
+        return Verdict::Allow;
+    }
+    let socket = socket_of(ctx.sock_addr);
+    if maps::is_local(cookie, destination.address) {
+        maps::forget(socket);
+        return Verdict::Allow;
+    }
+    if maps::remember(socket, destination) { Verdict::Redirect } else { Verdict::Deny }
+}
+
+#[inline(always)]
+fn redirected(ctx: &SockAddrContext, destination: &Original) -> i32 {
+    maps::count(Counter::Redirected);
+    if maps::debug_wanted() {
+        let [a, b, c, d] = destination.address.words;
+        debug!(ctx, "redirected a connection to {:x}:{:x}:{:x}:{:x} port {}", u32::from_be(a), u32::from_be(b), u32::from_be(c), u32::from_be(d), u16::from_be(destination.port as u16));
+    }
+    ALLOW
+}
+
+/// `errno` 0: the kernel's own EPERM.
+#[inline(always)]
+fn deny(ctx: &SockAddrContext, destination: &Original, errno: i32) -> i32 {
+    maps::count(Counter::Denied);
+    maps::forget(socket_of(ctx.sock_addr));
+    if maps::debug_wanted() {
+        let [a, b, c, d] = destination.address.words;
+        debug!(ctx, "denied a connection to {:x}:{:x}:{:x}:{:x} port {}", u32::from_be(a), u32::from_be(b), u32::from_be(c), u32::from_be(d), u16::from_be(destination.port as u16));
+    }
+    if errno != 0 && HAS_SET_RETVAL.load() != 0 {
+        // SAFETY: takes a plain number, and denial stays denial whatever it returns.
+        unsafe { bpf_set_retval(-errno) };
+    }
+    DENY
+}
+
+#[inline(always)]
+pub fn socket_of(raw: *mut bpf_sock_addr) -> *mut bpf_sock {
+    // SAFETY: the context outlives the program, and the union has this one member.
+    unsafe { (*raw).__bindgen_anon_1.sk }
+}
+
+#[inline(always)]
+pub fn read6(raw: *mut bpf_sock_addr) -> (Address, u32) {
+    // SAFETY: the context outlives the program. Volatile word by word, as LLVM else merges the loads.
+    unsafe {
+        let words = (&raw const (*raw).user_ip6).cast::<u32>();
+        let words = [
+            ptr::read_volatile(words),
+            ptr::read_volatile(words.add(1)),
+            ptr::read_volatile(words.add(2)),
+            ptr::read_volatile(words.add(3)),
+        ];
+        (Address { words }, ptr::read_volatile(&raw const (*raw).user_port))
+    }
+}
+
+#[inline(always)]
+pub fn write6(raw: *mut bpf_sock_addr, address: Address, port: u32) {
+    // SAFETY: as in `read6`; these fields may be written.
+    unsafe {
+        let words = (&raw mut (*raw).user_ip6).cast::<u32>();
+        ptr::write_volatile(words, address.words[0]);
+        ptr::write_volatile(words.add(1), address.words[1]);
+        ptr::write_volatile(words.add(2), address.words[2]);
+        ptr::write_volatile(words.add(3), address.words[3]);
+        ptr::write_volatile(&raw mut (*raw).user_port, port);
+    }
+}
