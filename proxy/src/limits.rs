@@ -27,6 +27,25 @@ pub const COPY_ROUNDS: usize = 16;
 pub const COPY_REST: Duration = Duration::from_secs(5);
 /// Pause of an accept loop after the process ran out of descriptors or memory: accept(2) would fail again at once.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// A whole name lookup, all servers, attempts and search domains together.
+pub const RESOLVE_TIME: Duration = Duration::from_secs(10);
+/// After a lookup that failed, no server is asked for the name for this long.
+pub const RESOLVE_AGAIN: Duration = Duration::from_secs(1);
+/// Least time an answer is kept: a TTL of 0 must not mean one query for each request.
+pub const TTL_LEAST: Duration = Duration::from_secs(1);
+/// Most time a "no such name" is kept, whatever the SOA says: a name that was just made should be found soon.
+pub const NEGATIVE_TTL_MOST: Duration = Duration::from_secs(30);
+/// How long past its TTL an answer serves where no server answers (RFC 8767 calls for days at most; a sidecar's
+/// endpoints live as long as nothing better is known).
+pub const RESOLVED_STALE: Duration = Duration::from_secs(300);
+/// Names whose addresses one pod's resolver keeps.
+pub const RESOLVED_NAMES: usize = 4096;
+/// Addresses of one name that are used.
+pub const ADDRESSES_OF_A_NAME: usize = 256;
+/// How often a pod's resolv.conf and hosts are looked at for changes, when names are asked for.
+pub const RESOLVER_FILES_AGAIN: Duration = Duration::from_secs(1);
+/// Bytes read of a resolv.conf or hosts file.
+pub const RESOLVER_FILE_BYTES: u64 = 1 << 20;
 /// Retries of a request that provably was not processed (Istio's default policy).
 pub const RETRIES: u32 = 2;
 /// First pause between two attempts, doubled with each (Envoy's `base_interval`).

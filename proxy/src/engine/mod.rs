@@ -13,6 +13,7 @@ pub mod http;
 pub mod pod;
 pub mod ports;
 pub mod raw;
+pub mod resolv_conf;
 pub mod resolve;
 pub mod sniff;
 pub mod stream;
