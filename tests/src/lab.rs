@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use crate::{
@@ -144,7 +144,15 @@ impl Lab {
     /// Ends the web server, as an upstream that goes down.
     pub fn stop_nginx(&self) {
         if let Ok(mut servers) = self.outside_servers.lock() {
-            servers.nginx().stop();
+            servers.stop_nginx();
+        }
+    }
+
+    /// Starts it again.
+    pub fn start_nginx(&self) -> Result<()> {
+        match self.outside_servers.lock() {
+            Ok(mut servers) => servers.start_nginx(&self.outside, self.dir.path()),
+            Err(_) => bail!("another thread of this test has failed"),
         }
     }
 

@@ -9,6 +9,7 @@
 mod agent;
 mod lab;
 mod netns;
+pub mod objects;
 mod outside;
 mod pki;
 mod pod;

@@ -94,7 +94,7 @@ impl Outside {
         namespace.batch(&lines)
     }
 
-    /// Starts the servers; `extra` is put into nginx's `http` block, for the certificates of a single test.
+    /// Starts the servers, and waits until they answer.
     pub fn start(namespace: &Netns, pki: &Pki, dir: &Path) -> Result<Self> {
         let www = dir.join("www");
         std::fs::create_dir_all(&www)?;
@@ -114,28 +114,38 @@ impl Outside {
         for (name, addresses) in names::RECORDS {
             dns.arg(format!("--host-record={name},{addresses}"));
         }
-        let mut nginx = namespace.command("nginx");
-        nginx.arg("-p").arg(dir).arg("-c").arg(dir.join("nginx.conf")).arg("-e").arg(dir.join("nginx-error.log"));
         let mut odd = namespace.command("/usr/bin/python3");
         odd.arg(dir.join("odd.py")).args([names::ODD]).arg(pki.crt("web")).arg(pki.key("web"));
 
-        let mut servers = vec![
-            Daemon::start("dnsmasq", dns, dir)?,
-            Daemon::start("nginx", nginx, dir)?,
-            Daemon::start("odd", odd, dir)?,
-        ];
+        let mut servers =
+            vec![Daemon::start("dnsmasq", dns, dir)?, launch_nginx(namespace, dir)?, Daemon::start("odd", odd, dir)?];
         servers[0].wait_for("started, version", Duration::from_secs(5))?;
         servers[2].wait_for("ready", Duration::from_secs(10))?;
-        let web = (names::MTLS.parse::<IpAddr>()?, 443).into();
-        until("nginx to listen", Duration::from_secs(5), || namespace.connect(web).ok())
-            .with_context(|| read_lossy(&dir.join("nginx-error.log")))?;
+        await_nginx(namespace, dir)?;
         Ok(Self { servers })
     }
 
-    /// Stops nginx (`true`) or starts it again, as an upstream that goes down and comes back.
-    pub fn nginx(&mut self) -> &mut Daemon {
-        &mut self.servers[1]
+    pub fn stop_nginx(&mut self) {
+        self.servers[1].stop();
     }
+
+    pub fn start_nginx(&mut self, namespace: &Netns, dir: &Path) -> Result<()> {
+        self.servers[1] = launch_nginx(namespace, dir)?;
+        await_nginx(namespace, dir)
+    }
+}
+
+fn launch_nginx(namespace: &Netns, dir: &Path) -> Result<Daemon> {
+    let mut nginx = namespace.command("nginx");
+    nginx.arg("-p").arg(dir).arg("-c").arg(dir.join("nginx.conf")).arg("-e").arg(dir.join("nginx-error.log"));
+    Daemon::start("nginx", nginx, dir)
+}
+
+fn await_nginx(namespace: &Netns, dir: &Path) -> Result<()> {
+    let web = (names::MTLS.parse::<IpAddr>()?, 443).into();
+    until("nginx to listen", Duration::from_secs(5), || namespace.connect(web).ok())
+        .map(drop)
+        .with_context(|| read_lossy(&dir.join("nginx-error.log")))
 }
 
 /// The lines of nginx's log, oldest first.
