@@ -82,7 +82,7 @@ pub(super) fn is_der(bytes: &[u8]) -> bool {
 
 pub(super) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, String> {
     match X509Certificate::from_der(der) {
-        Ok((rest, certificate)) if rest.is_empty() => Ok(certificate),
+        Ok(([], certificate)) => Ok(certificate),
         Ok(_) => Err("bytes follow the certificate".to_owned()),
         Err(error) => Err(error.to_string()),
     }

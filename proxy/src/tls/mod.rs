@@ -6,7 +6,7 @@
 //!
 //! Server certificates are judged by webpki first. Certificates that it cannot read at all (X.509 v1, as `openssl x509
 //! -req` makes them) or whose only name is the CN are accepted where the CA was configured for the destination, never
-//! with the system's bundle: [`verify`] and [`chain`] say how.
+//! with the system's bundle: `verify` and `chain` say how.
 
 use std::{io, path::Path, sync::Arc};
 
@@ -21,6 +21,7 @@ mod error;
 pub mod inspect;
 mod material;
 mod names;
+mod p521;
 mod params;
 #[cfg(test)]
 mod tests;

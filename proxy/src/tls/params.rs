@@ -8,7 +8,7 @@ use rustls::{
     },
 };
 
-use super::{TlsError, TlsSettings};
+use super::{TlsError, TlsSettings, p521};
 
 /// OpenSSL's name, the IANA name, the suite.
 const SUITES: [(&str, &str, SupportedCipherSuite); 9] = [
@@ -48,17 +48,19 @@ const SUITES: [(&str, &str, SupportedCipherSuite); 9] = [
 ];
 
 /// Names of a curve, in lower case, Istio's first.
-const CURVES: [(&[&str], &dyn SupportedKxGroup); 5] = [
+static CURVES: [(&[&str], &dyn SupportedKxGroup); 6] = [
     (&["x25519mlkem768"], group::X25519MLKEM768),
     (&["secp256r1mlkem768"], group::SECP256R1MLKEM768),
     (&["x25519"], group::X25519),
     (&["p-256", "secp256r1", "prime256v1"], group::SECP256R1),
     (&["p-384", "secp384r1"], group::SECP384R1),
+    (&["p-521", "secp521r1"], p521::SECP521R1),
 ];
 
 /// What is offered to servers under these settings.
 pub(super) fn provider(settings: &TlsSettings) -> Result<CryptoProvider, TlsError> {
     let mut provider = aws_lc_rs::default_provider();
+    provider.kx_groups.push(p521::SECP521R1);
     if !settings.cipher_suites.is_empty() {
         provider.cipher_suites = suites(&settings.cipher_suites, provider.cipher_suites)?;
     }
@@ -107,7 +109,7 @@ fn curve(name: &str) -> Result<&'static dyn SupportedKxGroup, TlsError> {
     match CURVES.iter().find(|(names, _)| names.contains(&lower.as_str())) {
         Some((_, group)) => Ok(*group),
         None => {
-            let known = "X25519MLKEM768, SecP256r1MLKEM768, X25519, P-256, P-384".to_owned();
+            let known = "X25519MLKEM768, SecP256r1MLKEM768, X25519, P-256, P-384, P-521".to_owned();
             Err(TlsError::UnknownCurve { name: name.to_owned(), known })
         }
     }
@@ -134,7 +136,7 @@ mod tests {
         let error = provider(&settings).unwrap_err().to_string();
         assert!(error.contains("AES256-SHA") && error.contains("ECDHE-RSA-AES256-GCM-SHA384"), "{error}");
         settings.cipher_suites.clear();
-        settings.curves = vec!["P-521".to_owned()];
+        settings.curves = vec!["sect163k1".to_owned()];
         assert!(matches!(provider(&settings), Err(TlsError::UnknownCurve { .. })));
         settings.min_version = Some("SSLV3".to_owned());
         assert!(matches!(versions(&settings), Err(TlsError::UnknownVersion { .. })));

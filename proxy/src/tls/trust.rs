@@ -95,16 +95,18 @@ impl SystemBundle {
             log::warn!("a part of the system's CA bundle cannot be read: {error}");
         }
         found.certs.sort_unstable_by(|a, b| a.as_ref().cmp(b.as_ref()));
-        let anchors: Vec<_> = found
-            .certs
+        Self::of(found.certs).ok_or_else(|| {
+            let why = found.errors.first().map_or_else(|| "no certificate found".to_owned(), ToString::to_string);
+            TlsError::NoSystemTrust { why }
+        })
+    }
+
+    pub(super) fn of(certificates: Vec<CertificateDer<'static>>) -> Option<Self> {
+        let anchors: Vec<_> = certificates
             .iter()
             .filter_map(|certificate| Some(webpki::anchor_from_trusted_cert(certificate).ok()?.to_owned()))
             .collect();
-        if anchors.is_empty() {
-            let why = found.errors.first().map_or_else(|| "no certificate found".to_owned(), ToString::to_string);
-            return Err(TlsError::NoSystemTrust { why });
-        }
-        Ok(Self { certificates: found.certs, anchors })
+        (!anchors.is_empty()).then_some(Self { certificates, anchors })
     }
 
     /// The paths to watch for a changed bundle.

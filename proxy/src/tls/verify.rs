@@ -206,7 +206,7 @@ impl Verifier {
         use webpki::Error as E;
         let certificate = distinguished(leaf.subject());
         match error {
-            E::CertExpired { .. } | E::CertNotValidYet { .. } => {
+            E::CertExpired { .. } | E::CertNotValidYet { .. } | E::InvalidCertValidity => {
                 // webpki does not say which of the chain it was.
                 let others = intermediates.iter().filter_map(|der| inspect::parse(der).ok());
                 let mut faults =

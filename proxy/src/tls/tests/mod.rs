@@ -1,5 +1,11 @@
 //! Handshakes with real servers, under certificates that the real `openssl` made.
 
+mod credentials;
+mod handshake;
+mod lab;
+mod refusals;
+mod revocation;
+
 use crate::mesh::table::{TlsSettings, TrustSource};
 
 /// SIMPLE with the system's trust.
