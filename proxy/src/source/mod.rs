@@ -5,7 +5,41 @@
 
 pub mod decode;
 pub mod documents;
+pub mod files;
 pub mod kinds;
+pub mod scan;
 pub mod store;
 pub mod values;
+pub mod watch;
 pub mod yaml;
+
+use std::path::PathBuf;
+
+pub use files::{Changes, Files, FilesError};
+pub use store::{Batch, FileChange, Store};
+
+use crate::api::{Diagnostic, Severity};
+
+/// Reads files and folders once, without watching.
+///
+/// # Errors
+/// A path that is missing or cannot be looked at.
+pub fn load(paths: &[PathBuf]) -> Result<Batch, FilesError> {
+    Ok(Store::default().apply(scan::load(paths)?))
+}
+
+/// What `egret check` has to say about files and folders by themselves; a missing path is an error like the others.
+#[must_use]
+pub fn check(paths: &[PathBuf]) -> Vec<Diagnostic> {
+    match load(paths) {
+        Ok(batch) => batch.diagnostics,
+        Err(error) => {
+            let (path, message) = match error {
+                FilesError::Missing { path } => (path, "no such file or folder".to_owned()),
+                FilesError::Unreadable { path, source } => (path, source.to_string()),
+            };
+            let (severity, file, field) = (Severity::Error, path.into(), String::new());
+            vec![Diagnostic { severity, object: None, file, line: 1, column: 1, field, message }]
+        }
+    }
+}

@@ -1,10 +1,10 @@
 //! Real YAML through the whole reader: what it becomes, and what is said about it, to the line and column.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc};
 
 use super::{Parsed, parse_file};
 use crate::api::{
-    AnyObject, ObjectId, Severity,
+    AnyObject,
     istio::{DestinationRule, LoadBalancer, MeshConfig, Resolution, ServiceEntry, TlsMode},
 };
 
@@ -82,4 +82,19 @@ fn the_seed_is_read_whole_and_without_complaint() {
     let AnyObject::Secret(secret) = &parsed.objects[4] else { panic!("{:?}", parsed.objects[4]) };
     assert_eq!(secret.spec.data["tls.crt"], b"certificate");
     assert_eq!(secret.spec.data["tls.key"], b"key", "stringData lies over data");
+}
+
+/// The findings that a document must cause, to the line and column (of the spec, which starts on line 5).
+type Case = (&'static str, &'static [&'static str]);
+
+#[test]
+fn service_entries_are_checked_as_istio_checks_them() {
+    let cases: &[Case] = &[
+        ("  hosts: [a.b]\n", &[]),
+        ("  ports: []\n", &["4:1: error: ServiceEntry default/s: spec: `hosts` is missing"]),
+        ("  hosts: []\n", &["4:1: error: ServiceEntry default/s: spec: `hosts` must name at least one host"]),
+    ];
+    for (spec, expected) in cases {
+        assert_eq!(service_entry(spec).1, *expected, "{spec}");
+    }
 }
