@@ -103,14 +103,9 @@ impl Agent {
 
     /// Starts it again after its end, with the same state folder.
     pub fn restart(&mut self) -> Result<()> {
-        self.relaunch()?;
+        self.daemon =
+            launch(&self.binary, &self.config, &self.system_ca, &self.state, self.admin, &self.more, &self.dir)?;
         self.wait_ready()
-    }
-
-    /// Starts another process on the same state while the old one may still run; hands back the old one.
-    pub fn relaunch(&mut self) -> Result<Daemon> {
-        let next = launch(&self.binary, &self.config, &self.system_ca, &self.state, self.admin, &self.more, &self.dir)?;
-        Ok(std::mem::replace(&mut self.daemon, next))
     }
 
     pub fn wait_ready(&mut self) -> Result<()> {

@@ -90,31 +90,6 @@ fn sigterm_drains() -> Result<()> {
     })
 }
 
-/// Uninstalled, pods are as if egret had never been: they reach the outside by themselves.
-#[test]
-fn uninstall_leaves_nothing() -> Result<()> {
-    let lab = Lab::new()?;
-    let pod = lab.pod("sleep")?;
-    mesh(&lab, &[pod.document("")])?;
-    let mut agent = Agent::start(&lab)?;
-    let pinned = || -> Vec<_> {
-        let folder = std::path::Path::new("/sys/fs/bpf/egret");
-        std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect()
-    };
-    let during = pinned();
-    assert!(!during.is_empty(), "something is pinned while it runs");
-    agent.kill9()?;
-    assert_eq!(pod.curl(&[&format!("http://{HOST}/")])?.exit, 7);
-    let state = agent.state().to_string_lossy().into_owned();
-    let (code, _, said) = egret_tests::egret(&["uninstall", "--state-dir", &state])?;
-    assert_eq!(code, 0, "{said}");
-    assert_eq!(pod.curl(&[&format!("http://{HOST}/")])?.status, 301, "plain again, as without egret");
-    assert!(pinned().len() < during.len(), "{:?} still there", pinned());
-    let (again, _, said) = egret_tests::egret(&["uninstall", "--state-dir", &state])?;
-    assert_eq!(again, 0, "a second time is no error: {said}");
-    Ok(())
-}
-
 /// A pod's namespace goes and comes again under the same name: the new one is enrolled, others never notice.
 #[test]
 fn a_namespace_that_is_made_again() -> Result<()> {

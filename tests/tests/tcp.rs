@@ -31,10 +31,16 @@ fn tls_around_raw_bytes() -> Result<()> {
     lab.write("mesh.yaml", &documents(&[pod.document(""), entry(host, &ports), rule(host, "mode: SIMPLE")]))?;
     let agent = Agent::start(&lab)?;
     let mut wire = lab.tap()?;
-    let start = Instant::now();
     let mut stream = pod.connect(&format!("{}:5000", names::ODD))?;
     assert_eq!(line(&mut stream), "220 ready odd.lab.test", "{}", agent.stderr());
-    assert!(start.elapsed() < Duration::from_millis(290), "a declared TCP port has no wait: {:?}", start.elapsed());
+    // The best of some, as a busy machine is slow by itself.
+    let waits = (0..5).map(|_| {
+        let start = Instant::now();
+        let greeted = pod.connect(&format!("{}:5000", names::ODD)).map(|mut stream| line(&mut stream));
+        greeted.map(|_| start.elapsed())
+    });
+    let best = waits.collect::<Result<Vec<_>>>()?.into_iter().min();
+    assert!(best < Some(Duration::from_millis(250)), "a declared TCP port has no wait: {best:?}");
     stream.write_all(b"raw-secret-marker\n")?;
     assert_eq!(line(&mut stream), "RAW-SECRET-MARKER");
     drop(stream);

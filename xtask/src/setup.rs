@@ -89,7 +89,7 @@ pub fn need_root(what: &str) -> Result<()> {
 /// The source of `core`, which the kernel half is built from: rustup's nightly has it where its `rust-src` component
 /// is installed, and Debian's own Rust brings it too.
 fn rust_source() -> Result<()> {
-    if core_source(&["+nightly"]) || core_source(&["+debian"]) {
+    if core_source("nightly") || core_source("debian") {
         return Ok(());
     }
     println!("The source of Rust's core library is missing: the eBPF programs are built from it.");
@@ -108,10 +108,14 @@ fn rust_source() -> Result<()> {
     long("installing the nightly toolchain with rust-src", install)
 }
 
-fn core_source(toolchain: &[&str]) -> bool {
-    let Ok(output) = Command::new("rustc").args(toolchain).args(["--print", "sysroot"]).output() else { return false };
+/// The question that the agent's build script asks too.
+fn core_source(toolchain: &str) -> bool {
+    let mut command = Command::new("rustup");
+    // An absent toolchain must not be fetched by asking for it.
+    command.args(["run", toolchain, "rustc", "--print", "sysroot"]).env("RUSTUP_AUTO_INSTALL", "0").env_remove("RUSTC");
+    let Ok(output) = command.output() else { return false };
     let sysroot = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
-    output.status.success() && sysroot.join("lib/rustlib/src/rust/library/core/src/lib.rs").exists()
+    output.status.success() && sysroot.join("lib/rustlib/src/rust/library/core/Cargo.toml").exists()
 }
 
 fn have(program: &str) -> bool {
