@@ -1,11 +1,151 @@
-//! Objects to table.
+//! Objects to table: services and rules in one shape first, then one table for each kind of client.
 
-use super::table::{Mesh, PodAddresses};
-use crate::api::Objects;
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use super::{
+    check::check,
+    clusters::{HolderId, HolderOf, Workshop},
+    enrol::{enrolled, mesh_config, settings},
+    findings::Findings,
+    origination::{Defaults, places},
+    registry::Registry,
+    rules::{Client, RuleIndex, Rules, files},
+    table::{Location, Mesh, Outbound, Place, PodAddresses, Workload},
+    view::{Scope, Selection, Signature},
+    volumes::Volumes,
+};
+use crate::api::{Object, ObjectId, Objects, objects::Kind};
 
 /// Compiles every object in force into the table. Never fails: what is wrong is a diagnostic, and a rule that cannot
 /// be honoured refuses its traffic.
 #[must_use]
-pub fn compile(_objects: &Objects, _addresses: &PodAddresses) -> Mesh {
-    Mesh::default()
+pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
+    let mut findings = Findings::default();
+    let config = mesh_config(objects, &mut findings);
+    let settings = settings(config);
+    let registry = Registry::new(objects, addresses, &mut findings);
+    let rules = Rules::new(objects);
+    check(&registry, &rules, &mut findings);
+    let enrolled = enrolled(objects, &mut findings);
+
+    let timeout = config.and_then(|config| config.connect_timeout);
+    let mut workshop = Workshop::new(objects, &rules, Defaults::new(config), timeout, &mut findings);
+    let scope = Scope { registry: &registry, root: &settings.root_namespace, policy: settings.outbound_policy };
+    let mut tables = Tables::new(&rules);
+    let mut mesh = Mesh::default();
+    for (id, netns, pod) in enrolled {
+        let (volumes, unread) = Volumes::new(pod);
+        for (annotation, error) in unread {
+            let field = format!("metadata.annotations.{annotation}");
+            workshop.findings.error(pod, &field, format!("{error}: the volumes it means are not known"));
+        }
+        let selected = rules.selected(&id.namespace, &pod.meta.labels);
+        let outbound = tables.outbound(&mut workshop, scope, &id.namespace, &selected, &volumes);
+        let service_account = match pod.spec.service_account_name.as_str() {
+            "" => "default",
+            name => name,
+        };
+        let workload = Workload {
+            id: id.clone(),
+            service_account: service_account.to_owned(),
+            labels: pod.meta.labels.clone(),
+            netns: netns.to_owned(),
+            outbound,
+        };
+        mesh.workloads.insert(id, Arc::new(workload));
+    }
+    mesh.origins = origins(&objects.service_entries)
+        .chain(origins(&objects.services))
+        .chain(origins(&objects.destination_rules))
+        .collect();
+    mesh.settings = settings;
+    mesh.diagnostics = findings.into_sorted();
+    mesh
+}
+
+fn origins<S>(kind: &Kind<S>) -> impl Iterator<Item = (ObjectId, Location)> {
+    kind.values().map(|object: &Arc<Object<S>>| {
+        let location = Location { file: object.origin.file.clone(), line: object.origin.start.0 };
+        (object.id.clone(), location)
+    })
+}
+
+/// Tables made so far, by what makes them equal.
+struct Tables {
+    /// Every path that some rule names.
+    paths: Vec<String>,
+    /// Distinct answers of pods' volumes to `paths`.
+    places: HashMap<Vec<Result<Place, String>>, usize>,
+    nobody: Volumes,
+    namespaces: HashMap<String, Namespace>,
+    shared: HashMap<Signature, Arc<Outbound>>,
+    own: HashMap<(HolderId, Vec<RuleIndex>), Arc<Outbound>>,
+}
+
+/// What the workloads of a namespace have in common.
+struct Namespace {
+    id: usize,
+    selection: Selection,
+    base: Arc<Outbound>,
+}
+
+impl Tables {
+    fn new(rules: &Rules) -> Self {
+        let paths: BTreeSet<String> = rules.all.iter().flat_map(|rule| files(&rule.object.spec)).collect();
+        let paths: Vec<String> = paths.into_iter().collect();
+        let nobody = Volumes::default();
+        let places = HashMap::from([(places(&paths, &nobody), 0)]);
+        Self { paths, places, nobody, namespaces: HashMap::new(), shared: HashMap::new(), own: HashMap::new() }
+    }
+
+    fn outbound(
+        &mut self,
+        workshop: &mut Workshop<'_>,
+        scope: Scope<'_>,
+        namespace: &str,
+        selected: &[RuleIndex],
+        volumes: &Volumes,
+    ) -> Arc<Outbound> {
+        let count = self.places.len();
+        let answer = *self.places.entry(places(&self.paths, volumes)).or_insert(count);
+        if !self.namespaces.contains_key(namespace) {
+            let made = self.namespace(workshop, scope, namespace);
+            self.namespaces.insert(namespace.to_owned(), made);
+        }
+        let common = &self.namespaces[namespace];
+        if selected.is_empty() && answer == 0 {
+            return common.base.clone();
+        }
+        let id = HolderId { namespace: common.id, places: answer };
+        if let Some(known) = self.own.get(&(id, selected.to_vec())) {
+            return known.clone();
+        }
+        let client = Client { namespace, selected };
+        let varying = common.selection.varying(workshop, scope, client);
+        let holder = HolderOf { id, namespace, volumes };
+        let layer = varying.layer(workshop, scope, client, holder, &common.base);
+        let outbound = layer.map_or_else(|| common.base.clone(), Arc::new);
+        self.own.insert((id, selected.to_vec()), outbound.clone());
+        outbound
+    }
+
+    fn namespace(&mut self, workshop: &mut Workshop<'_>, scope: Scope<'_>, namespace: &str) -> Namespace {
+        let client = Client { namespace, selected: &[] };
+        let id = self.namespaces.len();
+        let selection = Selection::new(workshop, scope, client);
+        let signature = selection.signature(workshop, scope, client);
+        let base = match self.shared.get(&signature) {
+            Some(base) => base.clone(),
+            None => {
+                let holder = HolderOf { id: HolderId { namespace: id, places: 0 }, namespace, volumes: &self.nobody };
+                let base = Arc::new(selection.table(workshop, scope, client, holder));
+                self.shared.insert(signature, base.clone());
+                base
+            }
+        };
+        Namespace { id, selection, base }
+    }
 }

@@ -37,6 +37,18 @@ impl<T> HostMap<T> {
         }
     }
 
+    /// The value under exactly this pattern, to change it.
+    pub fn pattern_mut(&mut self, pattern: &str) -> Option<&mut T> {
+        let pattern = canonical(pattern);
+        if pattern == "*" {
+            return self.any.as_mut();
+        }
+        match pattern.strip_prefix('*') {
+            Some(suffix) => self.suffix.get_mut(suffix),
+            None => self.exact.get_mut(&*pattern),
+        }
+    }
+
     /// Adds `value` where `pattern` has none yet; false where it had.
     pub fn insert_new(&mut self, pattern: &str, value: T) -> bool {
         let free = self.pattern(pattern).is_none();
@@ -115,6 +127,15 @@ impl<T> AddressMap<T> {
         }
         self.networks.insert(at, (network, value));
         true
+    }
+
+    /// The value of exactly this network, to change it.
+    pub fn network_mut(&mut self, network: IpNet) -> Option<&mut T> {
+        let network = network.trunc();
+        if network.prefix_len() == network.max_prefix_len() {
+            return self.single.get_mut(&network.addr());
+        }
+        self.networks.iter_mut().find(|(other, _)| *other == network).map(|(_, value)| value)
     }
 
     /// The value of the longest prefix that holds `address`. A v4-mapped address counts as its IPv4 address.

@@ -54,8 +54,8 @@ impl Outbound {
             return Decision::Refuse(guard.reason.clone());
         }
         match self.tcp_any(dst.port()) {
-            Some(cluster) => self.unnamed(dst, cluster),
-            None => self.unmatched_plain(dst),
+            Some(cluster) if cluster.protocol == Protocol::Tcp => self.unnamed(dst, cluster),
+            _ => self.unmatched_plain(dst),
         }
     }
 
@@ -131,7 +131,9 @@ impl Outbound {
     /// The same for an address, by the virtual addresses of guarded services.
     #[must_use]
     pub fn guard_address(&self, address: IpAddr, port: u16) -> Option<&Guard> {
-        self.guards.addresses.matches(address).map(|(_, guard)| guard).find(|guard| guard.covers(port))
+        let layers = [Some(self), self.base.as_deref()];
+        let guards = layers.into_iter().flatten().flat_map(|table| table.guards.addresses.matches(address));
+        guards.flat_map(|(_, guards)| guards).find(|guard| guard.covers(port))
     }
 
     /// To a cluster chosen by address alone; one that leads back to the address dialled must not lead past a guard.

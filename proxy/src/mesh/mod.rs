@@ -1,11 +1,24 @@
 //! The pure compiler: objects in, one immutable table out. No I/O and no clock, so that `egret check` and
 //! `egret explain` use it as it is and a fuzzer can.
 
+mod check;
+mod clusters;
 mod compile;
+mod enrol;
+mod findings;
+mod guard;
 mod host;
 mod lookup;
+mod names;
+mod origination;
+mod protocol;
+mod registry;
+mod rules;
 pub mod table;
+mod view;
+mod volumes;
 
 pub use compile::compile;
+pub use enrol::NETNS;
 pub use host::{authority_host, canonical, covers};
 pub use table::*;

@@ -122,7 +122,7 @@ pub struct Guards {
     /// Rules of each other namespace that the client sees: one that guards is enough.
     pub others: Arc<Vec<HostMap<Guard>>>,
     /// Virtual addresses of guarded hosts, for connections that bear no name.
-    pub addresses: AddressMap<Guard>,
+    pub addresses: AddressMap<Vec<Guard>>,
 }
 
 /// Why plain text for a host or address is refused where no service matches.
@@ -356,7 +356,7 @@ impl<T> Default for AddressMap<T> {
 }
 
 /// Names to values: exact > longest suffix wildcard > `*`. Case-insensitive; a trailing dot matches.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HostMap<T> {
     pub exact: HashMap<String, T>,
     /// Suffix with its dot (`.foo.com` for `*.foo.com`): matches any deeper name, not `foo.com`.

@@ -1,0 +1,81 @@
+//! Findings that need all objects but no workload: what `egret check` says of rules that nobody uses yet.
+
+use super::{
+    findings::Findings,
+    registry::Registry,
+    rules::{Rules, every_tls},
+    table::Protocol,
+};
+use crate::api::istio::TlsMode;
+
+pub fn check(registry: &Registry, rules: &Rules, findings: &mut Findings) {
+    let used = used(registry, rules, findings);
+    for (rule, used) in rules.all.iter().zip(used) {
+        let object = &rule.object;
+        let every = every_tls(&object.spec);
+        if !used {
+            let tls = every.iter().any(|(_, tls)| tls.encrypts());
+            let host = &rule.host;
+            let unknown =
+                format!("no ServiceEntry or Service for {host} is visible from namespace {}", object.meta.namespace);
+            match (tls, host.starts_with('*')) {
+                (true, false) => findings.error(
+                    object,
+                    "spec.host",
+                    format!("{unknown}: nothing can be encrypted as the rule asks, so plain text to it is refused"),
+                ),
+                (true, true) => {
+                    findings.warn(object, "spec.host", format!("{unknown}: plain text to such hosts is refused"))
+                }
+                (false, _) => findings.warn(object, "spec.host", format!("{unknown}: the rule does nothing")),
+            }
+        }
+        for (field, tls) in every {
+            if tls.mode == TlsMode::IstioMutual {
+                let message = "ISTIO_MUTUAL is not honoured yet: traffic under this rule is refused";
+                findings.error(object, &format!("{field}.mode"), message);
+            }
+            let credential = tls.credential_name.as_ref().is_some_and(|name| !name.is_empty());
+            if credential && tls.encrypts() {
+                let field = format!("{field}.credentialName");
+                if object.spec.workload_selector.is_none() {
+                    let message = "without workloadSelector Istio ignores this rule at sidecars and sends plain text; egret honours it";
+                    findings.warn(object, &field, message);
+                }
+                let files = [&tls.client_certificate, &tls.private_key, &tls.ca_certificates];
+                if files.iter().any(|file| file.as_ref().is_some_and(|path| !path.is_empty())) {
+                    findings.warn(object, &field, "certificate files beside credentialName are ignored");
+                }
+            }
+            if tls.mode == TlsMode::Simple && tls.client_certificate.is_some() {
+                let message = "mode SIMPLE presents no client certificate: use MUTUAL";
+                findings.warn(object, &format!("{field}.clientCertificate"), message);
+            }
+        }
+    }
+}
+
+/// Which rules match some service, telling on the way where TLS would be wrapped in TLS.
+fn used(registry: &Registry, rules: &Rules, findings: &mut Findings) -> Vec<bool> {
+    let mut used = vec![false; rules.all.len()];
+    for entry in &registry.entries {
+        for index in rules.naming(&entry.host, |namespace| entry.body.visibility.holds(namespace)) {
+            used[index] = true;
+            let object = &rules.all[index].object;
+            let wrapped =
+                entry.body.ports.iter().filter(|port| matches!(port.protocol, Protocol::Https | Protocol::Tls));
+            for port in wrapped {
+                let Some(merged) = rules.merge(&[index], &mut Findings::default()) else { continue };
+                let policy = merged.policy(port.number, None);
+                if let Some(tls) = policy.tls.filter(|tls| tls.settings.encrypts()) {
+                    let message = format!(
+                        "port {} of {} is TLS already: the application's own TLS will be wrapped in a second one",
+                        port.number, entry.object
+                    );
+                    findings.warn(object, &tls.field, message);
+                }
+            }
+        }
+    }
+    used
+}

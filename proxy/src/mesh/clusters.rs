@@ -1,0 +1,194 @@
+//! Clusters, each made once however many workloads use it.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use super::{
+    findings::Findings,
+    origination::{Defaults, Holder, NO_LABELS, Upstream},
+    registry::{Entry, EntryPort},
+    rules::{Chosen, Merged, Policy, Rules, every_tls},
+    table::{Cluster, Pool, Route, TlsSettings, UpstreamTls},
+    volumes::Volumes,
+};
+use crate::{
+    api::{
+        Objects,
+        istio::{ConnectionPool, DestinationRule},
+    },
+    limits,
+};
+
+/// What all tables are made from, and what they share.
+pub struct Workshop<'a> {
+    pub objects: &'a Objects,
+    pub rules: &'a Rules,
+    pub defaults: Defaults,
+    /// Mesh configuration `connectTimeout`.
+    pub connect_timeout: Duration,
+    pub findings: &'a mut Findings,
+    merged: HashMap<Chosen, MergedRule>,
+    made: HashMap<Key, Arc<Route>>,
+    settings: HashMap<Arc<TlsSettings>, Arc<TlsSettings>>,
+    default_route: Arc<str>,
+}
+
+/// A merged rule, and what tells it from others.
+#[derive(Clone, Debug)]
+pub struct MergedRule {
+    pub id: usize,
+    pub rule: Arc<Merged>,
+    /// It takes credentials of the workload's namespace or pod.
+    pub personal: bool,
+}
+
+/// Workloads with the same credentials: namespace and how its volumes answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct HolderId {
+    pub namespace: usize,
+    pub places: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct HolderOf<'a> {
+    pub id: HolderId,
+    pub namespace: &'a str,
+    pub volumes: &'a Volumes,
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Key {
+    entry: usize,
+    port: usize,
+    rule: Option<usize>,
+    subset: Option<usize>,
+    holder: Option<HolderId>,
+}
+
+impl<'a> Workshop<'a> {
+    pub fn new(
+        objects: &'a Objects,
+        rules: &'a Rules,
+        defaults: Defaults,
+        connect_timeout: Option<Duration>,
+        findings: &'a mut Findings,
+    ) -> Self {
+        Self {
+            objects,
+            rules,
+            defaults,
+            connect_timeout: connect_timeout.unwrap_or(limits::CONNECT_TIMEOUT),
+            findings,
+            merged: HashMap::new(),
+            made: HashMap::new(),
+            settings: HashMap::new(),
+            default_route: Arc::from("default"),
+        }
+    }
+
+    pub fn merged(&mut self, chosen: &Chosen) -> Option<MergedRule> {
+        if let Some(known) = self.merged.get(chosen) {
+            return Some(known.clone());
+        }
+        let rule = self.rules.merge(chosen, self.findings)?;
+        let specs = chosen.iter().map(|index| &self.rules.all[*index].object.spec);
+        let personal = specs.into_iter().any(takes_credentials);
+        let made = MergedRule { id: self.merged.len(), rule: Arc::new(rule), personal };
+        self.merged.insert(chosen.clone(), made.clone());
+        Some(made)
+    }
+
+    /// The route to one port (by index) of an entry (with its index), or to one of its subsets.
+    pub fn route(
+        &mut self,
+        (at, entry): (usize, &Entry),
+        port: usize,
+        rule: Option<&MergedRule>,
+        subset: Option<usize>,
+        holder: HolderOf<'_>,
+    ) -> Arc<Route> {
+        let own = rule.filter(|rule| rule.personal).map(|_| holder.id);
+        let key = Key { entry: at, port, rule: rule.map(|rule| rule.id), subset, holder: own };
+        if let Some(known) = self.made.get(&key) {
+            return known.clone();
+        }
+        let port = &entry.body.ports[port];
+        let cluster = self.cluster(entry, port, rule.map(|rule| &*rule.rule), subset, holder);
+        let virtual_host = format!("{}:{}", entry.host, port.number);
+        let route = Arc::new(Route { name: self.default_route.clone(), virtual_host, cluster: Arc::new(cluster) });
+        self.made.insert(key, route.clone());
+        route
+    }
+
+    fn cluster(
+        &mut self,
+        entry: &Entry,
+        port: &EntryPort,
+        rule: Option<&Merged>,
+        subset: Option<usize>,
+        holder: HolderOf<'_>,
+    ) -> Cluster {
+        let policy = rule.map_or_else(Policy::default, |rule| rule.policy(port.number, subset));
+        let subset = subset.and_then(|at| rule?.subsets().nth(at));
+        let pool = self.pool(policy.pool);
+        let upstream = Upstream {
+            protocol: port.protocol,
+            h2_upgrade: pool.h2_upgrade,
+            subject_alt_names: &entry.body.subject_alt_names,
+        };
+        let tls = match &policy.tls {
+            None => UpstreamTls::Plain,
+            Some(tls) => {
+                let holder = Holder {
+                    objects: self.objects,
+                    defaults: &self.defaults,
+                    namespace: holder.namespace,
+                    volumes: holder.volumes,
+                };
+                match holder.originate(tls, upstream, self.findings) {
+                    UpstreamTls::Originate(settings) => {
+                        let shared = self.settings.entry(settings.clone()).or_insert(settings);
+                        UpstreamTls::Originate(shared.clone())
+                    }
+                    other => other,
+                }
+            }
+        };
+        let name = subset.map_or("", |subset| subset.name.as_str());
+        Cluster {
+            name: format!("outbound|{}|{name}|{}", port.number, entry.host),
+            host: entry.host.clone(),
+            port: port.number,
+            subset: name.to_owned(),
+            protocol: port.protocol,
+            discovery: entry.discovery(port, subset.map_or(&NO_LABELS, |subset| &subset.labels)),
+            load_balancer: policy.load_balancer.unwrap_or_default(),
+            pool,
+            tls,
+            mesh_external: entry.body.mesh_external,
+            service: entry.object.clone(),
+            destination_rule: rule.map(|rule| rule.object.id.clone()),
+        }
+    }
+
+    fn pool(&self, pool: Option<&ConnectionPool>) -> Pool {
+        let none = ConnectionPool::default();
+        let pool = pool.unwrap_or(&none);
+        Pool {
+            connect_timeout: pool.tcp_connect_timeout.unwrap_or(self.connect_timeout),
+            max_connections: pool.tcp_max_connections,
+            max_pending_requests: pool.http1_max_pending_requests,
+            max_requests: pool.http2_max_requests,
+            // 0 is unlimited, as in Istio.
+            max_requests_per_connection: pool.http_max_requests_per_connection.filter(|most| *most > 0),
+            max_retries: pool.http_max_retries,
+            max_connection_duration: pool.tcp_max_connection_duration,
+            http_idle_timeout: pool.http_idle_timeout.unwrap_or(limits::IDLE_TIMEOUT),
+            tcp_idle_timeout: pool.tcp_idle_timeout.unwrap_or(limits::IDLE_TIMEOUT),
+            h2_upgrade: pool.http_h2_upgrade == Some(true),
+        }
+    }
+}
+
+fn takes_credentials(rule: &DestinationRule) -> bool {
+    every_tls(rule).iter().any(|(_, tls)| tls.encrypts())
+}

@@ -1,0 +1,202 @@
+//! What a rule's `tls` means for one workload: settings that can be honoured, or the reason why traffic is refused.
+//! Only what objects tell is checked here; what certificates contain is for [`crate::tls`].
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    findings::Findings,
+    rules::Tls,
+    table::{IdentitySource, Material, Place, Protocol, TlsSettings, TrustSource, UpstreamTls},
+    volumes::Volumes,
+};
+use crate::api::{
+    Objects,
+    core::Secret,
+    istio::{ClientTls, MeshConfig, TlsMode},
+    objects::Kind,
+};
+
+/// `tlsDefaults` of the mesh configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Defaults {
+    pub min_version: Option<String>,
+    pub cipher_suites: Vec<String>,
+    pub curves: Vec<String>,
+}
+
+impl Defaults {
+    pub fn new(config: Option<&MeshConfig>) -> Self {
+        config.map_or_else(Self::default, |config| Self {
+            min_version: config.tls_min_version.clone(),
+            cipher_suites: config.tls_cipher_suites.clone(),
+            curves: config.tls_curves.clone(),
+        })
+    }
+}
+
+/// Whose credentials count.
+#[derive(Clone, Copy, Debug)]
+pub struct Holder<'a> {
+    pub objects: &'a Objects,
+    pub defaults: &'a Defaults,
+    /// Namespace of the workload: its Secrets are meant.
+    pub namespace: &'a str,
+    pub volumes: &'a Volumes,
+}
+
+/// What the service says that the rule does not.
+#[derive(Clone, Copy, Debug)]
+pub struct Upstream<'a> {
+    pub protocol: Protocol,
+    pub h2_upgrade: bool,
+    pub subject_alt_names: &'a [String],
+}
+
+/// A field below `tls`, and why it cannot be honoured.
+type Refusal = (&'static str, String);
+
+impl Holder<'_> {
+    pub fn originate(self, tls: &Tls<'_>, upstream: Upstream<'_>, findings: &mut Findings) -> UpstreamTls {
+        if !tls.settings.encrypts() {
+            return UpstreamTls::Plain;
+        }
+        match self.settings(tls.settings, upstream) {
+            Ok(settings) => UpstreamTls::Originate(Arc::new(settings)),
+            Err((field, why)) => {
+                let field = if field.is_empty() { tls.field.clone() } else { format!("{}.{field}", tls.field) };
+                // That ISTIO_MUTUAL is not honoured is said once for all workloads, by `check`.
+                if tls.settings.mode != TlsMode::IstioMutual {
+                    let whose = format!("{why}: traffic of workloads in {} under this rule is refused", self.namespace);
+                    findings.error(tls.object, &field, whose);
+                }
+                UpstreamTls::Refuse(Arc::from(format!("{}: {why}", tls.object.id)))
+            }
+        }
+    }
+
+    fn settings(self, tls: &ClientTls, upstream: Upstream<'_>) -> Result<TlsSettings, Refusal> {
+        if tls.mode == TlsMode::IstioMutual {
+            return Err(("mode", "ISTIO_MUTUAL is not honoured yet".to_owned()));
+        }
+        let (identity, trust) = match given(tls.credential_name.as_ref()) {
+            Some(name) => self.from_secret(name, tls)?,
+            None => self.from_files(tls)?,
+        };
+        let subject_alt_names =
+            if tls.subject_alt_names.is_empty() { upstream.subject_alt_names } else { &tls.subject_alt_names };
+        let crl = given(tls.ca_crl.as_ref()).map(|path| self.material("caCrl", path)).transpose()?;
+        Ok(TlsSettings {
+            sni: given(tls.sni.as_ref()).map(str::to_owned),
+            subject_alt_names: subject_alt_names.to_vec(),
+            insecure_skip_verify: tls.insecure_skip_verify,
+            identity,
+            trust,
+            crl,
+            alpn: alpn(upstream).iter().map(|name| (*name).to_owned()).collect(),
+            min_version: self.defaults.min_version.clone(),
+            cipher_suites: self.defaults.cipher_suites.clone(),
+            curves: self.defaults.curves.clone(),
+        })
+    }
+
+    /// `credentialName`: certificate, key and CA of a Secret in the workload's namespace; never the system's CAs.
+    fn from_secret(self, name: &str, tls: &ClientTls) -> Result<(Option<IdentitySource>, TrustSource), Refusal> {
+        let field = "credentialName";
+        let refuse = |why: String| Err((field, why));
+        let name = name.strip_prefix("kubernetes://").unwrap_or(name);
+        if name.contains('/') {
+            return refuse(format!("{name} must name a Secret of the workload's own namespace"));
+        }
+        let namespace = self.namespace;
+        let own = self.secret(namespace, name);
+        let beside = self.secret(namespace, &format!("{name}-cacert"));
+        if own.is_none() && (tls.mode == TlsMode::Mutual || beside.is_none()) {
+            return refuse(format!("Secret {namespace}/{name} does not exist"));
+        }
+        let has_ca = |secret: &Secret| ["cacert", "ca.crt"].iter().any(|key| filled(secret, key));
+        let ca = beside.is_some_and(has_ca) || own.is_some_and(has_ca);
+        if !ca && !tls.insecure_skip_verify {
+            return refuse(format!(
+                "there is no CA to check the server with: neither Secret {namespace}/{name} has ca.crt or cacert, nor is there a Secret {name}-cacert with it"
+            ));
+        }
+        let identity = match (tls.mode, own) {
+            (TlsMode::Mutual, Some(own)) => {
+                let pairs = [["cert", "key"], ["tls.crt", "tls.key"]];
+                if !pairs.iter().any(|pair| pair.iter().all(|key| filled(own, key))) {
+                    return refuse(format!("Secret {namespace}/{name} lacks tls.crt and tls.key (or cert and key)"));
+                }
+                Some(IdentitySource::Secret { namespace: namespace.to_owned(), name: name.to_owned() })
+            }
+            _ => None,
+        };
+        Ok((identity, TrustSource::Secret { namespace: namespace.to_owned(), name: name.to_owned() }))
+    }
+
+    fn from_files(self, tls: &ClientTls) -> Result<(Option<IdentitySource>, TrustSource), Refusal> {
+        let identity = if tls.mode == TlsMode::Mutual {
+            let certificate = given(tls.client_certificate.as_ref())
+                .ok_or(("clientCertificate", "MUTUAL wants a client certificate, or credentialName".to_owned()))?;
+            let key = given(tls.private_key.as_ref())
+                .ok_or(("privateKey", "MUTUAL wants the key of the client certificate".to_owned()))?;
+            let certificate = self.material("clientCertificate", certificate)?;
+            Some(IdentitySource::Files { certificate, key: self.material("privateKey", key)? })
+        } else {
+            None
+        };
+        let trust = match given(tls.ca_certificates.as_ref()) {
+            None | Some("system") => TrustSource::System,
+            Some(path) => TrustSource::File(self.material("caCertificates", path)?),
+        };
+        Ok((identity, trust))
+    }
+
+    fn material(self, field: &'static str, path: &str) -> Result<Material, Refusal> {
+        let place = self.volumes.place(path).map_err(|why| (field, why))?;
+        if let Place::Secret { namespace, name, key } = &place {
+            match self.secret(namespace, name) {
+                None => return Err((field, format!("{path}: Secret {namespace}/{name} does not exist"))),
+                Some(secret) if !filled(secret, key) => {
+                    return Err((field, format!("{path}: Secret {namespace}/{name} has no key {key}")));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(Material { path: path.to_owned(), place })
+    }
+
+    fn secret(&self, namespace: &str, name: &str) -> Option<&Secret> {
+        secret(&self.objects.secrets, namespace, name)
+    }
+}
+
+fn secret<'a>(secrets: &'a Kind<Secret>, namespace: &str, name: &str) -> Option<&'a Secret> {
+    secrets.get(&(namespace.to_owned(), name.to_owned())).map(|object| &object.spec)
+}
+
+fn filled(secret: &Secret, key: &str) -> bool {
+    secret.data.get(key).is_some_and(|value| !value.is_empty())
+}
+
+/// Set and not empty: protobuf knows no difference.
+fn given(value: Option<&String>) -> Option<&str> {
+    value.map(String::as_str).filter(|value| !value.is_empty())
+}
+
+fn alpn(upstream: Upstream<'_>) -> &'static [&'static str] {
+    match upstream.protocol {
+        Protocol::Http2 | Protocol::Grpc => &["h2", "http/1.1"],
+        Protocol::Http | Protocol::Auto if upstream.h2_upgrade => &["h2", "http/1.1"],
+        Protocol::Http | Protocol::Auto => &["http/1.1"],
+        // Raw bytes; for HTTPS and TLS they are the application's own TLS.
+        Protocol::Https | Protocol::Tls | Protocol::Tcp => &[],
+    }
+}
+
+/// Where each path that some rule names lies for a pod: pods that agree may share tables.
+pub fn places(paths: &[String], volumes: &Volumes) -> Vec<Result<Place, String>> {
+    paths.iter().map(|path| volumes.place(path)).collect()
+}
+
+/// Labels of nobody.
+pub static NO_LABELS: BTreeMap<String, String> = BTreeMap::new();

@@ -1,0 +1,385 @@
+//! Every service that the objects define, in one shape: hosts, ports, addresses and endpoints, whether a ServiceEntry
+//! or a Kubernetes Service says so.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use ipnet::IpNet;
+
+use super::{
+    findings::Findings,
+    host::canonical,
+    names::{Visibility, object_order, selects, service_host},
+    protocol,
+    table::{Discovery, DnsTarget, Endpoint, EndpointAddress, PodAddresses, Protocol, WorkloadId},
+};
+use crate::api::{
+    Object, ObjectId, Objects,
+    core::{Pod, Service, TargetPort},
+    istio::{Location, Resolution, ServiceEntry},
+};
+
+/// One host of one service.
+#[derive(Debug)]
+pub struct Entry {
+    /// As tables keep names; may be a wildcard.
+    pub host: String,
+    pub namespace: String,
+    pub object: ObjectId,
+    /// A Kubernetes Service, which has short names too.
+    pub kubernetes: bool,
+    pub body: Arc<Body>,
+}
+
+/// What the hosts of one object share.
+#[derive(Debug)]
+pub struct Body {
+    pub visibility: Visibility,
+    pub ports: Vec<EntryPort>,
+    pub addresses: Vec<IpNet>,
+    pub mesh_external: bool,
+    pub subject_alt_names: Vec<String>,
+    finding: Finding,
+    backends: Vec<Backend>,
+}
+
+#[derive(Debug)]
+pub struct EntryPort {
+    pub number: u16,
+    pub name: String,
+    pub protocol: Protocol,
+    target: Target,
+}
+
+#[derive(Clone, Debug)]
+enum Target {
+    /// The port's own number.
+    Same,
+    Number(u16),
+    /// A named container port.
+    Name(String),
+}
+
+/// How addresses are found, before subset and port are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Finding {
+    Static,
+    Dns,
+    DnsRoundRobin,
+    Original,
+    Dynamic,
+}
+
+#[derive(Debug)]
+struct Backend {
+    address: Address,
+    /// By service port name (WorkloadEntry `ports`): goes before `targetPort`.
+    overrides: BTreeMap<String, u16>,
+    /// By container port name, for a named `targetPort`.
+    container_ports: BTreeMap<String, u16>,
+    labels: BTreeMap<String, String>,
+    weight: u32,
+}
+
+#[derive(Debug)]
+enum Address {
+    Ip(IpAddr),
+    Name(String),
+    Unix(PathBuf),
+}
+
+/// All hosts, in the order in which one of equal names wins.
+#[derive(Debug, Default)]
+pub struct Registry {
+    pub entries: Vec<Entry>,
+}
+
+impl Registry {
+    pub fn new(objects: &Objects, addresses: &PodAddresses, findings: &mut Findings) -> Self {
+        let pods = PodsByNamespace::new(objects, addresses);
+        let mut entries = Vec::new();
+        let mut services: Vec<_> = objects.services.values().collect();
+        services.sort_by(|a, b| object_order(&a.meta, &b.meta));
+        for service in services {
+            let body = Arc::new(service_body(service, &pods, findings));
+            entries.push(Entry {
+                host: service_host(&canonical(&service.meta.name), &service.meta.namespace),
+                namespace: service.meta.namespace.clone(),
+                object: service.id.clone(),
+                kubernetes: true,
+                body,
+            });
+        }
+        let mut declared: Vec<_> = objects.service_entries.values().collect();
+        declared.sort_by(|a, b| object_order(&a.meta, &b.meta));
+        let mut taken: HashMap<(&str, String, u16), &ObjectId> = HashMap::new();
+        for object in declared {
+            let body = Arc::new(entry_body(object, &pods, findings));
+            for (index, host) in object.spec.hosts.iter().enumerate() {
+                let host = canonical(host).into_owned();
+                let field = format!("spec.hosts[{index}]");
+                for port in &body.ports {
+                    match taken.entry((&object.meta.namespace, host.clone(), port.number)) {
+                        std::collections::hash_map::Entry::Vacant(free) => {
+                            free.insert(&object.id);
+                        }
+                        std::collections::hash_map::Entry::Occupied(first) if first.get().name != object.id.name => {
+                            let message = format!(
+                                "{} already serves this host on port {}: that one is used",
+                                first.get(),
+                                port.number
+                            );
+                            findings.warn(object, &field, message);
+                        }
+                        std::collections::hash_map::Entry::Occupied(_) => {}
+                    }
+                }
+                let needs_name = matches!(body.finding, Finding::Dns | Finding::DnsRoundRobin);
+                if needs_name && body.backends.is_empty() && host.starts_with('*') {
+                    let message = "a wildcard host cannot be resolved: give endpoints, or resolution NONE or DYNAMIC_DNS; requests get 503";
+                    findings.error(object, &field, message);
+                }
+                entries.push(Entry {
+                    host,
+                    namespace: object.meta.namespace.clone(),
+                    object: object.id.clone(),
+                    kubernetes: false,
+                    body: body.clone(),
+                });
+            }
+        }
+        Self { entries }
+    }
+}
+
+impl Entry {
+    /// Where connections to `port` go, for the endpoints with these labels.
+    pub fn discovery(&self, port: &EntryPort, labels: &BTreeMap<String, String>) -> Discovery {
+        let body = &self.body;
+        let chosen = || body.backends.iter().filter(|backend| selects(labels, &backend.labels));
+        match body.finding {
+            Finding::Original => Discovery::OriginalDestination { port: port.target.number() },
+            Finding::Dynamic => Discovery::Dynamic { port: port.target.number().unwrap_or(port.number) },
+            Finding::Static => Discovery::Static(chosen().filter_map(|backend| backend.endpoint(port)).collect()),
+            Finding::Dns | Finding::DnsRoundRobin => {
+                let implied = body.backends.is_empty() && labels.is_empty() && !self.host.starts_with('*');
+                let own = implied.then(|| DnsTarget {
+                    name: self.host.clone(),
+                    port: port.target.number().unwrap_or(port.number),
+                    weight: 1,
+                });
+                Discovery::Dns {
+                    targets: own.into_iter().chain(chosen().filter_map(|backend| backend.target(port))).collect(),
+                    one_at_a_time: body.finding == Finding::DnsRoundRobin,
+                }
+            }
+        }
+    }
+
+    /// Static endpoint addresses where the port is not translated: a client may dial them itself.
+    pub fn dialled_addresses<'a>(&'a self, port: &'a EntryPort) -> impl Iterator<Item = IpNet> + 'a {
+        let backends = if self.body.finding == Finding::Static { self.body.backends.as_slice() } else { &[] };
+        backends.iter().filter_map(|backend| match backend.endpoint(port)?.address {
+            EndpointAddress::Ip(address) if address.port() == port.number => Some(IpNet::from(address.ip())),
+            _ => None,
+        })
+    }
+}
+
+impl Target {
+    fn number(&self) -> Option<u16> {
+        match self {
+            Self::Number(number) => Some(*number),
+            Self::Same | Self::Name(_) => None,
+        }
+    }
+}
+
+impl Backend {
+    /// None: a pod without the named port.
+    fn port(&self, port: &EntryPort) -> Option<u16> {
+        match &port.target {
+            Target::Name(name) => self.container_ports.get(name).copied(),
+            target => {
+                let own = self.overrides.get(&port.name).copied();
+                Some(own.or(target.number()).unwrap_or(port.number))
+            }
+        }
+    }
+
+    fn endpoint(&self, port: &EntryPort) -> Option<Endpoint> {
+        let address = match &self.address {
+            Address::Ip(ip) => EndpointAddress::Ip(SocketAddr::new(*ip, self.port(port)?)),
+            Address::Unix(path) => EndpointAddress::Unix(path.clone()),
+            Address::Name(_) => return None,
+        };
+        Some(Endpoint { address, weight: self.weight })
+    }
+
+    fn target(&self, port: &EntryPort) -> Option<DnsTarget> {
+        let name = match &self.address {
+            Address::Ip(ip) => ip.to_string(),
+            Address::Name(name) => name.clone(),
+            Address::Unix(_) => return None,
+        };
+        Some(DnsTarget { name, port: self.port(port)?, weight: self.weight })
+    }
+}
+
+/// Pods that may be endpoints, with the addresses they bear now.
+struct PodsByNamespace<'a> {
+    pods: HashMap<&'a str, Vec<(&'a Object<Pod>, Vec<IpAddr>)>>,
+}
+
+impl<'a> PodsByNamespace<'a> {
+    fn new(objects: &'a Objects, addresses: &PodAddresses) -> Self {
+        let mut pods: HashMap<&str, Vec<_>> = HashMap::new();
+        for pod in objects.pods.values() {
+            let id = WorkloadId { namespace: pod.meta.namespace.clone(), name: pod.meta.name.clone() };
+            let own = addresses.get(&id).filter(|own| !own.is_empty()).unwrap_or(&pod.spec.ips);
+            if !own.is_empty() {
+                pods.entry(&pod.meta.namespace).or_default().push((&**pod, own.clone()));
+            }
+        }
+        Self { pods }
+    }
+
+    /// One backend for each pod with these labels; `like` says which of a pod's address families is wanted.
+    fn backends(&self, namespace: &str, selector: &BTreeMap<String, String>, like: Option<IpAddr>) -> Vec<Backend> {
+        let pods = self.pods.get(namespace).map(Vec::as_slice).unwrap_or_default();
+        let chosen = pods.iter().filter(|(pod, _)| selects(selector, &pod.meta.labels));
+        let backends = chosen.filter_map(|(pod, ips)| {
+            let wanted = like.and_then(|like| ips.iter().find(|ip| ip.is_ipv4() == like.is_ipv4()));
+            let named = pod.spec.ports.iter().filter_map(|port| Some((port.name.clone()?, port.port)));
+            let address = Address::Ip(*wanted.or(ips.first())?);
+            let labels = pod.meta.labels.clone();
+            Some(Backend { address, overrides: BTreeMap::new(), container_ports: named.collect(), labels, weight: 1 })
+        });
+        backends.collect()
+    }
+}
+
+fn service_body(service: &Object<Service>, pods: &PodsByNamespace<'_>, findings: &mut Findings) -> Body {
+    let spec = &service.spec;
+    let mut ports = Vec::new();
+    for (index, port) in spec.ports.iter().enumerate() {
+        if port.protocol.as_deref().is_some_and(|protocol| !protocol.eq_ignore_ascii_case("tcp")) {
+            continue;
+        }
+        let name = port.name.clone().unwrap_or_default();
+        if let Some(written) = port.app_protocol.as_deref()
+            && protocol::named(written).is_none()
+        {
+            let message = format!("{written} is no protocol that egret knows: the port is sniffed");
+            findings.warn(service, &format!("spec.ports[{index}].appProtocol"), message);
+        }
+        let target = match &port.target_port {
+            Some(TargetPort::Number(number)) => Target::Number(*number),
+            Some(TargetPort::Name(name)) => Target::Name(name.clone()),
+            None => Target::Same,
+        };
+        let protocol = protocol::of_service(port.app_protocol.as_deref(), &name, port.port);
+        ports.push(EntryPort { number: port.port, name, protocol, target });
+    }
+    let mut addresses: Vec<IpNet> = spec.cluster_ips.iter().copied().map(IpNet::from).collect();
+    let like = spec.cluster_ips.first().copied();
+    let (finding, backends) = if let Some(name) = &spec.external_name {
+        let address = Address::Name(canonical(name).into_owned());
+        let (overrides, container_ports, labels) = Default::default();
+        (Finding::Dns, vec![Backend { address, overrides, container_ports, labels, weight: 1 }])
+    } else if spec.selector.is_empty() {
+        // Somebody else keeps the endpoints: the address dialled is all there is to go by.
+        (Finding::Original, Vec::new())
+    } else {
+        let backends = pods.backends(&service.meta.namespace, &spec.selector, like);
+        (if addresses.is_empty() { Finding::Original } else { Finding::Static }, backends)
+    };
+    if finding == Finding::Original {
+        // Headless: the client has resolved a pod's own address and means that pod, on the port it dialled.
+        addresses.extend(backends.iter().filter_map(|backend| match backend.address {
+            Address::Ip(ip) => Some(IpNet::from(ip)),
+            Address::Name(_) | Address::Unix(_) => None,
+        }));
+        ports.iter_mut().for_each(|port| port.target = Target::Same);
+    }
+    let export_to = service.meta.annotations.get("networking.istio.io/exportTo").map_or("", String::as_str);
+    Body {
+        visibility: Visibility::new(export_to.split(','), &service.meta.namespace),
+        ports,
+        addresses,
+        mesh_external: spec.external_name.is_some(),
+        subject_alt_names: Vec::new(),
+        finding,
+        backends,
+    }
+}
+
+fn entry_body(object: &Object<ServiceEntry>, pods: &PodsByNamespace<'_>, findings: &mut Findings) -> Body {
+    let spec = &object.spec;
+    let mut ports = Vec::new();
+    for (index, port) in spec.ports.iter().enumerate() {
+        let field = format!("spec.ports[{index}].protocol");
+        if port.protocol.eq_ignore_ascii_case("udp") {
+            findings.warn(object, &field, "UDP is not captured: this port is left alone");
+            continue;
+        }
+        if !port.protocol.is_empty() && protocol::named(&port.protocol).is_none() {
+            let message = format!("{} is no protocol that egret knows: the port is sniffed", port.protocol);
+            findings.warn(object, &field, message);
+        }
+        let protocol = protocol::of_entry(&port.protocol, &port.name, port.number);
+        let target = port.target_port.map_or(Target::Same, Target::Number);
+        ports.push(EntryPort { number: port.number, name: port.name.clone(), protocol, target });
+    }
+    let finding = match spec.resolution {
+        Resolution::None => Finding::Original,
+        Resolution::Static => Finding::Static,
+        Resolution::Dns => Finding::Dns,
+        Resolution::DnsRoundRobin => Finding::DnsRoundRobin,
+        Resolution::DynamicDns => Finding::Dynamic,
+    };
+    let mut backends = Vec::new();
+    for (index, endpoint) in spec.endpoints.iter().enumerate() {
+        let field = format!("spec.endpoints[{index}].address");
+        let address = match (endpoint.address.strip_prefix("unix://"), endpoint.address.parse::<IpAddr>()) {
+            (Some(path), _) => Address::Unix(PathBuf::from(path)),
+            (None, Ok(ip)) => Address::Ip(ip),
+            (None, Err(_)) => Address::Name(canonical(&endpoint.address).into_owned()),
+        };
+        let usable = match (&address, finding) {
+            (Address::Name(_), Finding::Static) => Err("resolution STATIC wants an IP address or unix:// path here"),
+            (Address::Unix(_), Finding::Dns | Finding::DnsRoundRobin) => Err("a unix:// path wants resolution STATIC"),
+            (_, Finding::Original | Finding::Dynamic) => Err("endpoints do not count with this resolution"),
+            _ => Ok(()),
+        };
+        match usable {
+            Ok(()) => backends.push(Backend {
+                address,
+                overrides: endpoint.ports.clone(),
+                container_ports: BTreeMap::new(),
+                labels: endpoint.labels.clone(),
+                weight: endpoint.weight.max(1),
+            }),
+            Err(why) => findings.warn(object, &field, format!("{why}: this endpoint is ignored")),
+        }
+    }
+    if let Some(selector) = &spec.workload_selector {
+        backends.extend(pods.backends(&object.meta.namespace, selector, None));
+    }
+    if finding == Finding::Static && backends.is_empty() && spec.workload_selector.is_none() {
+        findings.error(object, "spec.endpoints", "resolution STATIC without endpoints: requests get 503");
+    }
+    Body {
+        visibility: Visibility::new(spec.export_to.iter().map(String::as_str), &object.meta.namespace),
+        ports,
+        addresses: spec.addresses.clone(),
+        mesh_external: spec.location == Location::MeshExternal,
+        subject_alt_names: spec.subject_alt_names.clone(),
+        finding,
+        backends,
+    }
+}

@@ -1,0 +1,285 @@
+//! The table of one kind of client: every service it sees, in the places where connections look for it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use super::{
+    clusters::{HolderOf, MergedRule, Workshop},
+    guard::{self, guards, short_forms},
+    registry::{Entry, Registry},
+    rules::Client,
+    table::{AddressMap, Cluster, Guard, Outbound, OutboundPolicy, PortTable, Protocol, Route, UpstreamTls},
+};
+use ipnet::IpNet;
+
+/// Mesh-wide facts that every view needs.
+#[derive(Clone, Copy, Debug)]
+pub struct Scope<'a> {
+    pub registry: &'a Registry,
+    pub root: &'a str,
+    pub policy: OutboundPolicy,
+}
+
+/// What a client sees: each service with the rule that applies, in the order in which one of equal names wins.
+#[derive(Debug, Default)]
+pub struct Selection {
+    pub entries: Vec<Selected>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Selected {
+    /// Index in the registry.
+    pub entry: usize,
+    pub rule: Option<MergedRule>,
+    /// Another workload of the same namespace may have another rule or other credentials.
+    pub varies: bool,
+}
+
+/// What two selections must have in common to share a table.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct Signature {
+    entries: Vec<(usize, Option<usize>)>,
+    /// Set where the table depends on the client's namespace in other ways.
+    namespace: Option<String>,
+}
+
+impl Selection {
+    pub fn new(workshop: &mut Workshop<'_>, scope: Scope<'_>, client: Client<'_>) -> Self {
+        let all = scope.registry.entries.iter().enumerate();
+        let visible = all.filter(|(_, entry)| entry.body.visibility.holds(client.namespace));
+        let (own, others): (Vec<_>, Vec<_>) = visible.partition(|(_, entry)| entry.namespace == client.namespace);
+        let chain = own.into_iter().chain(others);
+        Self { entries: chain.map(|found| select(workshop, scope, client, found)).collect() }
+    }
+
+    /// Only what may differ from the selection of the client's namespace at large.
+    pub fn varying(&self, workshop: &mut Workshop<'_>, scope: Scope<'_>, client: Client<'_>) -> Self {
+        let varying = self.entries.iter().filter(|selected| selected.varies).map(|selected| selected.entry);
+        let entries = varying.map(|at| select(workshop, scope, client, (at, &scope.registry.entries[at])));
+        Self { entries: entries.collect() }
+    }
+
+    pub fn signature(&self, workshop: &Workshop<'_>, scope: Scope<'_>, client: Client<'_>) -> Signature {
+        let own_services = self.entries.iter().any(|selected| {
+            let entry = &scope.registry.entries[selected.entry];
+            entry.kubernetes && entry.namespace == client.namespace
+        });
+        let personal = self.entries.iter().any(|selected| selected.rule.as_ref().is_some_and(|rule| rule.personal));
+        // Rules guard by namespace, whether or not a service is left that they apply to.
+        let bound = own_services || personal || workshop.rules.treat_specially(client.namespace);
+        Signature {
+            entries: self.entries.iter().map(|s| (s.entry, s.rule.as_ref().map(|rule| rule.id))).collect(),
+            namespace: bound.then(|| client.namespace.to_owned()),
+        }
+    }
+
+    /// The full table.
+    pub fn table(
+        &self,
+        workshop: &mut Workshop<'_>,
+        scope: Scope<'_>,
+        client: Client<'_>,
+        holder: HolderOf<'_>,
+    ) -> Outbound {
+        let mut serving: HashMap<&str, &str> = HashMap::new();
+        let mut taken = HashSet::new();
+        let mut builder = Builder::new(scope.policy, client.namespace, None);
+        for selected in &self.entries {
+            let entry = &scope.registry.entries[selected.entry];
+            serving.entry(&entry.host).or_insert(&entry.namespace);
+            builder.add(workshop, scope, selected, holder, |port| taken.insert((&entry.host, port)));
+        }
+        let mut table = builder.finish(workshop);
+        table.guards.own = guard::own(workshop, client);
+        let others = guard::others(workshop, client, scope.root, |host| serving.get(host).copied());
+        table.guards.others = Arc::new(others);
+        table
+    }
+
+    /// A table of what differs, over `base`. None where nothing does.
+    pub fn layer(
+        &self,
+        workshop: &mut Workshop<'_>,
+        scope: Scope<'_>,
+        client: Client<'_>,
+        holder: HolderOf<'_>,
+        base: &Arc<Outbound>,
+    ) -> Option<Outbound> {
+        let mut builder = Builder::new(scope.policy, client.namespace, Some(base));
+        for selected in &self.entries {
+            let entry = &scope.registry.entries[selected.entry];
+            // Where another service took the name in the shared table, it takes it here.
+            builder.add(workshop, scope, selected, holder, |port| {
+                let there = base.clusters.get(&format!("outbound|{port}||{}", entry.host));
+                there.is_some_and(|cluster| cluster.service == entry.object)
+            });
+        }
+        let mut table = builder.finish(workshop);
+        table.guards.own = guard::own(workshop, client);
+        let same = table
+            .clusters
+            .iter()
+            .all(|(name, cluster)| base.clusters.get(name).is_some_and(|there| Arc::ptr_eq(there, cluster)));
+        if same && table.guards.own == base.guards.own {
+            return None;
+        }
+        table.guards.others = base.guards.others.clone();
+        table.base = Some(base.clone());
+        Some(table)
+    }
+}
+
+fn select(workshop: &mut Workshop<'_>, scope: Scope<'_>, client: Client<'_>, (at, entry): (usize, &Entry)) -> Selected {
+    let (chosen, varies) = workshop.rules.choose(client, &entry.host, &entry.namespace, scope.root);
+    let rule = chosen.and_then(|chosen| workshop.merged(&chosen));
+    let varies = varies || rule.as_ref().is_some_and(|rule| rule.personal);
+    Selected { entry: at, rule, varies }
+}
+
+/// Puts services into the places where connections look for them.
+struct Builder<'a> {
+    table: Outbound,
+    namespace: &'a str,
+    /// Other names of services, entered once all full names are.
+    aliases: Vec<(String, u16, Arc<Route>)>,
+    /// TCP services without addresses, by port: declared ones, then sniffed ones under a TLS rule.
+    any: Vec<(u16, Arc<Cluster>)>,
+    /// The shared table, where this one is a layer over it: a place that another service has there stays its own.
+    base: Option<&'a Outbound>,
+}
+
+impl<'a> Builder<'a> {
+    fn new(policy: OutboundPolicy, namespace: &'a str, base: Option<&'a Outbound>) -> Self {
+        let table = Outbound { policy, ..Outbound::default() };
+        Self { table, namespace, aliases: Vec::new(), any: Vec::new(), base }
+    }
+
+    fn add(
+        &mut self,
+        workshop: &mut Workshop<'_>,
+        scope: Scope<'_>,
+        selected: &Selected,
+        holder: HolderOf<'_>,
+        mut free: impl FnMut(u16) -> bool,
+    ) {
+        let entry = &scope.registry.entries[selected.entry];
+        let rule = selected.rule.as_ref();
+        for index in 0..entry.body.ports.len() {
+            let number = entry.body.ports[index].number;
+            if !free(number) {
+                continue;
+            }
+            let route = workshop.route((selected.entry, entry), index, rule, None, holder);
+            self.place(entry, index, &route);
+            self.table.clusters.insert(route.cluster.name.clone(), route.cluster.clone());
+            for subset in 0..rule.map_or(0, |rule| rule.rule.subsets().count()) {
+                let cluster =
+                    workshop.route((selected.entry, entry), index, rule, Some(subset), holder).cluster.clone();
+                self.table.clusters.insert(cluster.name.clone(), cluster);
+            }
+        }
+        let guard = rule.map(|rule| guard::guard(&rule.rule)).filter(guards);
+        for address in guard.iter().flat_map(|_| &entry.body.addresses) {
+            guard_address(&mut self.table.guards.addresses, *address, guard.as_ref());
+        }
+    }
+
+    fn place(&mut self, entry: &Entry, index: usize, route: &Arc<Route>) {
+        let port = &entry.body.ports[index];
+        let cluster = &route.cluster;
+        let beneath = self.base.map(|base| base.ports.get(&port.number));
+        let free = |there: fn(&PortTable, IpAddr) -> Option<&Arc<Cluster>>, address: &IpNet| {
+            beneath.is_none_or(|table| {
+                table.and_then(|table| there(table, address.addr())).is_some_and(|c| same(c, cluster))
+            })
+        };
+        let table = self.table.ports.entry(port.number).or_default();
+        let addresses = &entry.body.addresses;
+        if matches!(port.protocol, Protocol::Http | Protocol::Http2 | Protocol::Grpc | Protocol::Auto) {
+            table.http.insert_new(&entry.host, route.clone());
+            let single = addresses.iter().filter(|net| net.prefix_len() == net.max_prefix_len());
+            let names = single.map(|net| net.addr().to_string());
+            let short = if entry.kubernetes { short_forms(&entry.host, self.namespace) } else { Vec::new() };
+            self.aliases.extend(names.chain(short).map(|name| (name, port.number, route.clone())));
+        }
+        if matches!(port.protocol, Protocol::Https | Protocol::Tls | Protocol::Auto) {
+            table.tls.insert_new(&entry.host, cluster.clone());
+        }
+        if matches!(port.protocol, Protocol::Https | Protocol::Tls) {
+            for address in addresses.iter().filter(|net| free(|table, ip| table.tls_addresses.get(ip), net)) {
+                table.tls_addresses.insert_new(*address, cluster.clone());
+            }
+        }
+        if matches!(port.protocol, Protocol::Tcp | Protocol::Auto) {
+            let dialled: Vec<IpNet> =
+                if addresses.is_empty() { entry.dialled_addresses(port).collect() } else { addresses.clone() };
+            for address in dialled.into_iter().filter(|net| free(|table, ip| table.tcp.get(ip), net)) {
+                table.tcp.insert_new(address, cluster.clone());
+            }
+            // Without addresses a raw connection could be for anybody: as in Istio it goes to the first such service.
+            let there = beneath.flatten().and_then(|table| table.tcp_any.as_ref());
+            let wanted = match there {
+                Some(there) => same(there, cluster),
+                None => port.protocol == Protocol::Tcp || cluster.tls != UpstreamTls::Plain,
+            };
+            if wanted && addresses.is_empty() && !entry.kubernetes {
+                self.any.push((port.number, cluster.clone()));
+            }
+        }
+    }
+
+    fn finish(mut self, workshop: &mut Workshop<'_>) -> Outbound {
+        for (name, port, route) in self.aliases {
+            if let Some(base) = self.base {
+                let there = base.ports.get(&port).and_then(|table| table.http.pattern(&name));
+                if there.is_none_or(|there| !same(&there.cluster, &route.cluster)) {
+                    continue;
+                }
+            }
+            self.table.ports.entry(port).or_default().http.insert_new(&name, route);
+        }
+        self.any.sort_by_key(|(_, cluster)| cluster.protocol != Protocol::Tcp);
+        for (port, cluster) in self.any {
+            let slot = &mut self.table.ports.entry(port).or_default().tcp_any;
+            match slot {
+                None => *slot = Some(cluster),
+                Some(first) => {
+                    let object = workshop.objects.service_entries.get(&cluster.service_key());
+                    let known_by_address = matches!(cluster.discovery, super::table::Discovery::Static(_));
+                    if let Some(object) = object.filter(|_| cluster.protocol == Protocol::Tcp && !known_by_address) {
+                        let message = format!(
+                            "TCP connections bear no name: {} takes those on port {port} already; give addresses to tell the services apart",
+                            first.service
+                        );
+                        workshop.findings.warn(object, "spec.addresses", message);
+                    }
+                }
+            }
+        }
+        self.table
+    }
+}
+
+/// The same port of the same service, under whatever rule.
+fn same(a: &Cluster, b: &Cluster) -> bool {
+    a.service == b.service && a.host == b.host && a.port == b.port
+}
+
+fn guard_address(addresses: &mut AddressMap<Vec<Guard>>, network: IpNet, guard: Option<&Guard>) {
+    let Some(guard) = guard else { return };
+    match addresses.network_mut(network) {
+        Some(known) => known.push(guard.clone()),
+        None => {
+            addresses.insert_new(network, vec![guard.clone()]);
+        }
+    }
+}
+
+impl Cluster {
+    fn service_key(&self) -> (String, String) {
+        (self.service.namespace.clone(), self.service.name.clone())
+    }
+}
