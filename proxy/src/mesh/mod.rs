@@ -22,3 +22,6 @@ pub use compile::compile;
 pub use enrol::NETNS;
 pub use host::{authority_host, canonical, covers};
 pub use table::*;
+
+#[cfg(test)]
+mod tests;

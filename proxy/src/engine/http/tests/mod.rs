@@ -1,2 +1,1 @@
-
 //! Real loopback TCP: a client, the engine, an upstream.
