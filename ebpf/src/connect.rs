@@ -117,7 +117,15 @@ fn redirected(ctx: &SockAddrContext, destination: &Original) -> i32 {
     maps::count(Counter::Redirected);
     if maps::debug_wanted() {
         let [a, b, c, d] = destination.address.words;
-        debug!(ctx, "redirected a connection to {:x}:{:x}:{:x}:{:x} port {}", u32::from_be(a), u32::from_be(b), u32::from_be(c), u32::from_be(d), u16::from_be(destination.port as u16));
+        debug!(
+            ctx,
+            "redirected a connection to {:x}:{:x}:{:x}:{:x} port {}",
+            u32::from_be(a),
+            u32::from_be(b),
+            u32::from_be(c),
+            u32::from_be(d),
+            u16::from_be(destination.port as u16)
+        );
     }
     ALLOW
 }
@@ -129,7 +137,15 @@ fn deny(ctx: &SockAddrContext, destination: &Original, errno: i32) -> i32 {
     maps::forget(socket_of(ctx.sock_addr));
     if maps::debug_wanted() {
         let [a, b, c, d] = destination.address.words;
-        debug!(ctx, "denied a connection to {:x}:{:x}:{:x}:{:x} port {}", u32::from_be(a), u32::from_be(b), u32::from_be(c), u32::from_be(d), u16::from_be(destination.port as u16));
+        debug!(
+            ctx,
+            "denied a connection to {:x}:{:x}:{:x}:{:x} port {}",
+            u32::from_be(a),
+            u32::from_be(b),
+            u32::from_be(c),
+            u32::from_be(d),
+            u16::from_be(destination.port as u16)
+        );
     }
     if errno != 0 && HAS_SET_RETVAL.load() != 0 {
         // SAFETY: takes a plain number, and denial stays denial whatever it returns.

@@ -69,7 +69,9 @@ pub fn is_local(cookie: u64, address: Address) -> bool {
 #[inline(always)]
 pub fn original_of(socket: *mut bpf_sock) -> Option<Original> {
     // SAFETY: the verifier checks that `socket` is a socket of the context; without CREATE the value may be null.
-    let stored = unsafe { bpf_sk_storage_get(ptr::from_ref(&ORIGINAL_DST).cast_mut().cast(), socket.cast(), ptr::null_mut(), 0) };
+    let stored = unsafe {
+        bpf_sk_storage_get(ptr::from_ref(&ORIGINAL_DST).cast_mut().cast(), socket.cast(), ptr::null_mut(), 0)
+    };
     // SAFETY: not null: the storage of a live socket, which holds an `Original`.
     unsafe { stored.cast::<Original>().as_ref() }.copied()
 }

@@ -390,11 +390,17 @@ async fn endpoints(pod: &Pod, target: &Target<'_>) -> Result<Vec<Candidate>, Dia
             for (target, answer) in targets.iter().zip(answers) {
                 match answer {
                     Ok(addresses) => {
-                        let count = if *one_at_a_time { 1 } else { addresses.len() };
-                        candidates.extend(addresses.iter().take(count).map(|ip| Candidate {
+                        let mut all = addresses.iter().map(|ip| Candidate {
                             address: EndpointAddress::Ip(SocketAddr::new(*ip, target.port)),
                             weight: target.weight,
-                        }));
+                        });
+                        if *one_at_a_time {
+                            // The first that leads anywhere from this pod.
+                            let first = all.clone().find(|c| pod.families.usable(&c.address)).or_else(|| all.next());
+                            candidates.extend(first);
+                        } else {
+                            candidates.extend(all);
+                        }
                     }
                     Err(error) => failure = Some(error),
                 }

@@ -17,6 +17,8 @@ pub mod resolv_conf;
 pub mod resolve;
 pub mod sniff;
 pub mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::{
     sync::{
