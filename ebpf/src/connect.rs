@@ -35,7 +35,7 @@ pub fn egret_connect4(ctx: SockAddrContext) -> i32 {
         (ptr::read_volatile(&raw const (*raw).user_ip4), ptr::read_volatile(&raw const (*raw).user_port))
     };
     let destination = Original { address: Address::v4(address), port, side: Original::CONNECTING };
-    match capture(&ctx, cookie, enrolment, destination) {
+    match capture(&ctx, cookie, destination) {
         Verdict::Allow => ALLOW,
         Verdict::Deny => deny(&ctx, &destination, 0),
         Verdict::Redirect if enrolment.v4 == 0 => deny(&ctx, &destination, ENETUNREACH),
@@ -61,7 +61,7 @@ pub fn egret_connect6(ctx: SockAddrContext) -> i32 {
     } else {
         (enrolment.v6, enrolment.v6 != Address::default())
     };
-    match capture(&ctx, cookie, enrolment, destination) {
+    match capture(&ctx, cookie, destination) {
         Verdict::Allow => ALLOW,
         Verdict::Deny => deny(&ctx, &destination, 0),
         Verdict::Redirect if !exists => deny(&ctx, &destination, ENETUNREACH),
@@ -97,7 +97,7 @@ fn concerned(ctx: &SockAddrContext) -> Option<(u64, &'static Enrolment)> {
 }
 
 #[inline(always)]
-fn capture(ctx: &SockAddrContext, cookie: u64, _: &Enrolment, destination: Original) -> Verdict {
+fn capture(ctx: &SockAddrContext, cookie: u64, destination: Original) -> Verdict {
     // SAFETY: the helper takes no argument.
     let cgroup = unsafe { bpf_get_current_cgroup_id() };
     if cgroup == maps::proxy_cgroup() {
