@@ -126,3 +126,7 @@ pub const REUSE_WAIT: Duration = Duration::from_millis(50);
 /// h2 windows towards upstreams: one stream may have this much unread, all of a connection together the second.
 pub const H2_WINDOW: u32 = 1024 * 1024;
 pub const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// How often enrolled namespaces are looked at: removed, made again, other addresses. Kernel calls of microseconds each.
+pub const POD_CHECK: Duration = Duration::from_millis(500);
+/// How long the last access-log lines may take to be written before the process ends.
+pub const LOG_FLUSH: Duration = Duration::from_secs(1);

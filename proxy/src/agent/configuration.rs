@@ -1,0 +1,171 @@
+//! From changed files to a new snapshot in force: parse, compile, build TLS contexts, install, enrol.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use crate::{
+    api::{Diagnostic, Objects, Severity, core::Secret},
+    engine::{Engine, Snapshot},
+    mesh::{self, Mesh},
+    source::store::{FileChange, Store},
+    telemetry::Telemetry,
+    tls::{Contexts, MaterialReader, read_host_file},
+};
+
+use super::{
+    fleet::{Fleet, Wanted},
+    shared::Shared,
+};
+
+pub struct Configuration {
+    engine: Arc<Engine>,
+    telemetry: Arc<Telemetry>,
+    shared: Arc<Shared>,
+    store: Store,
+    objects: Objects,
+    rejected: usize,
+    /// Findings of the documents; those of the compiler come with each table.
+    findings: Vec<Diagnostic>,
+    /// Said already, so that a reload tells only what is new.
+    told: BTreeSet<String>,
+    generation: u64,
+}
+
+impl Configuration {
+    /// What is in force before anything was read: no pod, no service.
+    pub fn empty() -> Snapshot {
+        Snapshot { mesh: Arc::new(Mesh::default()), tls: Arc::new(Contexts::default()), generation: 0 }
+    }
+
+    pub fn new(engine: Arc<Engine>, telemetry: Arc<Telemetry>, shared: Arc<Shared>) -> Self {
+        Self {
+            engine,
+            telemetry,
+            shared,
+            store: Store::default(),
+            objects: Objects::default(),
+            rejected: 0,
+            findings: Vec::new(),
+            told: BTreeSet::new(),
+            generation: 0,
+        }
+    }
+
+    /// One reload: everything that changed at once. No change of a document (a certificate file was renewed) builds the
+    /// TLS contexts anew and leaves the rest.
+    pub fn apply(&mut self, changes: Vec<FileChange>, fleet: &mut Fleet) {
+        // The work of some milliseconds to a second: the runtime moves other tasks away from this thread.
+        tokio::task::block_in_place(|| {
+            if !changes.is_empty() || self.generation == 0 {
+                let read: BTreeSet<_> = changes.iter().map(|change| change.path.clone()).collect();
+                let batch = self.store.apply(changes);
+                self.telemetry.metrics.reload(batch.accepted, batch.rejected_now);
+                self.objects = batch.objects;
+                self.rejected = batch.rejected_now;
+                // What was found in files that did not change still holds.
+                self.findings.retain(|finding| !read.contains(&*finding.file));
+                self.findings.extend(batch.diagnostics);
+            }
+            self.put_in_force(fleet);
+        });
+    }
+
+    /// Namespaces come and go, and get addresses, without a change of the configuration.
+    pub fn check_pods(&mut self, fleet: &mut Fleet) {
+        tokio::task::block_in_place(|| {
+            if fleet.changed() {
+                self.put_in_force(fleet);
+            }
+        });
+    }
+
+    /// False where some document is refused now.
+    pub fn is_whole(&self) -> bool {
+        self.rejected == 0
+    }
+
+    /// Files on the host that rules name: certificates, keys, CAs.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.engine.snapshot().tls.files()
+    }
+
+    fn put_in_force(&mut self, fleet: &mut Fleet) {
+        let wanted: Wanted = mesh::enrolled_pods(&self.objects);
+        let addresses = fleet.open(&wanted);
+        let mesh = mesh::compile(&self.objects, &addresses);
+        let previous = self.engine.snapshot();
+        let settings = mesh.workloads.values().flat_map(|workload| workload.outbound.tls_settings());
+        let tls = Contexts::build(&previous.tls, settings, &Reader { objects: &self.objects });
+        self.tell(&mesh, &tls);
+        if let Err(error) = self.telemetry.reconfigure(&mesh) {
+            log::error!("{error}; the access log stays as it was");
+        }
+        self.generation += 1;
+        let secrets = tls.secrets().to_vec();
+        self.engine.install(Snapshot { mesh: Arc::new(mesh), tls: Arc::new(tls), generation: self.generation });
+        fleet.enrol();
+        self.forget(fleet);
+        self.shared.configured(self.generation, self.all_findings(), secrets, fleet);
+    }
+
+    /// Counters and pooled connections of clusters and contexts that are no more.
+    fn forget(&self, fleet: &Fleet) {
+        let snapshot = self.engine.snapshot();
+        for (id, pod) in fleet.serving() {
+            if let Some(outbound) = snapshot.outbound(&id) {
+                pod.forget_clusters(|name| outbound.cluster(name).is_some());
+            }
+            pod.http.superseded(&snapshot, &id);
+        }
+    }
+
+    fn all_findings(&self) -> Vec<Diagnostic> {
+        let mesh = &self.engine.snapshot().mesh;
+        self.findings.iter().chain(&mesh.diagnostics).cloned().collect()
+    }
+
+    /// Logs each finding once, when it appears.
+    fn tell(&mut self, mesh: &Mesh, tls: &Contexts) {
+        let mut now = BTreeSet::new();
+        let mut say = |severity: Severity, text: String| {
+            if !self.told.contains(&text) {
+                match severity {
+                    Severity::Error => log::error!("{text}"),
+                    Severity::Warning => log::warn!("{text}"),
+                    Severity::Info => log::info!("{text}"),
+                }
+            }
+            now.insert(text);
+        };
+        for finding in self.findings.iter().chain(&mesh.diagnostics) {
+            say(finding.severity, finding.to_string());
+        }
+        for warning in tls.warnings() {
+            say(Severity::Warning, warning.clone());
+        }
+        for (_, error) in tls.failures() {
+            say(Severity::Error, format!("TLS rule refused: {error}"));
+        }
+        self.told = now;
+    }
+}
+
+/// Secrets from the objects, files from the host.
+struct Reader<'a> {
+    objects: &'a Objects,
+}
+
+impl MaterialReader for Reader<'_> {
+    fn secret(&self, namespace: &str, name: &str) -> Option<Arc<Secret>> {
+        let secret = self.objects.secrets.get(&(namespace.to_owned(), name.to_owned()))?;
+        Some(Arc::new(secret.spec.clone()))
+    }
+
+    fn file(&self, path: &Path) -> io::Result<Vec<u8>> {
+        read_host_file(path)
+    }
+}

@@ -1,0 +1,121 @@
+//! Wires the parts together: reads configuration, enrols pods, serves, drains.
+
+mod configuration;
+mod fleet;
+mod shared;
+mod state_dir;
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::{Instant, MissedTickBehavior, interval},
+};
+
+use self::{configuration::Configuration, fleet::Fleet, shared::Shared, state_dir::StateDir};
+use crate::{admin, capture::Capture, engine::Engine, limits, source::files::Files, telemetry::Telemetry};
+
+pub use state_dir::instance;
+
+/// What `egret run` was asked for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Files and folders, watched.
+    pub config: Vec<PathBuf>,
+    pub admin: SocketAddr,
+    pub state_dir: PathBuf,
+    pub drain_timeout: Duration,
+}
+
+/// Runs the agent until it is told to stop: SIGTERM, SIGINT or `POST /drain`, then what is in flight has
+/// `drain_timeout`; a second signal ends at once. Capture stays: enrolled pods are refused until the next agent, or
+/// `egret uninstall`.
+pub fn run(options: Options) -> anyhow::Result<()> {
+    // Held for the life of the process: two agents on one state would fight over the same pins.
+    let _lock = StateDir::lock(&options.state_dir)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("egret")
+        .build()
+        .context("cannot start the runtime")?;
+    let result = runtime.block_on(serve(&options));
+    // Connections that outlived the drain are cut, not waited for.
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(options: &Options) -> anyhow::Result<()> {
+    let mut signals = Signals::new()?;
+    let (mut files, first) = Files::open(&options.config)?;
+    let capture = Arc::new(Capture::start(&crate::capture::Options { instance: instance(&options.state_dir) })?);
+    let telemetry = Telemetry::new();
+    let engine = Arc::new(Engine::new(Configuration::empty(), telemetry.clone()));
+    let shared = Shared::new(engine.clone(), telemetry.clone(), capture.clone());
+    let _admin = admin::start(options.admin, shared.clone())?;
+
+    let mut fleet = Fleet::new(capture.clone(), engine.clone());
+    let mut configuration = Configuration::new(engine.clone(), telemetry.clone(), shared.clone());
+    configuration.apply(first, &mut fleet);
+    fleet.forget_strangers(configuration.is_whole());
+    files.watch_extra(configuration.files());
+    log::info!("serving {}", fleet.summary());
+
+    let mut check = interval(limits::POD_CHECK);
+    check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            changes = files.next() => {
+                configuration.apply(changes, &mut fleet);
+                files.watch_extra(configuration.files());
+            }
+            _ = check.tick() => configuration.check_pods(&mut fleet),
+            () = signals.stop() => break,
+            () = shared.drain_asked() => break,
+            _ = signals.reopen.recv() => telemetry.reopen(),
+        }
+    }
+    drain(options, &engine, &shared, &mut signals).await;
+    fleet.close();
+    telemetry.flush(limits::LOG_FLUSH);
+    Ok(())
+}
+
+/// No new connections; what is in flight ends by itself, or at the deadline, or at a second signal.
+async fn drain(options: &Options, engine: &Arc<Engine>, shared: &Shared, signals: &mut Signals) {
+    log::info!("draining {} connections, {} s at most", engine.in_flight(), options.drain_timeout.as_secs());
+    shared.set_draining();
+    engine.drain();
+    let deadline = Instant::now() + options.drain_timeout;
+    tokio::select! {
+        left = engine.idle(deadline) => match left {
+            0 => log::info!("drained"),
+            left => log::warn!("{left} connections were still open after {} s and are cut", options.drain_timeout.as_secs()),
+        },
+        () = signals.stop() => log::warn!("told to stop a second time: cutting {} connections", engine.in_flight()),
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    reopen: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            reopen: listen(SignalKind::user_defined1())?,
+        })
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! What the admin endpoints may see of the agent, kept up to date by it.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use parking_lot::Mutex;
+use tokio::{runtime::Handle, sync::Notify};
+
+use super::fleet::Fleet;
+use crate::{
+    admin::{
+        AdminState, Later,
+        rows::{PodStatus, SecretRow, Status},
+    },
+    api::{Diagnostic, Severity},
+    capture::Capture,
+    engine::{Engine, pod::Pod},
+    mesh::{Mesh, WorkloadId},
+    telemetry::{
+        Telemetry,
+        metrics::{CaptureCounters, CertificateExpiry, Scraped},
+    },
+    tls,
+};
+
+pub struct Shared {
+    engine: Arc<Engine>,
+    telemetry: Arc<Telemetry>,
+    capture: Arc<Capture>,
+    runtime: Handle,
+    started: Instant,
+    drain: Notify,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    generation: u64,
+    draining: bool,
+    findings: Vec<Diagnostic>,
+    secrets: Vec<tls::SecretRow>,
+    pods: Vec<PodStatus>,
+    serving: BTreeMap<WorkloadId, Arc<Pod>>,
+}
+
+impl Shared {
+    /// Must be called on the agent's runtime.
+    pub fn new(engine: Arc<Engine>, telemetry: Arc<Telemetry>, capture: Arc<Capture>) -> Arc<Self> {
+        let shared = Arc::new(Self {
+            engine,
+            telemetry,
+            capture,
+            runtime: Handle::current(),
+            started: Instant::now(),
+            drain: Notify::new(),
+            seen: Mutex::default(),
+        });
+        let scraped = Arc::downgrade(&shared);
+        shared
+            .telemetry
+            .metrics
+            .on_scrape(move || scraped.upgrade().map_or_else(Scraped::default, |shared| shared.scrape()));
+        shared
+    }
+
+    /// A configuration is in force.
+    pub fn configured(&self, generation: u64, findings: Vec<Diagnostic>, secrets: Vec<tls::SecretRow>, fleet: &Fleet) {
+        let mut seen = self.seen.lock();
+        seen.generation = generation;
+        seen.findings = findings;
+        seen.secrets = secrets;
+        seen.pods = fleet.status();
+        seen.serving = fleet.serving();
+    }
+
+    pub fn set_draining(&self) {
+        self.seen.lock().draining = true;
+    }
+
+    /// Returns when `POST /drain` was asked for.
+    pub async fn drain_asked(&self) {
+        self.drain.notified().await;
+    }
+
+    fn scrape(&self) -> Scraped {
+        let seen = self.seen.lock();
+        let counters = self.capture.counters().unwrap_or_default();
+        Scraped {
+            capture: CaptureCounters {
+                redirected: counters.redirected,
+                denied: counters.denied,
+                exempt: counters.exempt,
+                enrolled: seen.serving.len() as u64,
+            },
+            certificates: seen
+                .secrets
+                .iter()
+                .filter_map(|row| {
+                    let not_after = row.not_after?;
+                    Some(CertificateExpiry { name: row.name.clone(), namespace: row.namespace.clone(), not_after })
+                })
+                .collect(),
+        }
+    }
+}
+
+impl AdminState for Shared {
+    fn mesh(&self) -> Arc<Mesh> {
+        self.engine.snapshot().mesh.clone()
+    }
+
+    fn readiness(&self) -> Vec<String> {
+        let seen = self.seen.lock();
+        let mut awaited = Vec::new();
+        if seen.draining {
+            awaited.push("draining: no new connections".to_owned());
+        }
+        if seen.generation == 0 {
+            awaited.push("configuration: not read yet".to_owned());
+        }
+        if !self.capture.is_attached() {
+            awaited.push("capture: not attached".to_owned());
+        }
+        let pods = seen.pods.iter().filter(|pod| pod.state != "enrolled");
+        awaited.extend(pods.map(|pod| format!("pod {}: {}", pod.pod, pod.state)));
+        awaited
+    }
+
+    fn status(&self) -> Status {
+        let awaited = self.readiness();
+        let seen = self.seen.lock();
+        let state = match () {
+            () if seen.draining => "draining",
+            () if awaited.is_empty() => "ready",
+            () => "starting",
+        };
+        let guard = if self.capture.has_guard() { "with" } else { "without" };
+        let errors = seen.findings.iter().filter(|finding| finding.severity == Severity::Error);
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            state: state.to_owned(),
+            awaited,
+            connections: self.engine.in_flight() as u64,
+            generation: seen.generation,
+            pods: seen.pods.clone(),
+            capture: if self.capture.is_attached() {
+                format!("attached, {guard} egress guard")
+            } else {
+                "not attached".to_owned()
+            },
+            rejected: errors.map(ToString::to_string).collect(),
+        }
+    }
+
+    fn diagnostics(&self) -> Vec<Diagnostic> {
+        self.seen.lock().findings.clone()
+    }
+
+    fn secrets(&self) -> Vec<SecretRow> {
+        let now = SystemTime::now();
+        self.seen.lock().secrets.iter().map(|row| secret_row(row, now)).collect()
+    }
+
+    fn resolve<'a>(&'a self, workload: &'a WorkloadId, name: &'a str) -> Later<'a, Result<Vec<IpAddr>, String>> {
+        Box::pin(async move {
+            let pod = self.seen.lock().serving.get(workload).cloned();
+            let pod = pod.ok_or_else(|| format!("pod {workload} is not enrolled"))?;
+            let name = name.to_owned();
+            let lookup = self.runtime.spawn(async move { pod.resolver.lookup(&name).await });
+            match lookup.await {
+                Ok(Ok(addresses)) => Ok(addresses.to_vec()),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err("the agent is stopping".to_owned()),
+            }
+        })
+    }
+
+    fn metrics(&self) -> Result<String, fmt::Error> {
+        self.telemetry.metrics.encode()
+    }
+
+    fn drain(&self) {
+        self.drain.notify_one();
+    }
+}
+
+fn secret_row(row: &tls::SecretRow, now: SystemTime) -> SecretRow {
+    let leaf = row.chain.first();
+    SecretRow {
+        name: row.name.clone(),
+        namespace: row.namespace.clone(),
+        kind: row.kind.to_owned(),
+        status: row.status.clone(),
+        valid: row.is_valid_at(now),
+        serial: row.serial.clone(),
+        not_after: row.not_after.map(rfc3339).unwrap_or_default(),
+        not_before: row.not_before.map(rfc3339).unwrap_or_default(),
+        subject: leaf.map(|leaf| leaf.subject.clone()).unwrap_or_default(),
+        issuer: leaf.map(|leaf| leaf.issuer.clone()).unwrap_or_default(),
+    }
+}
+
+fn rfc3339(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds).map(|time| time.to_string()).unwrap_or_default()
+}
+
