@@ -105,21 +105,19 @@ impl Configuration {
             log::error!("{error}; the access log stays as it was");
         }
         self.generation += 1;
-        let secrets = tls.secrets().to_vec();
         self.engine.install(Snapshot { mesh: Arc::new(mesh), tls: Arc::new(tls), generation: self.generation });
         fleet.enrol();
         self.forget(fleet);
-        self.shared.configured(self.generation, self.all_findings(), secrets, fleet);
+        self.shared.configured(self.generation, self.all_findings(), fleet);
     }
 
-    /// Counters and pooled connections of clusters and contexts that are no more.
+    /// Counters of clusters that are no more. Pooled connections are swept by the next request.
     fn forget(&self, fleet: &Fleet) {
         let snapshot = self.engine.snapshot();
         for (id, pod) in fleet.serving() {
             if let Some(outbound) = snapshot.outbound(&id) {
                 pod.forget_clusters(|name| outbound.cluster(name).is_some());
             }
-            pod.http.superseded(&snapshot, &id);
         }
     }
 

@@ -210,8 +210,7 @@ impl Member {
 
 fn open_one(netns: &str) -> Result<Member, String> {
     let namespace = Namespace::open(netns).map_err(|error| error.to_string())?;
-    let addresses =
-        namespace.addresses().map_err(|error| format!("cannot read the addresses of {netns}: {error}"))?;
+    let addresses = namespace.addresses().map_err(|error| format!("cannot read the addresses of {netns}: {error}"))?;
     Ok(Member { netns: netns.to_owned(), namespace: Arc::new(namespace), addresses, serving: None })
 }
 
@@ -237,7 +236,7 @@ fn start(capture: &Arc<Capture>, engine: &Arc<Engine>, id: &WorkloadId, member: 
             ),
             _ => format!("cannot listen on {local} in {}: {error}", member.netns),
         })?;
-        listeners.push(listener);
+        listeners.push(listener.into_std().map_err(|error| format!("cannot listen on {local}: {error}"))?);
     }
     if listeners.is_empty() {
         return Err(format!("its namespace {} bears no address yet: bring an interface up in it", member.netns));
@@ -253,7 +252,7 @@ fn readdress(capture: &Capture, engine: &Arc<Engine>, member: &mut Member, addre
     if let Some(serving) = &mut member.serving {
         let known = listener_sockets(&member.addresses, port);
         for local in listener_sockets(&addresses, port).into_iter().filter(|local| !known.contains(local)) {
-            match member.namespace.listener(local) {
+            match member.namespace.listener(local).and_then(tokio::net::TcpListener::into_std) {
                 Ok(listener) => serving.tasks.push(engine.serve(listener, serving.pod.clone())),
                 Err(error) => log::error!("pod {}: cannot listen on {local}: {error}", serving.pod.id),
             }

@@ -48,7 +48,10 @@ pub fn run(options: Options) -> anyhow::Result<()> {
 async fn serve(options: &Options) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let (mut files, first) = Files::open(&options.config)?;
-    let capture = Arc::new(Capture::start(&crate::capture::Options { instance: instance(&options.state_dir) })?);
+    let capture = Arc::new(Capture::start(&crate::capture::Options {
+        instance: instance(&options.state_dir),
+        debug: log::log_enabled!(log::Level::Debug),
+    })?);
     let telemetry = Telemetry::new();
     let engine = Arc::new(Engine::new(Configuration::empty(), telemetry.clone()));
     let shared = Shared::new(engine.clone(), telemetry.clone(), capture.clone());

@@ -1,12 +1,6 @@
 //! What the admin endpoints may see of the agent, kept up to date by it.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    net::IpAddr,
-    sync::Arc,
-    time::{Instant, SystemTime},
-};
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc, time::Instant};
 
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::Notify};
@@ -15,17 +9,16 @@ use super::fleet::Fleet;
 use crate::{
     admin::{
         AdminState, Later,
-        rows::{PodStatus, SecretRow, Status},
+        rows::{PodStatus, Status},
     },
     api::{Diagnostic, Severity},
     capture::Capture,
-    engine::{Engine, pod::Pod},
-    mesh::{Mesh, WorkloadId},
+    engine::{Engine, Snapshot, pod::Pod},
+    mesh::WorkloadId,
     telemetry::{
         Telemetry,
         metrics::{CaptureCounters, CertificateExpiry, Scraped},
     },
-    tls,
 };
 
 pub struct Shared {
@@ -43,7 +36,6 @@ struct Seen {
     generation: u64,
     draining: bool,
     findings: Vec<Diagnostic>,
-    secrets: Vec<tls::SecretRow>,
     pods: Vec<PodStatus>,
     serving: BTreeMap<WorkloadId, Arc<Pod>>,
 }
@@ -69,11 +61,10 @@ impl Shared {
     }
 
     /// A configuration is in force.
-    pub fn configured(&self, generation: u64, findings: Vec<Diagnostic>, secrets: Vec<tls::SecretRow>, fleet: &Fleet) {
+    pub fn configured(&self, generation: u64, findings: Vec<Diagnostic>, fleet: &Fleet) {
         let mut seen = self.seen.lock();
         seen.generation = generation;
         seen.findings = findings;
-        seen.secrets = secrets;
         seen.pods = fleet.status();
         seen.serving = fleet.serving();
     }
@@ -97,8 +88,11 @@ impl Shared {
                 exempt: counters.exempt,
                 enrolled: seen.serving.len() as u64,
             },
-            certificates: seen
-                .secrets
+            certificates: self
+                .engine
+                .snapshot()
+                .tls
+                .secrets()
                 .iter()
                 .filter_map(|row| {
                     let not_after = row.not_after?;
@@ -110,8 +104,8 @@ impl Shared {
 }
 
 impl AdminState for Shared {
-    fn mesh(&self) -> Arc<Mesh> {
-        self.engine.snapshot().mesh.clone()
+    fn snapshot(&self) -> Arc<Snapshot> {
+        self.engine.snapshot()
     }
 
     fn readiness(&self) -> Vec<String> {
@@ -163,11 +157,6 @@ impl AdminState for Shared {
         self.seen.lock().findings.clone()
     }
 
-    fn secrets(&self) -> Vec<SecretRow> {
-        let now = SystemTime::now();
-        self.seen.lock().secrets.iter().map(|row| secret_row(row, now)).collect()
-    }
-
     fn resolve<'a>(&'a self, workload: &'a WorkloadId, name: &'a str) -> Later<'a, Result<Vec<IpAddr>, String>> {
         Box::pin(async move {
             let pod = self.seen.lock().serving.get(workload).cloned();
@@ -190,24 +179,3 @@ impl AdminState for Shared {
         self.drain.notify_one();
     }
 }
-
-fn secret_row(row: &tls::SecretRow, now: SystemTime) -> SecretRow {
-    let leaf = row.chain.first();
-    SecretRow {
-        name: row.name.clone(),
-        namespace: row.namespace.clone(),
-        kind: row.kind.to_owned(),
-        status: row.status.clone(),
-        valid: row.is_valid_at(now),
-        serial: row.serial.clone(),
-        not_after: row.not_after.map(rfc3339).unwrap_or_default(),
-        not_before: row.not_before.map(rfc3339).unwrap_or_default(),
-        subject: leaf.map(|leaf| leaf.subject.clone()).unwrap_or_default(),
-        issuer: leaf.map(|leaf| leaf.issuer.clone()).unwrap_or_default(),
-    }
-}
-
-fn rfc3339(seconds: i64) -> String {
-    jiff::Timestamp::from_second(seconds).map(|time| time.to_string()).unwrap_or_default()
-}
-
