@@ -98,7 +98,7 @@ impl Configuration {
         let addresses = fleet.open(&wanted);
         let mesh = mesh::compile(&self.objects, &addresses);
         let previous = self.engine.snapshot();
-        let settings = mesh.workloads.values().flat_map(|workload| workload.outbound.tls_settings());
+        let settings = mesh.tls_settings();
         let tls = Contexts::build(&previous.tls, settings, &Reader { objects: &self.objects });
         self.tell(&mesh, &tls);
         if let Err(error) = self.telemetry.reconfigure(&mesh) {
