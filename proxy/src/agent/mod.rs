@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use self::{configuration::Configuration, fleet::Fleet, shared::Shared, state_dir::StateDir};
-use crate::{admin, capture::Capture, engine::Engine, limits, source::files::Files, telemetry::Telemetry};
+use crate::{admin, capture::Capture, engine::Engine, limits, source::Files, telemetry::Telemetry};
 
 pub use state_dir::instance;
 
@@ -47,7 +47,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
 
 async fn serve(options: &Options) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
-    let (mut files, first) = Files::open(&options.config)?;
+    let (mut files, first) = Files::open(options.config.clone())?;
     let capture = Arc::new(Capture::start(&crate::capture::Options {
         instance: instance(&options.state_dir),
         debug: log::log_enabled!(log::Level::Debug),
@@ -61,7 +61,7 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
     let mut configuration = Configuration::new(engine.clone(), telemetry.clone(), shared.clone());
     configuration.apply(first, &mut fleet);
     fleet.forget_strangers(configuration.is_whole());
-    files.watch_extra(configuration.files());
+    files.watch_extra(configuration.files().into_iter().collect());
     log::info!("serving {}", fleet.summary());
 
     let mut check = interval(limits::POD_CHECK);
@@ -69,8 +69,8 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
     loop {
         tokio::select! {
             changes = files.next() => {
-                configuration.apply(changes, &mut fleet);
-                files.watch_extra(configuration.files());
+                configuration.apply(changes.files, &mut fleet);
+                files.watch_extra(configuration.files().into_iter().collect());
             }
             _ = check.tick() => configuration.check_pods(&mut fleet),
             () = signals.stop() => break,
