@@ -73,9 +73,11 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
                 files.watch_extra(configuration.files().into_iter().collect());
             }
             _ = check.tick() => configuration.check_pods(&mut fleet),
-            () = signals.stop() => break,
+            event = signals.next() => match event {
+                Event::Stop => break,
+                Event::Reopen => telemetry.reopen(),
+            },
             () = shared.drain_asked() => break,
-            _ = signals.reopen.recv() => telemetry.reopen(),
         }
     }
     drain(options, &engine, &shared, &mut signals).await;
@@ -99,6 +101,13 @@ async fn drain(options: &Options, engine: &Arc<Engine>, shared: &Shared, signals
     }
 }
 
+enum Event {
+    /// SIGTERM or SIGINT.
+    Stop,
+    /// SIGUSR1: log files were rotated.
+    Reopen,
+}
+
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -115,10 +124,15 @@ impl Signals {
         })
     }
 
-    async fn stop(&mut self) {
+    async fn next(&mut self) -> Event {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => Event::Stop,
+            _ = self.interrupt.recv() => Event::Stop,
+            _ = self.reopen.recv() => Event::Reopen,
         }
+    }
+
+    async fn stop(&mut self) {
+        while !matches!(self.next().await, Event::Stop) {}
     }
 }
