@@ -25,3 +25,11 @@ pub use table::*;
 
 #[cfg(test)]
 mod tests;
+
+/// The pods that [`compile`] will enrol, with the value of their `egret.dev/netns`: what must be opened first, for the
+/// compiler wants their addresses.
+#[must_use]
+pub fn enrolled_pods(objects: &crate::api::Objects) -> std::collections::BTreeMap<WorkloadId, String> {
+    let enrolled = enrol::enrolled(objects, &mut findings::Findings::default());
+    enrolled.into_iter().map(|(id, netns, _)| (id, netns.to_owned())).collect()
+}
