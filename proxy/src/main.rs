@@ -1,1 +1,5 @@
-fn main() {}
+//! The `egret` binary: see [`egret::cli`].
+
+fn main() -> std::process::ExitCode {
+    egret::cli::main()
+}

@@ -240,14 +240,28 @@ fn distinct<T: PartialEq>(rows: impl Iterator<Item = T>) -> Vec<T> {
 /// The pod that is asked for, or all.
 fn workloads(mesh: &Mesh, query: &Query) -> Result<Vec<Arc<Workload>>, Answer> {
     let Some(pod) = query.get("pod") else { return Ok(mesh.workloads.values().cloned().collect()) };
-    let namespace = query.get("namespace").unwrap_or("default");
-    let id = WorkloadId { namespace: namespace.to_owned(), name: pod.to_owned() };
-    if let Some(found) = mesh.workloads.get(&id) {
+    let ids = candidates(pod, query.get("namespace"));
+    if let Some(found) = ids.iter().find_map(|id| mesh.workloads.get(id)) {
         return Ok(vec![found.clone()]);
     }
     let known: Vec<_> = mesh.workloads.keys().map(ToString::to_string).collect();
     let known = if known.is_empty() { "no pod".to_owned() } else { known.join(", ") };
-    Err(text(StatusCode::NOT_FOUND, format!("no enrolled pod is called {id}; this agent has {known}\n")))
+    let names: Vec<_> = ids.iter().map(ToString::to_string).collect();
+    let names = names.join(" or ");
+    Err(text(StatusCode::NOT_FOUND, format!("no enrolled pod is called {names}; this agent has {known}\n")))
+}
+
+/// Which pods `NAMESPACE/NAME`, `NAME` or `NAME.NAMESPACE` may mean, the likeliest first: a pod's name may hold dots.
+fn candidates(pod: &str, namespace: Option<&str>) -> Vec<WorkloadId> {
+    let id = |namespace: &str, name: &str| WorkloadId { namespace: namespace.to_owned(), name: name.to_owned() };
+    if let Some((namespace, name)) = pod.split_once('/') {
+        return vec![id(namespace, name)];
+    }
+    let whole = id(namespace.unwrap_or("default"), pod);
+    match pod.rsplit_once('.') {
+        Some((name, own)) if !name.is_empty() && !own.is_empty() => vec![whole, id(own, name)],
+        _ => vec![whole],
+    }
 }
 
 /// The parameters of a query string.
@@ -322,6 +336,15 @@ fn with_type(status: StatusCode, kind: &'static str, body: String) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pods_are_named_in_three_ways() {
+        let names = |pod, namespace| candidates(pod, namespace).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(names("sleep", None), ["default/sleep"]);
+        assert_eq!(names("sleep", Some("foo")), ["foo/sleep"]);
+        assert_eq!(names("foo/sleep", Some("bar")), ["foo/sleep"]);
+        assert_eq!(names("sleep.foo", None), ["default/sleep.foo", "foo/sleep"]);
+    }
 
     #[test]
     fn query_strings_round_trip() {

@@ -1,1 +1,92 @@
-//! See the design.
+//! The command line.
+
+mod args;
+mod check;
+mod client;
+mod show;
+mod table;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use clap::{CommandFactory as _, Parser as _};
+
+use self::args::{Args, Command, ProxyConfig, Run, Shell};
+use crate::{agent, telemetry::logging};
+
+/// Runs the command that the process was started with. 0: done; 1: it failed, and one sentence on standard error says
+/// why; 2: the command line itself is wrong.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    match act(args) {
+        Ok(code) => code,
+        Err(error) => {
+            // A reader that went away (`| head`) is no failure to speak of.
+            if is_broken_pipe(&error) {
+                return ExitCode::SUCCESS;
+            }
+            let _ = writeln!(io::stderr(), "egret: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn act(args: Args) -> anyhow::Result<ExitCode> {
+    let agent = client::Agent { address: args.admin };
+    let namespace = args.namespace.as_deref();
+    let mut out = io::stdout().lock();
+    match args.command {
+        Command::Run(run) => {
+            drop(out);
+            start(run, &agent)?;
+        }
+        Command::Check { paths } => return check::run(&paths, &mut out),
+        Command::ProxyConfig(ProxyConfig { what, pod, output }) => {
+            show::proxy_config(&agent, what, pod.as_deref(), namespace, output, &mut out)?;
+        }
+        Command::Status { output } => show::status(&agent, output, &mut out)?,
+        Command::Explain { pod, url, output } => show::explain(&agent, &pod, namespace, &url, output, &mut out)?,
+        Command::Uninstall => uninstall(&mut out)?,
+        Command::Completion { shell } => {
+            let shell = match shell {
+                Shell::Bash => clap_complete::Shell::Bash,
+                Shell::Zsh => clap_complete::Shell::Zsh,
+                Shell::Fish => clap_complete::Shell::Fish,
+            };
+            // Into memory first: the generator panics where its writer fails.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "egret", &mut script);
+            out.write_all(&script)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn start(run: Run, agent: &client::Agent) -> anyhow::Result<()> {
+    if run.kubernetes {
+        anyhow::bail!(
+            "--kubernetes is not in this version: write the objects to files (kubectl get … -o yaml) and use --config"
+        );
+    }
+    logging::start(logging::parse_level(&run.log_level)?);
+    agent::run(agent::Options {
+        config: run.config,
+        admin: agent.address,
+        state_dir: run.state_dir,
+        drain_timeout: run.drain_timeout,
+    })
+}
+
+fn uninstall(out: &mut impl io::Write) -> anyhow::Result<()> {
+    let _ = out;
+    anyhow::bail!("capture is not part of this build, so there is nothing to remove")
+}

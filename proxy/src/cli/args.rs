@@ -1,0 +1,149 @@
+//! What the command line takes, and its help.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+const EXAMPLES: &str = "\
+Examples:
+  egret check config/                      find mistakes before they count
+  egret run --config config/               run the agent in the foreground
+  egret status                             what the running agent does
+  egret explain sleep http://example.com/  what a request of pod `sleep` would get, and why
+  egret proxy-config secret sleep          certificates and CAs that pod `sleep` uses
+
+The agent reads Kubernetes, Istio and Gateway API objects as they are, from files. Pods on a single host
+are Pod documents with the annotation egret.dev/netns: NAME (a name under /run/netns).";
+
+/// Encrypts what pods send: TLS and mutual TLS for outbound connections, by Istio's rules, with no sidecar, no iptables
+/// and no change to the application.
+#[derive(Debug, Parser)]
+#[command(name = "egret", version, after_help = EXAMPLES, subcommand_required = true, arg_required_else_help = true)]
+#[command(max_term_width = 110)]
+pub struct Args {
+    /// Address of the agent's admin endpoints: where `run` serves them and the other commands ask.
+    #[arg(long, global = true, value_name = "ADDRESS", default_value = "127.0.0.1:15000")]
+    pub admin: SocketAddr,
+    /// Namespace of the pod; `default` where none is given.
+    #[arg(short, long, global = true, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent in the foreground.
+    Run(Run),
+    /// Validate configuration without an agent: one line for each finding, exit status 1 where one is an error.
+    #[command(
+        after_help = "Example:\n  egret check config/ extra.yaml\n\nEach line is `file:line:column: error|warning: object: field: message`."
+    )]
+    Check {
+        /// Files and folders (`*.yaml`, `*.yml`, `*.json`), as for `run --config`.
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+    },
+    /// Show what a running agent made of the configuration for a pod, in istioctl's tables.
+    #[command(name = "proxy-config", visible_alias = "pc")]
+    ProxyConfig(ProxyConfig),
+    /// Show the running agent and its pods at a glance.
+    Status {
+        #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+        output: Output,
+    },
+    /// Explain what a request of a pod would get: listener, route, cluster, TLS settings and endpoint, and why.
+    #[command(
+        after_help = "Examples:\n  egret explain sleep http://edition.cnn.com/politics\n  egret explain -n shop cart https://api.example.com\n  egret explain sleep tcp://10.0.0.5:3306"
+    )]
+    Explain {
+        /// NAME (see -n), NAME.NAMESPACE or NAMESPACE/NAME.
+        #[arg(value_name = "POD")]
+        pod: String,
+        /// http://, https:// or tcp://HOST:PORT.
+        #[arg(value_name = "URL")]
+        url: String,
+        #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+        output: Output,
+    },
+    /// Detach and remove everything that outlives the agent: pinned eBPF links and maps, and its cgroup.
+    ///
+    /// While they are there and no agent runs, captured pods are refused rather than let out in plain text; after this
+    /// their connections go out as they are.
+    Uninstall,
+    /// Write a shell completion script to standard output.
+    #[command(after_help = "Example:\n  egret completion bash > /etc/bash_completion.d/egret")]
+    Completion { shell: Shell },
+}
+
+/// Runs the agent in the foreground: its own messages go to standard error, access logs to standard output (mesh config
+/// accessLogFile). SIGTERM drains and ends it, a second one ends it at once, SIGUSR1 reopens the access log.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Example:\n  egret run --config /etc/egret --config mesh.yaml")]
+pub struct Run {
+    /// Files and folders to read objects from (`*.yaml`, `*.yml`, `*.json`). They are watched: changes count at once.
+    #[arg(long, value_name = "PATH", num_args = 1.., required_unless_present = "kubernetes", conflicts_with = "kubernetes")]
+    pub config: Vec<PathBuf>,
+    /// Read objects from the API server of the cluster (not in this version).
+    #[arg(long)]
+    pub kubernetes: bool,
+    /// Folder for what outlives the agent.
+    #[arg(long, value_name = "FOLDER", default_value = "/var/lib/egret")]
+    pub state_dir: PathBuf,
+    /// How long requests in flight have after SIGTERM, e.g. 30s, 500ms, 2m.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub drain_timeout: Duration,
+    /// Level of the agent's own messages: off, error, warn, info, debug or trace. `POST /logging?level=` changes it later.
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub log_level: String,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Examples:\n  egret proxy-config secret sleep\n  egret -n shop pc cluster cart -o json\n  egret pc endpoint sleep.shop\n\nWithout POD: what all pods have, each row once."
+)]
+pub struct ProxyConfig {
+    pub what: What,
+    /// NAME (see -n), NAME.NAMESPACE or NAMESPACE/NAME.
+    #[arg(value_name = "POD")]
+    pub pod: Option<String>,
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum What {
+    /// Ports and names that are matched, and where they lead.
+    #[value(alias = "listeners")]
+    Listener,
+    /// Virtual hosts of the HTTP ports.
+    #[value(alias = "routes")]
+    Route,
+    /// Upstream services and the DestinationRules that apply.
+    #[value(alias = "clusters")]
+    Cluster,
+    /// Addresses of upstream services.
+    #[value(alias = "endpoints")]
+    Endpoint,
+    /// Certificates and CAs in use.
+    #[value(alias = "secrets")]
+    Secret,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    #[value(alias = "short")]
+    Table,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    crate::source::values::duration(text).ok_or_else(|| "write a number and a unit, as in 30s, 500ms or 2m".to_owned())
+}
