@@ -11,7 +11,7 @@ mod server;
 mod tables;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{fmt, net::IpAddr, pin::Pin, sync::Arc};
 

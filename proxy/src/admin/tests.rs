@@ -1,1 +1,352 @@
+use std::{
+    collections::BTreeMap,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
+use super::*;
+use crate::{
+    api::{ObjectId, Severity},
+    mesh::{
+        Cluster, Discovery, DnsTarget, Endpoint, EndpointAddress, LoadBalancer, Mesh, Outbound, OutboundPolicy, Pool,
+        PortTable, Protocol, Route, TlsSettings, TrustSource, UpstreamTls, Workload,
+    },
+    telemetry::Telemetry,
+    tls,
+};
+
+/// An agent with two pods: `default/sleep` sees two services, `shop/cart` none (REGISTRY_ONLY).
+pub(crate) struct Fake {
+    snapshot: Arc<Snapshot>,
+    telemetry: Arc<Telemetry>,
+    pub readiness: Readiness,
+    drained: AtomicBool,
+}
+
+fn cluster(host: &str, port: u16, protocol: Protocol, discovery: Discovery, tls: UpstreamTls) -> Arc<Cluster> {
+    let id = |kind, name: &str| ObjectId { kind, namespace: "default".into(), name: name.into() };
+    Arc::new(Cluster {
+        name: format!("outbound|{port}||{host}"),
+        host: host.into(),
+        port,
+        subset: String::new(),
+        protocol,
+        discovery,
+        load_balancer: LoadBalancer::LeastRequest,
+        pool: Pool {
+            connect_timeout: Duration::from_secs(10),
+            max_connections: None,
+            max_pending_requests: None,
+            max_requests: None,
+            max_requests_per_connection: None,
+            max_retries: None,
+            max_connection_duration: None,
+            http_idle_timeout: Duration::from_secs(3600),
+            tcp_idle_timeout: Duration::from_secs(3600),
+            h2_upgrade: false,
+        },
+        destination_rule: matches!(tls, UpstreamTls::Originate(_)).then(|| id("DestinationRule", "originate")),
+        tls,
+        mesh_external: true,
+        service: id("ServiceEntry", "cnn"),
+    })
+}
+
+fn outbound() -> Outbound {
+    let settings = TlsSettings {
+        sni: None,
+        subject_alt_names: Vec::new(),
+        insecure_skip_verify: false,
+        identity: None,
+        trust: TrustSource::System,
+        crl: None,
+        alpn: vec!["http/1.1".into()],
+        min_version: None,
+        cipher_suites: Vec::new(),
+        curves: Vec::new(),
+    };
+    let dns = Discovery::Dns {
+        targets: vec![DnsTarget { name: "edition.cnn.com".into(), port: 443, weight: 1 }],
+        one_at_a_time: false,
+    };
+    let http = cluster("edition.cnn.com", 80, Protocol::Http, dns.clone(), UpstreamTls::Originate(Arc::new(settings)));
+    let tls = cluster("edition.cnn.com", 443, Protocol::Https, dns, UpstreamTls::Plain);
+    let static_ =
+        Discovery::Static(vec![Endpoint { address: EndpointAddress::Ip("10.9.9.9:3306".parse().unwrap()), weight: 1 }]);
+    let tcp = cluster("db.example", 3306, Protocol::Tcp, static_, UpstreamTls::Plain);
+    let (mut eighty, mut https, mut mysql) = (PortTable::default(), PortTable::default(), PortTable::default());
+    let route = Route { name: Arc::from("default"), virtual_host: "edition.cnn.com:80".into(), cluster: http.clone() };
+    eighty.http.insert("edition.cnn.com", Arc::new(route));
+    https.tls.insert("edition.cnn.com", tls.clone());
+    mysql.tcp.insert_new("10.9.9.9/32".parse().unwrap(), tcp.clone());
+    Outbound {
+        ports: BTreeMap::from([(80, eighty), (443, https), (3306, mysql)]),
+        clusters: [http, tls, tcp].into_iter().map(|cluster| (cluster.name.clone(), cluster)).collect(),
+        ..Outbound::default()
+    }
+}
+
+impl Fake {
+    pub fn new() -> Arc<Self> {
+        let mut mesh = Mesh::default();
+        let blocked = Outbound { policy: OutboundPolicy::RegistryOnly, ..Outbound::default() };
+        for (namespace, name, outbound) in [("default", "sleep", outbound()), ("shop", "cart", blocked)] {
+            let id = WorkloadId { namespace: namespace.into(), name: name.into() };
+            let workload = Workload {
+                id: id.clone(),
+                service_account: "default".into(),
+                labels: BTreeMap::new(),
+                netns: name.into(),
+                outbound: Arc::new(outbound),
+            };
+            mesh.workloads.insert(id, Arc::new(workload));
+        }
+        let settings = mesh.tls_settings();
+        struct Nothing;
+        impl tls::MaterialReader for Nothing {
+            fn secret(&self, _: &str, _: &str) -> Option<Arc<crate::api::core::Secret>> {
+                None
+            }
+            fn file(&self, path: &std::path::Path) -> std::io::Result<Vec<u8>> {
+                std::fs::read(path)
+            }
+        }
+        let tls = tls::Contexts::build(&tls::Contexts::default(), settings, &Nothing);
+        Arc::new(Self {
+            snapshot: Arc::new(Snapshot { mesh: Arc::new(mesh), tls: Arc::new(tls), generation: 3 }),
+            telemetry: Telemetry::new(),
+            readiness: Readiness::default(),
+            drained: AtomicBool::new(false),
+        })
+    }
+}
+
+impl AdminState for Fake {
+    fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.clone()
+    }
+
+    fn readiness(&self) -> Vec<String> {
+        self.readiness.awaited()
+    }
+
+    fn status(&self) -> rows::Status {
+        let pod = rows::PodStatus {
+            pod: "default/sleep".into(),
+            netns: "sleep".into(),
+            addresses: vec!["10.0.0.2".into()],
+            state: "enrolled".into(),
+        };
+        rows::Status { version: "0".into(), state: "ready".into(), pods: vec![pod], ..rows::Status::default() }
+    }
+
+    fn diagnostics(&self) -> Vec<Diagnostic> {
+        vec![Diagnostic {
+            severity: Severity::Error,
+            object: None,
+            file: std::path::Path::new("a.yaml").into(),
+            line: 3,
+            column: 1,
+            field: String::new(),
+            message: "no YAML".into(),
+        }]
+    }
+
+    fn resolve<'a>(&'a self, _: &'a WorkloadId, name: &'a str) -> Later<'a, Result<Vec<IpAddr>, String>> {
+        Box::pin(async move {
+            match name {
+                "edition.cnn.com" => Ok(vec!["151.101.3.5".parse().unwrap(), "2a04:4e42::773".parse().unwrap()]),
+                _ => Err(format!("{name}: no such name")),
+            }
+        })
+    }
+
+    fn metrics(&self) -> Result<String, fmt::Error> {
+        self.telemetry.metrics.encode()
+    }
+
+    fn drain(&self) {
+        self.drained.store(true, Ordering::Relaxed);
+    }
+}
+
+pub(crate) fn serve(state: Arc<Fake>) -> Admin {
+    start("127.0.0.1:0".parse().unwrap(), state).unwrap()
+}
+
+/// Sends bytes as they are; the whole answer.
+fn raw(admin: &Admin, request: &str) -> String {
+    let mut stream = TcpStream::connect(admin.address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// Status and body.
+fn ask(admin: &Admin, method: &str, path: &str) -> (u16, String) {
+    let answer = raw(admin, &format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\n\r\n"));
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+#[test]
+fn readiness_names_what_is_awaited() {
+    let state = Fake::new();
+    let admin = serve(state.clone());
+    let awaited = state.readiness.wait_for("pod default/sleep: listener not bound yet");
+    assert_eq!(ask(&admin, "GET", "/healthz/ready"), (503, "pod default/sleep: listener not bound yet\n".into()));
+    assert_eq!(ask(&admin, "GET", "/healthz/live").0, 200);
+    drop(awaited);
+    assert_eq!(ask(&admin, "GET", "/healthz/ready"), (200, "READY\n".into()));
+}
+
+#[test]
+fn metrics_are_openmetrics() {
+    let admin = serve(Fake::new());
+    for path in ["/metrics", "/stats/prometheus"] {
+        let answer = raw(&admin, &format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n"));
+        assert!(answer.contains("content-type: application/openmetrics-text; version=1.0.0"), "{answer}");
+        assert!(
+            answer.contains("\negret_config_reloads_total{result=\"accepted\"} 0\n") && answer.ends_with("# EOF\n")
+        );
+    }
+}
+
+#[test]
+fn what_is_wrong_is_said() {
+    let state = Fake::new();
+    let admin = serve(state.clone());
+    let (status, body) = ask(&admin, "GET", "/nope");
+    assert_eq!(status, 404);
+    assert!(body.contains("GET  /healthz/ready") && body.contains("POST /drain"), "{body}");
+    assert_eq!(ask(&admin, "GET", "/").0, 200);
+    assert_eq!(ask(&admin, "GET", "/drain"), (405, "/drain wants POST\n".into()));
+    assert_eq!(ask(&admin, "DELETE", "/metrics").0, 405);
+    assert_eq!(ask(&admin, "HEAD", "/healthz/live"), (200, String::new()));
+    assert_eq!(ask(&admin, "POST", "/logging?level=loud").0, 400);
+    let browser = raw(&admin, "POST /drain HTTP/1.1\r\nhost: x\r\norigin: http://evil\r\ncontent-length: 0\r\n\r\n");
+    assert!(browser.starts_with("HTTP/1.1 403"), "{browser}");
+    assert!(!state.drained.load(Ordering::Relaxed));
+    assert_eq!(ask(&admin, "POST", "/drain"), (200, "draining\n".into()));
+    assert!(state.drained.load(Ordering::Relaxed));
+    let (status, body) = ask(&admin, "GET", "/proxy-config/cluster?pod=nobody");
+    assert_eq!(status, 404);
+    assert_eq!(body, "no enrolled pod is called default/nobody; this agent has default/sleep, shop/cart\n");
+}
+
+#[test]
+fn a_port_that_is_taken_is_one_sentence() {
+    let admin = serve(Fake::new());
+    let error = start(admin.address, Fake::new()).unwrap_err().to_string();
+    assert!(error.contains(&format!("the admin address {} is taken", admin.address)), "{error}");
+    let address = admin.address;
+    drop(admin);
+    // And free again once the endpoints end.
+    start(address, Fake::new()).unwrap();
+}
+
+#[test]
+fn the_tables_hold_what_istioctl_shows() {
+    let admin = serve(Fake::new());
+    let rows = |what: &str| -> serde_json::Value {
+        let (status, body) = ask(&admin, "GET", &format!("/proxy-config/{what}?pod=sleep"));
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str(&body).unwrap()
+    };
+    let listener = |addresses: &str, port: u16, matches: &str, destination: &str| serde_json::json!({"addresses": addresses, "port": port, "match": matches, "destination": destination});
+    assert_eq!(
+        rows("listener"),
+        serde_json::json!([
+            listener("0.0.0.0", 80, "Trans: raw_buffer; App: http/1.1,h2c", "Route: 80"),
+            listener("0.0.0.0", 80, "ALL", "PassthroughCluster"),
+            listener("0.0.0.0", 443, "SNI: edition.cnn.com", "Cluster: outbound|443||edition.cnn.com"),
+            listener("0.0.0.0", 443, "ALL", "PassthroughCluster"),
+            listener("10.9.9.9", 3306, "ALL", "Cluster: outbound|3306||db.example"),
+            listener("0.0.0.0", 3306, "ALL", "PassthroughCluster"),
+            listener("0.0.0.0", 15001, "ALL", "PassthroughCluster"),
+        ])
+    );
+    assert_eq!(
+        rows("route"),
+        serde_json::json!([{
+            "name": "80", "virtualHost": "edition.cnn.com:80", "domains": "edition.cnn.com", "match": "/*",
+            "virtualService": ""
+        }])
+    );
+    let clusters = rows("cluster");
+    let names: Vec<_> = clusters.as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
+    assert_eq!(
+        names,
+        [
+            "BlackHoleCluster",
+            "PassthroughCluster",
+            "outbound|3306||db.example",
+            "outbound|80||edition.cnn.com",
+            "outbound|443||edition.cnn.com"
+        ]
+    );
+    assert_eq!(clusters[3]["destinationRule"], "originate.default");
+    assert_eq!(clusters[3]["type"], "STRICT_DNS");
+    assert_eq!(clusters[2]["type"], "EDS");
+    let endpoints = rows("endpoint");
+    let of = |cluster: &str| -> Vec<_> {
+        let rows = endpoints.as_array().unwrap().iter().filter(|row| row["cluster"] == cluster);
+        rows.map(|row| row["endpoint"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(of("outbound|443||edition.cnn.com"), ["151.101.3.5:443", "[2a04:4e42::773]:443"]);
+    assert_eq!(of("outbound|3306||db.example"), ["10.9.9.9:3306"]);
+}
+
+#[test]
+fn explain_follows_the_data_path() {
+    let admin = serve(Fake::new());
+    let explain = |pod: &str, url: &str| -> rows::Explanation {
+        let (status, body) = ask(&admin, "GET", &format!("/explain?pod={pod}&url={}", encode(url)));
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str(&body).unwrap()
+    };
+    let value = |explanation: &rows::Explanation, what: &str| {
+        explanation.steps.iter().find(|step| step.what == what).map(|step| step.value.clone())
+    };
+    let http = explain("sleep", "http://edition.cnn.com/politics");
+    assert_eq!(value(&http, "route").as_deref(), Some("default"));
+    assert_eq!(value(&http, "cluster").as_deref(), Some("outbound|80||edition.cnn.com"));
+    assert_eq!(value(&http, "sni").as_deref(), Some("edition.cnn.com"));
+    assert_eq!(value(&http, "endpoints").as_deref(), Some("151.101.3.5:443, [2a04:4e42::773]:443"));
+    assert!(http.verdict.contains("SIMPLE TLS") || http.verdict.starts_with("Refused"), "{}", http.verdict);
+    let https = explain("sleep", "https://edition.cnn.com/");
+    assert_eq!(https.verdict, "Passed through untouched to edition.cnn.com.");
+    let other = explain("sleep", "http://other.example/");
+    assert_eq!(value(&other, "cluster").as_deref(), Some("PassthroughCluster"));
+    assert_eq!(explain("cart.shop", "http://other.example").verdict, "Blocked: 502 with an empty body.");
+    assert!(explain("sleep", "http://127.0.0.1/").verdict.starts_with("Not captured"));
+    assert_eq!(ask(&admin, "GET", "/explain?pod=sleep&url=ftp://x").0, 400);
+    assert_eq!(ask(&admin, "GET", "/explain?url=http://x").0, 400);
+}
+
+#[test]
+fn the_dump_is_whole_and_stable() {
+    let admin = serve(Fake::new());
+    let (status, body) = ask(&admin, "GET", "/config_dump");
+    assert_eq!(status, 200);
+    assert_eq!(ask(&admin, "GET", "/config_dump").1, body);
+    let dump: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(dump["generation"], 3);
+    assert_eq!(dump["diagnostics"][0], "a.yaml:3:1: error: no YAML");
+    let table = dump["workloads"]["default/sleep"]["table"].as_u64().unwrap();
+    let clusters = &dump["tables"][usize::try_from(table).unwrap()]["clusters"];
+    assert!(clusters["outbound|80||edition.cnn.com"].is_object(), "{clusters}");
+    assert_eq!(ask(&admin, "GET", "/certs").0, 200);
+}
+
+#[test]
+fn a_client_that_says_nothing_holds_nobody_up() {
+    let admin = serve(Fake::new());
+    let silent: Vec<_> = (0..8).map(|_| TcpStream::connect(admin.address).unwrap()).collect();
+    assert_eq!(ask(&admin, "GET", "/healthz/live").0, 200);
+    drop(silent);
+}

@@ -17,7 +17,7 @@ use std::{
 use clap::{CommandFactory as _, Parser as _};
 
 use self::args::{Args, Command, ProxyConfig, Run, Shell};
-use crate::{agent, telemetry::logging};
+use crate::{agent, capture, telemetry::logging};
 
 /// Runs the command that the process was started with. 0: done; 1: it failed, and one sentence on standard error says
 /// why; 2: the command line itself is wrong.
@@ -87,6 +87,12 @@ fn start(run: Run, agent: &client::Agent) -> anyhow::Result<()> {
 }
 
 fn uninstall(out: &mut impl io::Write) -> anyhow::Result<()> {
-    let _ = out;
-    anyhow::bail!("capture is not part of this build, so there is nothing to remove")
+    let removed = capture::uninstall(capture::DEFAULT_INSTANCE)?;
+    if removed == capture::Removed::default() {
+        writeln!(out, "nothing of egret is left on this machine")?;
+        return Ok(());
+    }
+    let cgroup = if removed.cgroup { " and the agent's cgroup" } else { "" };
+    writeln!(out, "removed {} links, {} maps{cgroup}: pods are captured no more", removed.links, removed.maps)?;
+    Ok(())
 }
