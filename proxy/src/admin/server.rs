@@ -137,7 +137,7 @@ async fn answer(state: &dyn AdminState, request: Request<Incoming>) -> Result<An
     let path = request.uri().path();
     let Some((_, method, _)) = ENDPOINTS.iter().find(|(known, ..)| *known == path) else {
         let list: String =
-            ENDPOINTS.iter().map(|(path, method, what)| format!("{method:4} {path:24} {what}\n")).collect();
+            ENDPOINTS.iter().map(|(path, method, what)| format!("{:4} {path:24} {what}\n", method.as_str())).collect();
         let (status, head) = match path {
             "/" => (StatusCode::OK, String::new()),
             _ => (StatusCode::NOT_FOUND, "no such endpoint; there are:\n".to_owned()),
