@@ -29,7 +29,6 @@ const STRIP: [&str; 9] = [
 
 fn main() -> ExitCode {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-env-changed=PATH");
     let result = match env::var(TOOLCHAIN) {
         Ok(toolchain) => build(&toolchain),
         Err(_) => choose().and_then(|toolchain| again_with(&toolchain)),

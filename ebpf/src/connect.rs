@@ -116,16 +116,12 @@ fn capture(ctx: &SockAddrContext, cookie: u64, destination: Original) -> Verdict
 fn redirected(ctx: &SockAddrContext, destination: &Original) -> i32 {
     maps::count(Counter::Redirected);
     if maps::debug_wanted() {
-        let [a, b, c, d] = destination.address.words;
-        debug!(
-            ctx,
-            "redirected a connection to {:x}:{:x}:{:x}:{:x} port {}",
-            u32::from_be(a),
-            u32::from_be(b),
-            u32::from_be(c),
-            u32::from_be(d),
-            u16::from_be(destination.port as u16)
-        );
+        let port = u16::from_be(destination.port as u16);
+        if destination.address.is_v4() {
+            debug!(ctx, "redirected a connection to {:i}:{}", u32::from_be(destination.address.words[3]), port);
+        } else {
+            debug!(ctx, "redirected a connection to [{:i}]:{}", octets(destination), port);
+        }
     }
     ALLOW
 }
@@ -136,22 +132,24 @@ fn deny(ctx: &SockAddrContext, destination: &Original, errno: i32) -> i32 {
     maps::count(Counter::Denied);
     maps::forget(socket_of(ctx.sock_addr));
     if maps::debug_wanted() {
-        let [a, b, c, d] = destination.address.words;
-        debug!(
-            ctx,
-            "denied a connection to {:x}:{:x}:{:x}:{:x} port {}",
-            u32::from_be(a),
-            u32::from_be(b),
-            u32::from_be(c),
-            u32::from_be(d),
-            u16::from_be(destination.port as u16)
-        );
+        let port = u16::from_be(destination.port as u16);
+        if destination.address.is_v4() {
+            debug!(ctx, "denied a connection to {:i}:{}", u32::from_be(destination.address.words[3]), port);
+        } else {
+            debug!(ctx, "denied a connection to [{:i}]:{}", octets(destination), port);
+        }
     }
     if errno != 0 && HAS_SET_RETVAL.load() != 0 {
         // SAFETY: takes a plain number, and denial stays denial whatever it returns.
         unsafe { bpf_set_retval(-errno) };
     }
     DENY
+}
+
+#[inline(always)]
+fn octets(destination: &Original) -> [u8; 16] {
+    let [a, b, c, d] = destination.address.words.map(u32::to_ne_bytes);
+    [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]]
 }
 
 #[inline(always)]

@@ -8,7 +8,8 @@ use aya_ebpf::{
     macros::cgroup_skb,
     programs::SkBuffContext,
 };
-use egret_ebpf::{Address, Counter};
+use core::ptr;
+use egret_ebpf::Counter;
 
 use crate::maps;
 
@@ -19,6 +20,10 @@ const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 /// Extension headers that may stand before TCP; more than an honest stack ever sends.
 const MAX_EXTENSIONS: usize = 4;
+/// No packet is so long, so nothing can be read there.
+const BEYOND: usize = 0xffff;
+/// The index of `lo`, in every namespace.
+const LOOPBACK: u32 = 1;
 
 #[cgroup_skb(egress)]
 pub fn egret_guard(ctx: SkBuffContext) -> i32 {
@@ -27,13 +32,10 @@ pub fn egret_guard(ctx: SkBuffContext) -> i32 {
     if maps::enrolment(cookie).is_none() {
         return PASS;
     }
-    let Some((destination, flags)) = opening(&ctx) else { return PASS };
-    let opens = match flags {
-        Some(flags) => flags & (SYN | ACK) == SYN,
-        // TCP whose flags cannot be read (a fragment cut short): nobody honest sends it.
-        None => true,
-    };
-    if !opens || maps::is_local(cookie, destination) {
+    // What leaves by the loopback device stays in the pod. This is asked of the packet and not of its destination, for a
+    // pod with CAP_NET_ADMIN can route an address of its own to the outside.
+    // SAFETY: the context outlives the program.
+    if unsafe { ptr::read_volatile(&raw const (*ctx.skb.skb).ifindex) } == LOOPBACK || !opens(&ctx) {
         return PASS;
     }
     // SAFETY: as above. The cgroup of the socket, which is the one its process was in when it made it.
@@ -44,27 +46,31 @@ pub fn egret_guard(ctx: SkBuffContext) -> i32 {
     DROP
 }
 
-/// Destination and TCP flags of a packet; `None` where it is not TCP or a later fragment.
+/// Whether a packet opens a TCP connection. TCP whose flags cannot be read (a fragment cut short) counts as such: nobody
+/// honest sends it. A later fragment does not, as its first was seen here too.
 #[inline(always)]
-fn opening(ctx: &SkBuffContext) -> Option<(Address, Option<u8>)> {
+fn opens(ctx: &SkBuffContext) -> bool {
+    match tcp_header(ctx) {
+        Some(at) => ctx.load::<u8>(at + 13).map_or(true, |flags| flags & (SYN | ACK) == SYN),
+        None => false,
+    }
+}
+
+/// Where the TCP header begins, in the first fragment of a TCP packet.
+#[inline(always)]
+fn tcp_header(ctx: &SkBuffContext) -> Option<usize> {
     let first: u8 = ctx.load(0).ok()?;
     if first >> 4 == 4 {
         let protocol: u8 = ctx.load(9).ok()?;
         let fragment: u16 = ctx.load(6).ok()?;
-        if protocol != TCP || u16::from_be(fragment) & 0x1fff != 0 {
-            return None;
-        }
-        let destination: u32 = ctx.load(16).ok()?;
-        let header = usize::from(first & 0x0f) * 4;
-        return Some((Address::v4(destination), ctx.load(header + 13).ok()));
+        let concerned = protocol == TCP && u16::from_be(fragment) & 0x1fff == 0;
+        return concerned.then_some(usize::from(first & 0x0f) * 4);
     }
-    let words: [u32; 4] = ctx.load(24).ok()?;
-    let destination = Address { words };
     let mut next: u8 = ctx.load(6).ok()?;
     let mut at = 40usize;
     for _ in 0..MAX_EXTENSIONS {
         match next {
-            TCP => return Some((destination, ctx.load(at + 13).ok())),
+            TCP => return Some(at),
             // Hop-by-hop, routing, destination options: length in units of 8 bytes, the first not counted.
             0 | 43 | 60 => {
                 let header: [u8; 2] = ctx.load(at).ok()?;
@@ -83,5 +89,6 @@ fn opening(ctx: &SkBuffContext) -> Option<(Address, Option<u8>)> {
             _ => return None,
         }
     }
-    Some((destination, None))
+    // More headers than that: taken for TCP whose flags lie beyond the packet's end.
+    Some(BEYOND)
 }

@@ -132,6 +132,19 @@ print(everything(s))"#,
     assert!(answer.starts_with("0\n('10.77.0.1', 81)\nTrue\ncaptured 10.77.0.1:443"), "{answer}");
 }
 
+/// MPTCP makes its TCP sockets itself, in the kernel.
+#[test]
+fn multipath_tcp() {
+    let lab = Lab::new();
+    let answer = lab.client(
+        r#"
+s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)
+s.connect((V4, 80))
+print(everything(s))"#,
+    );
+    assert!(answer.starts_with("captured 10.77.0.1:80 from 10.77.0.2:"), "{answer}");
+}
+
 /// Many at once: each accepted socket finds its own destination, none another's.
 #[test]
 fn concurrent_connections_keep_apart() {
@@ -155,7 +168,8 @@ print(wrong)"#,
 #[test]
 fn messages_of_the_programs_reach_the_log() {
     let mut lab = Lab::new();
-    lab.client("everything(dial(V4))");
+    lab.client("everything(dial(V4))\neverything(dial(V6, 443, socket.AF_INET6))");
     let log = lab.ask("log");
-    assert!(log.contains("DEBUG egret_ebpf::connect redirected a connection to 0:0:ffff:a4d0001 port 80"), "{log}");
+    assert!(log.contains("DEBUG egret_ebpf::connect redirected a connection to 10.77.0.1:80"), "{log}");
+    assert!(log.contains("redirected a connection to [fd77::1]:443"), "{log}");
 }
