@@ -15,7 +15,7 @@ use x509_parser::{certificate::X509Certificate, oid_registry, prelude::X509Versi
 use super::{
     TlsError, crl,
     der::{SignatureError, Signed},
-    inspect::{distinguished, timestamp},
+    inspect::{CertificateSummary, distinguished, timestamp},
 };
 use crate::limits::{CHAIN_DEPTH, CHAIN_SIGNATURES};
 
@@ -156,16 +156,16 @@ impl Search<'_, '_> {
 
 /// `webpki` checks no anchor's validity period; OpenSSL does, and so is it done here for a CA that was configured.
 pub(super) fn check_time(certificate: &X509Certificate<'_>, now: i64) -> Result<(), TlsError> {
-    let validity = certificate.validity();
-    let name = || distinguished(certificate.subject());
-    if now > validity.not_after.timestamp() {
-        return Err(TlsError::PeerExpired { certificate: name(), when: timestamp(validity.not_after.timestamp()) });
+    check_period(&CertificateSummary::of(certificate), now)
+}
+
+pub(super) fn check_period(certificate: &CertificateSummary, now: i64) -> Result<(), TlsError> {
+    let name = || certificate.subject.clone();
+    if now > certificate.not_after {
+        return Err(TlsError::PeerExpired { certificate: name(), when: timestamp(certificate.not_after) });
     }
-    if now < validity.not_before.timestamp() {
-        return Err(TlsError::PeerNotYetValid {
-            certificate: name(),
-            when: timestamp(validity.not_before.timestamp()),
-        });
+    if now < certificate.not_before {
+        return Err(TlsError::PeerNotYetValid { certificate: name(), when: timestamp(certificate.not_before) });
     }
     Ok(())
 }

@@ -170,7 +170,7 @@ fn add_rows(rows: &mut Rows, settings: &Arc<TlsSettings>, inputs: &Inputs, failu
         };
         let raw = raw.as_ref().map(|raw| &raw.certificate);
         // Only what is wrong with this very certificate or key belongs into its row.
-        let failure = failure.filter(|error| error.is_about_identity());
+        let failure = failure.filter(|error| raw.is_ok_and(|raw| error.is_about_identity(&raw.from)));
         add_row(rows, settings, name, namespace, "Cert Chain", raw, failure);
     }
     let (name, namespace) = match &settings.trust {
@@ -179,7 +179,7 @@ fn add_rows(rows: &mut Rows, settings: &Arc<TlsSettings>, inputs: &Inputs, failu
         TrustSource::File(material) => (format!("file-root:{}", material.path), namespace_of(material)),
     };
     let raw = match &inputs.trust {
-        Ok(RawTrust::Configured(blob)) => Ok(blob),
+        Ok(RawTrust::Configured(blob) | RawTrust::Public(blob)) => Ok(blob),
         Ok(_) => return,
         Err(error) => Err(error),
     };

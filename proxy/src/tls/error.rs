@@ -185,16 +185,17 @@ fn incompatible(why: &PeerIncompatible) -> String {
 }
 
 impl TlsError {
-    /// Whether the fault lies with the client certificate or its key.
-    pub(super) fn is_about_identity(&self) -> bool {
-        matches!(
-            self,
+    /// Whether the fault lies with the client certificate, which is from `certificate`, or with its key.
+    pub(super) fn is_about_identity(&self, certificate: &str) -> bool {
+        match self {
+            Self::BadCertificate { from, .. } | Self::NoCertificate { from } => from == certificate,
             Self::NoKey { .. }
-                | Self::EncryptedKey { .. }
-                | Self::BadKey { .. }
-                | Self::KeyMismatch { .. }
-                | Self::IdentityExpired { .. }
-                | Self::IdentityNotYetValid { .. }
-        )
+            | Self::EncryptedKey { .. }
+            | Self::BadKey { .. }
+            | Self::KeyMismatch { .. }
+            | Self::IdentityExpired { .. }
+            | Self::IdentityNotYetValid { .. } => true,
+            _ => false,
+        }
     }
 }

@@ -60,10 +60,16 @@ impl CertificateSummary {
     }
 }
 
-/// Summaries of all certificates of a PEM text (or of one certificate in DER), in order.
-/// Errors: a sentence fragment saying what is wrong.
+/// Summaries of all readable certificates of a PEM text (or of one certificate in DER), in order.
+/// Errors: there are some, but none is readable; a sentence fragment saying what is wrong.
 pub fn chain(bytes: &[u8]) -> Result<Vec<CertificateSummary>, String> {
-    certificates(bytes)?.iter().map(|der| CertificateSummary::from_der(der)).collect()
+    let mut fault = None;
+    let read = |der: CertificateDer<'_>| CertificateSummary::from_der(&der).map_err(|why| fault = Some(why)).ok();
+    let chain: Vec<_> = certificates(bytes)?.into_iter().filter_map(read).collect();
+    match fault {
+        Some(why) if chain.is_empty() => Err(why),
+        _ => Ok(chain),
+    }
 }
 
 /// All certificates of a PEM text, or the one that the bytes are in DER. Empty: neither.

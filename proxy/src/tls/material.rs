@@ -49,6 +49,8 @@ pub(super) struct RawIdentity {
 pub(super) enum RawTrust {
     System(Arc<SystemBundle>),
     Configured(Blob),
+    /// A file that the rule names and that is the system's bundle: held to the rules of public CAs.
+    Public(Blob),
     /// `insecureSkipVerify`: nothing is checked, so nothing is read.
     Unchecked,
 }
@@ -66,7 +68,10 @@ pub(super) fn read(
     let trust = match &settings.trust {
         TrustSource::System => system().map(RawTrust::System),
         TrustSource::Secret { namespace, name } => ca_of_secrets(reader, namespace, name).map(RawTrust::Configured),
-        TrustSource::File(material) => self::material(material, reader).map(RawTrust::Configured),
+        TrustSource::File(material) => {
+            let public = material.place == Place::Host && SystemBundle::is_at(Path::new(&material.path));
+            self::material(material, reader).map(if public { RawTrust::Public } else { RawTrust::Configured })
+        }
     };
     Inputs { identity, trust, crls: crls(settings, reader) }
 }

@@ -3,14 +3,18 @@
 use std::{
     collections::HashSet,
     hash::{BuildHasher, RandomState},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
 use parking_lot::Mutex;
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 
-use super::{TlsError, inspect, material::RawTrust};
+use super::{
+    TlsError, crl,
+    inspect::{self, CertificateSummary},
+    material::{Blob, RawTrust},
+};
 use crate::limits::WARNED_CERTIFICATES;
 
 #[derive(Debug)]
@@ -27,6 +31,16 @@ pub(super) struct Configured {
     pub from: String,
     pub anchors: Vec<TrustAnchor<'static>>,
     pub certificates: Vec<CertificateDer<'static>>,
+    pub roots: Vec<Root>,
+}
+
+/// What must be known of a configured CA at each handshake, read out once.
+#[derive(Debug)]
+pub(super) struct Root {
+    /// SubjectPublicKeyInfo in DER.
+    pub spki: Vec<u8>,
+    pub signs_crls: bool,
+    pub summary: CertificateSummary,
 }
 
 impl Trust {
@@ -34,22 +48,11 @@ impl Trust {
         match raw {
             RawTrust::Unchecked => Ok(Self::Unchecked),
             RawTrust::System(bundle) => Ok(Self::System(bundle)),
-            RawTrust::Configured(blob) => {
-                let from = blob.from;
-                let bad = |why| TlsError::BadCertificate { from: from.clone(), why };
-                let certificates = inspect::certificates(&blob.bytes).map_err(bad)?;
-                if certificates.is_empty() {
-                    return Err(TlsError::NoCertificate { from });
-                }
-                let mut anchors = Vec::with_capacity(certificates.len());
-                for certificate in &certificates {
-                    inspect::parse(certificate).map_err(bad)?;
-                    let anchor =
-                        webpki::anchor_from_trusted_cert(certificate).map_err(|error| bad(error.to_string()))?;
-                    anchors.push(anchor.to_owned());
-                }
-                Ok(Self::Configured(Configured { from, anchors, certificates }))
-            }
+            RawTrust::Public(blob) => match SystemBundle::of(read(&blob)?) {
+                Some(bundle) => Ok(Self::System(Arc::new(bundle))),
+                None => Err(TlsError::NoCertificate { from: blob.from }),
+            },
+            RawTrust::Configured(blob) => Configured::new(&blob).map(Self::Configured),
         }
     }
 
@@ -71,12 +74,50 @@ impl Trust {
     }
 }
 
+impl Configured {
+    /// A certificate that cannot be read refuses the rule where it is the only one; in a bundle it is left out.
+    fn new(blob: &Blob) -> Result<Self, TlsError> {
+        let from = blob.from.clone();
+        let mut new = Self { from: from.clone(), anchors: Vec::new(), certificates: Vec::new(), roots: Vec::new() };
+        let mut fault = TlsError::NoCertificate { from: from.clone() };
+        for certificate in read(blob)? {
+            match root(&certificate) {
+                Ok((anchor, root)) => {
+                    new.anchors.push(anchor);
+                    new.roots.push(root);
+                    new.certificates.push(certificate);
+                }
+                Err(why) => {
+                    log::warn!("a CA certificate in {from} cannot be read and does not count: {why}");
+                    fault = TlsError::BadCertificate { from: from.clone(), why };
+                }
+            }
+        }
+        if new.roots.is_empty() { Err(fault) } else { Ok(new) }
+    }
+}
+
+fn root(certificate: &CertificateDer<'static>) -> Result<(TrustAnchor<'static>, Root), String> {
+    let parsed = inspect::parse(certificate)?;
+    let anchor = webpki::anchor_from_trusted_cert(certificate).map_err(|error| error.to_string())?.to_owned();
+    let spki = parsed.public_key().raw.to_vec();
+    Ok((anchor, Root { spki, signs_crls: crl::signs_crls(&parsed), summary: CertificateSummary::of(&parsed) }))
+}
+
+fn read(blob: &Blob) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    inspect::certificates(&blob.bytes).map_err(|why| TlsError::BadCertificate { from: blob.from.clone(), why })
+}
+
 /// The system's CA bundle, shared by all contexts that use it.
 #[derive(Debug)]
 pub(super) struct SystemBundle {
     certificates: Vec<CertificateDer<'static>>,
     anchors: Vec<TrustAnchor<'static>>,
 }
+
+/// Where distributions keep it.
+const USUAL: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
 impl PartialEq for SystemBundle {
     fn eq(&self, other: &Self) -> bool {
@@ -109,6 +150,15 @@ impl SystemBundle {
         (!anchors.is_empty()).then_some(Self { certificates, anchors })
     }
 
+    /// Whether a file that a rule names is the system's bundle, by its own path or by a link.
+    pub(super) fn is_at(path: &Path) -> bool {
+        let same = |usual: &PathBuf| match (usual.canonicalize(), path.canonicalize()) {
+            (Ok(usual), Ok(path)) => usual == path,
+            _ => false,
+        };
+        USUAL.iter().any(|usual| Path::new(usual) == path) || Self::paths().iter().any(same)
+    }
+
     /// The paths to watch for a changed bundle.
     pub(super) fn paths() -> Vec<PathBuf> {
         let file = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
@@ -118,8 +168,7 @@ impl SystemBundle {
             })
             .unwrap_or_default();
         if file.is_none() && folders.is_empty() {
-            let usual = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
-            return usual.iter().map(PathBuf::from).filter(|path| path.exists()).collect();
+            return USUAL.iter().map(PathBuf::from).filter(|path| path.exists()).collect();
         }
         file.into_iter().chain(folders).collect()
     }

@@ -12,7 +12,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, RawPublicKeyEntity};
-use x509_parser::certificate::X509Certificate;
+use x509_parser::{certificate::X509Certificate, prelude::X509Version};
 
 use super::{
     TlsError,
@@ -151,7 +151,7 @@ impl Verifier {
                 let others: Vec<_> = intermediates.iter().filter_map(|der| inspect::parse(der).ok()).collect();
                 let roots: Vec<_> = configured.certificates.iter().filter_map(|der| inspect::parse(der).ok()).collect();
                 let path = chain::build(leaf, &others, &roots, &self.trust.name(), seconds, self.algorithms.all)?;
-                if leaf.version().0 == 0 && self.said.first(leaf_der, "v1") {
+                if leaf.version() == X509Version::V1 && self.said.first(leaf_der, "v1") {
                     log::warn!(
                         "the server certificate {} is X.509 v1, accepted because {} is configured for it: issue it as v3 \
                          with a subjectAltName",
@@ -222,9 +222,13 @@ impl Verifier {
                 };
                 TlsError::PeerUntrusted { certificate, trust: self.trust.name(), more }
             }
-            E::UnsupportedCertVersion => {
+            E::UnsupportedCertVersion if leaf.version() == X509Version::V1 => {
                 refuse(leaf, "it is X.509 v1, which only a CA that the rule itself configures may have issued")
             }
+            E::UnsupportedCertVersion => refuse(
+                leaf,
+                "its chain leads over a certificate that is not X.509 v3, which says nothing about being a CA",
+            ),
             other => refuse(leaf, &other.to_string()),
         }
     }
@@ -234,16 +238,15 @@ impl Verifier {
 /// certificates may bear the same key: one that is valid is enough.
 fn check_anchor(configured: &Configured, spki: &[u8], now: i64) -> Result<bool, TlsError> {
     let mut fault = None;
-    for root in configured.certificates.iter().filter_map(|der| inspect::parse(der).ok()) {
-        if root.public_key().raw == spki {
-            match chain::check_time(&root, now) {
-                Ok(()) => return Ok(crl::signs_crls(&root)),
-                Err(error) => fault = Some(error),
-            }
+    for root in configured.roots.iter().filter(|root| root.spki == spki) {
+        match chain::check_period(&root.summary, now) {
+            Ok(()) => return Ok(root.signs_crls),
+            Err(error) => fault = Some(error),
         }
     }
-    // Nothing found at all cannot be, as the anchors are made from these certificates; refuse then, too.
-    Err(fault.unwrap_or_else(|| TlsError::Other { why: "the CA of the chain cannot be read again".to_owned() }))
+    // None at all cannot be, as the anchors are made from the same certificates; refuse then, too.
+    Err(fault
+        .unwrap_or_else(|| TlsError::Other { why: "the CA of the chain is not among the configured ones".to_owned() }))
 }
 
 fn bare_key(cert: &CertificateDer<'_>) -> Result<SubjectPublicKeyInfoDer<'static>, Error> {

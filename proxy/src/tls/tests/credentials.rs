@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::lab::*;
 use crate::{
-    mesh::table::{IdentitySource, Place, TlsSettings, TrustSource},
-    tls::{Contexts, TlsError},
+    mesh::table::{IdentitySource, Material, Place, TlsSettings, TrustSource},
+    tls::{Contexts, TlsError, material::RawTrust},
 };
 
 /// MUTUAL with `credentialName: client-credential` in `default`.
@@ -200,4 +200,26 @@ fn pipes_and_folders_are_no_credentials() {
     for path in [pipe.as_path(), lab.dir.path(), std::path::Path::new("/dev/zero")] {
         assert!(crate::tls::read_host_file(path).is_err(), "{path:?}");
     }
+}
+
+/// Its CAs vouch for the world: a rule that names it by path does not make it a private CA.
+#[test]
+fn the_system_s_bundle_by_its_path_stays_public() {
+    let material = Material { path: "/etc/ssl/certs/ca-certificates.crt".to_owned(), place: Place::Host };
+    let settings = TlsSettings { trust: TrustSource::File(material), ..super::settings() };
+    let inputs = crate::tls::material::read(&settings, &Reader::default(), &mut || unreachable!());
+    match inputs.trust {
+        Ok(trust) => assert!(matches!(trust, RawTrust::Public(_)), "{trust:?}"),
+        Err(error) => assert!(matches!(error, TlsError::Unreadable { .. }), "{error}"),
+    }
+}
+
+#[test]
+fn one_odd_certificate_does_not_spoil_a_bundle() {
+    let lab = Lab::example();
+    let odd = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
+    lab.write("bundle.crt", [odd.as_bytes(), &lab.read("root.crt")].concat());
+    build(&lab.trusting("bundle")).unwrap();
+    lab.write("bundle.crt", odd);
+    assert!(matches!(build(&lab.trusting("bundle")), Err(TlsError::BadCertificate { .. })));
 }
