@@ -363,7 +363,7 @@ impl Errand {
                 return true;
             }
             let outbound = self.snapshot.outbound(&pod.id);
-            let Some(cluster) = outbound.as_ref().and_then(|outbound| outbound.clusters.get(&key.cluster)) else {
+            let Some(cluster) = outbound.as_ref().and_then(|outbound| outbound.cluster(&key.cluster)) else {
                 return false;
             };
             let name = key.tls.name.as_ref().map(|name| name.to_str());

@@ -61,7 +61,7 @@ struct Core<IO> {
     /// The last head said that no request follows: the client may close its half and still wait for the answer.
     last: bool,
     eof: bool,
-    /// Requests whose answer is not yet sent.
+    /// Heads handed on whose answer has not ended.
     busy: usize,
     idle: Duration,
     timer: Option<Pin<Box<Sleep>>>,
@@ -123,11 +123,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Handle<IO> {
         self.core.lock().verdict.as_ref().map(|verdict| verdict.violation)
     }
 
-    /// A request has begun / its answer has ended: between the two the connection is not idle.
-    pub fn begin(&self) {
-        self.core.lock().busy += 1;
-    }
-
+    /// The answer to a request has ended: where it was the last one owed, the connection is idle again.
     pub fn end(&self) {
         let mut core = self.core.lock();
         core.busy = core.busy.saturating_sub(1);
@@ -229,6 +225,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Core<IO> {
                 self.last = head.last;
                 self.state = if head.framing.ended() { State::Head } else { State::Body(head.framing) };
                 self.ready = self.raw.split_to(length);
+                self.busy += 1;
                 if self.raw.is_empty() {
                     // An idle connection holds no buffer.
                     self.raw = BytesMut::new();
@@ -248,6 +245,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Core<IO> {
         let target = words.next().flatten().filter(|target| target.len() <= 2048);
         self.verdict = Some(Verdict { violation, method, target });
         self.state = State::Refused;
+        self.busy += 1;
         self.raw = BytesMut::new();
         self.ready = BytesMut::new();
         self.ready.put_slice(self.token.as_str().as_bytes());

@@ -156,6 +156,12 @@ impl RequestLog {
         }
     }
 
+    /// A tunnel ended in the middle.
+    pub fn broken(&mut self, flag: Flag, error: &dyn std::error::Error) {
+        self.flag(flag);
+        self.with(|record| record.connection_termination_details = Some(error.to_string()));
+    }
+
     pub fn client_gone(&mut self) {
         self.flag(Flag::DC);
         self.details("downstream_remote_disconnect");
@@ -170,10 +176,8 @@ impl RequestLog {
         let Some(mut record) = self.record.take() else { return };
         record.duration = self.started.elapsed();
         record.bytes_sent = sent;
-        record.bytes_received = match &self.progress {
-            Some(progress) => progress.received.load(Ordering::Relaxed),
-            None => record.bytes_received,
-        };
+        // A tunnel's bytes are in the record already; its request had no body.
+        record.bytes_received += self.progress.as_ref().map_or(0, |progress| progress.received.load(Ordering::Relaxed));
         self.connection.end();
         (self.held, self.endpoint) = (None, None);
         self.connection.engine.sink().record(record);

@@ -65,9 +65,6 @@ impl Connection {
     /// A request has begun; until its [`Connection::end`] the connection is not idle.
     fn begin(&self) {
         self.busy.fetch_add(1, Ordering::AcqRel);
-        if let Some(guard) = &self.guard {
-            guard.begin();
-        }
     }
 
     fn end(&self) {

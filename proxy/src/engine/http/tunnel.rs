@@ -1,56 +1,45 @@
 //! What follows a `101 Switching Protocols` (WebSocket and the like): bytes, both ways, until both sides have ended.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::Arc;
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::{Connection, log::RequestLog, pool::Lease};
-use crate::telemetry::record::Flag;
+use crate::{
+    engine::copy::{self, End},
+    limits,
+    telemetry::record::Flag,
+};
 
 /// Copies until both ends are through; then the record is written and the upstream connection let go.
 pub fn open(of: Arc<Connection>, down: OnUpgrade, up: OnUpgrade, mut log: Box<RequestLog>, lease: Lease) {
     let in_flight = of.engine.enter();
     tokio::spawn(async move {
-        let (received, sent) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let mut sent = 0;
         let run = async {
-            let (down, up) = tokio::try_join!(down, up).map_err(std::io::Error::other)?;
-            let (down_read, down_write) = tokio::io::split(TokioIo::new(down));
-            let (up_read, up_write) = tokio::io::split(TokioIo::new(up));
-            tokio::try_join!(copy(down_read, up_write, &received), copy(up_read, down_write, &sent))?;
-            Ok::<(), std::io::Error>(())
+            let (mut down, mut up) = match tokio::try_join!(down, up) {
+                Ok((down, up)) => (TokioIo::new(down), TokioIo::new(up)),
+                Err(error) => return log.broken(Flag::UC, &error),
+            };
+            let limits = copy::Limits { idle: limits::IDLE_TIMEOUT, until: None };
+            let (end, carried) = copy::both_ways(&mut down, &mut up, limits).await;
+            sent = carried.sent;
+            log.with(|record| record.bytes_received = carried.received);
+            match end {
+                End::Done => {}
+                End::Downstream(error) => log.broken(Flag::DC, &error),
+                End::Upstream(error) => log.broken(Flag::UC, &error),
+                End::Idle => log.flag(Flag::SI),
+                End::Duration => log.flag(Flag::DT),
+            }
         };
         tokio::select! {
-            result = run => if let Err(error) = result {
-                log.flag(Flag::UC);
-                log.with(|record| record.connection_termination_details = Some(error.to_string()));
-            },
-            () = of.pod.closed.cancelled() => log.flag(Flag::UC),
+            () = run => {}
+            // The pod is gone, and its sockets with it.
+            () = of.pod.closed.cancelled() => {}
         }
-        log.with(|record| record.bytes_received = received.load(Ordering::Relaxed));
-        log.finish(sent.load(Ordering::Relaxed));
+        log.finish(sent);
         drop((lease, in_flight));
     });
-}
-
-/// One direction; its end is passed on as a half-close.
-async fn copy(
-    mut from: impl AsyncRead + Unpin,
-    mut to: impl AsyncWrite + Unpin,
-    count: &AtomicU64,
-) -> std::io::Result<()> {
-    let mut buffer = vec![0; 16 * 1024];
-    loop {
-        let read = from.read(&mut buffer).await?;
-        if read == 0 {
-            return to.shutdown().await;
-        }
-        to.write_all(&buffer[..read]).await?;
-        to.flush().await?;
-        count.fetch_add(read as u64, Ordering::Relaxed);
-    }
 }
