@@ -15,12 +15,13 @@ use super::{
     Engine, http,
     pod::Pod,
     raw::{self, Raw},
+    silent::{self, First},
     sniff::{self, Kind, Prefixed},
     stream::reset_on_close,
 };
 use crate::{
     limits,
-    mesh::{FirstBytes, HostMap, Outbound, UpstreamTls},
+    mesh::{Decision, FirstBytes, HostMap, Outbound, UpstreamTls},
     telemetry::record::Flag,
 };
 
@@ -131,36 +132,52 @@ async fn decide(engine: Arc<Engine>, pod: Arc<Pod>, mut stream: TcpStream, peer:
         log::debug!("{}: TCP_NODELAY: {error}", pod.id);
     }
     if outbound.first_bytes(original) == FirstBytes::None {
-        let raw = Raw { stream, first: Bytes::new(), info, sni: None, tls: false };
+        let raw = Raw { stream, first: Bytes::new(), info, sni: None, tls: false, connected: None };
         return raw::serve(&engine, &snapshot, &pod, raw, outbound.tcp(original)).await;
     }
-    let (kind, first) = match sniff::sniff(&mut stream, limits::SNIFF_SILENCE).await {
-        Ok(sniffed) => sniffed,
-        Err(error) => return log::debug!("{}: {peer} before its first bytes: {error}", pod.id),
+    let mut connected = None;
+    let (kind, first) = loop {
+        match sniff::sniff(&mut stream, limits::SNIFF_SILENCE).await {
+            Ok((Kind::Silent, _)) => {}
+            Ok(sniffed) => break sniffed,
+            Err(error) => return log::debug!("{}: {peer} before its first bytes: {error}", pod.id),
+        }
+        let decision = outbound.tcp(original);
+        match silent::first_to_speak(&engine, &snapshot, &pod, &stream, &info, &decision).await {
+            First::Client(upstream) => connected = upstream.map(Ok),
+            First::Server(connected) => {
+                let connected = Some(connected);
+                let raw = Raw { stream, first: Bytes::new(), info, sni: None, tls: false, connected };
+                return raw::serve(&engine, &snapshot, &pod, raw, decision).await;
+            }
+            First::Nobody => {
+                let raw = Raw { stream, first: Bytes::new(), info, sni: None, tls: false, connected: None };
+                return match decision {
+                    Decision::Block | Decision::Refuse(_) => raw::serve(&engine, &snapshot, &pod, raw, decision).await,
+                    _ => raw::refuse(&engine, &pod, raw, Flag::SI, "idle_timeout"),
+                };
+            }
+        }
     };
     match kind {
         Kind::Http1 | Kind::Http2 => {
             // HTTP asks the table anew for each request.
-            drop((snapshot, outbound));
+            drop((snapshot, outbound, connected));
             let info = ConnectionInfo { h2: kind == Kind::Http2, ..info };
             Box::pin(http::serve(engine, pod, Prefixed::new(first, stream), info)).await;
         }
         Kind::Tls(hello) => {
             let decision = outbound.tls(original, hello.sni.as_deref());
-            let raw = Raw { stream, first, info, sni: hello.sni, tls: true };
+            let raw = Raw { stream, first, info, sni: hello.sni, tls: true, connected: None };
             raw::serve(&engine, &snapshot, &pod, raw, decision).await;
         }
-        Kind::Stalled { tls: false } if !guarded(&outbound, original.port()) => {
-            let decision = outbound.tcp(original);
-            raw::serve(&engine, &snapshot, &pod, Raw { stream, first, info, sni: None, tls: false }, decision).await;
-        }
-        Kind::Stalled { tls } => {
-            let raw = Raw { stream, first, info, sni: None, tls };
+        Kind::Stalled { tls } if tls || guarded(&outbound, original.port()) => {
+            let raw = Raw { stream, first, info, sni: None, tls, connected: None };
             raw::refuse(&engine, &pod, raw, Flag::DPE, "first_bytes_incomplete");
         }
-        Kind::Other => {
-            let decision = outbound.tcp(original);
-            raw::serve(&engine, &snapshot, &pod, Raw { stream, first, info, sni: None, tls: false }, decision).await;
+        Kind::Other | Kind::Silent | Kind::Stalled { .. } => {
+            let raw = Raw { stream, first, info, sni: None, tls: false, connected };
+            raw::serve(&engine, &snapshot, &pod, raw, outbound.tcp(original)).await;
         }
     }
 }

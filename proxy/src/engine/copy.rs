@@ -268,7 +268,7 @@ mod tests {
         let (mut client, mut client_side) = duplex(1 << 20);
         let (mut server, mut server_side) = duplex(100);
         let copy = tokio::spawn(async move { both_ways(&mut client_side, &mut server_side, NONE).await });
-        let data: Vec<u8> = (0..3_000_000_u32).map(|i| (i * 31 >> 3) as u8).collect();
+        let data: Vec<u8> = (0..3_000_000_u32).map(|i| ((i * 31) >> 3) as u8).collect();
         let expected = data.clone();
         tokio::spawn(async move {
             client.write_all(&data).await.unwrap();

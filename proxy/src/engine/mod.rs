@@ -8,13 +8,16 @@ pub mod balance;
 pub mod client_hello;
 pub mod copy;
 pub mod dial;
+pub mod dial_error;
 pub mod host_sockets;
 pub mod http;
 pub mod pod;
 pub mod ports;
+pub mod prefixed;
 pub mod raw;
 pub mod resolv_conf;
 pub mod resolve;
+pub mod silent;
 pub mod sniff;
 pub mod stream;
 #[cfg(test)]

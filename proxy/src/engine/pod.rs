@@ -72,7 +72,7 @@ impl Pod {
     pub fn is_listener(&self, to: SocketAddr) -> bool {
         let ip = to.ip().to_canonical();
         to.port() == self.listener_port
-            && (ip.is_loopback() || ip.is_unspecified() || self.own_addresses.read().iter().any(|own| *own == ip))
+            && (ip.is_loopback() || ip.is_unspecified() || self.own_addresses.read().contains(&ip))
     }
 
     /// Counters of a cluster, made at first sight. Kept by name, so that a reload does not forget what is open.

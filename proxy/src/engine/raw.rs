@@ -31,10 +31,19 @@ pub struct Raw {
     pub sni: Option<String>,
     /// The connection began with a ClientHello.
     pub tls: bool,
+    /// The upstream, where it was dialled already while the client was silent.
+    pub connected: Option<Result<Connected, DialError>>,
+}
+
+/// An upstream connection and what it has said already.
+pub struct Connected {
+    pub upstream: Upstream,
+    pub picked: dial::Picked,
+    pub first: Bytes,
 }
 
 /// Carries the connection to where the decision says, or resets it; one record either way.
-pub async fn serve(engine: &Engine, snapshot: &Snapshot, pod: &Pod, raw: Raw, decision: Decision) {
+pub async fn serve(engine: &Engine, snapshot: &Snapshot, pod: &Pod, mut raw: Raw, decision: Decision) {
     let mut record = record(pod, &raw.info);
     record.requested_server_name = raw.sni.clone();
     let cluster = match decision {
@@ -65,8 +74,15 @@ pub async fn serve(engine: &Engine, snapshot: &Snapshot, pod: &Pod, raw: Raw, de
     let name = record.cluster_name.clone().unwrap_or_default();
     engine.sink().connection_opened(&pod.id, record.cluster.as_ref(), &name);
     let _closed = Closed { engine, pod, cluster: record.cluster.clone(), name };
-    match dial_any(engine, snapshot, pod, &cluster, &raw).await {
-        Ok((upstream, _picked)) => carry(engine, raw, upstream, &cluster, record).await,
+    let connected = match raw.connected.take() {
+        Some(connected) => connected,
+        None => {
+            let target = Target { cluster: &cluster, original: raw.info.original, host: raw.sni.as_deref() };
+            dial_any(engine, snapshot, pod, &target).await
+        }
+    };
+    match connected {
+        Ok(connected) => carry(engine, raw, connected, &cluster, record).await,
         Err(error) => {
             log::debug!("{}: {}: {error}", pod.id, cluster.name);
             record.flags.push(error.flag());
@@ -101,23 +117,21 @@ impl Drop for Closed<'_> {
 }
 
 /// Tries other endpoints where one cannot be reached: nothing was sent yet, so no byte is sent twice.
-async fn dial_any(
+pub(super) async fn dial_any(
     engine: &Engine,
     snapshot: &Snapshot,
     pod: &Pod,
-    cluster: &Arc<Cluster>,
-    raw: &Raw,
-) -> Result<(Upstream, dial::Picked), DialError> {
-    let target = Target { cluster, original: raw.info.original, host: raw.sni.as_deref() };
+    target: &Target<'_>,
+) -> Result<Connected, DialError> {
     let mut tried = Vec::new();
     let mut failure = None;
     while tried.len() <= limits::RETRIES as usize {
-        let picked = dial::pick(pod, &target, &tried).await?;
+        let picked = dial::pick(pod, target, &tried).await?;
         if tried.contains(&picked.address) {
             break;
         }
-        match dial::dial(engine, snapshot, pod, &target, &picked).await {
-            Ok(upstream) => return Ok((upstream, picked)),
+        match dial::dial(engine, snapshot, pod, target, &picked).await {
+            Ok(upstream) => return Ok(Connected { upstream, picked, first: Bytes::new() }),
             Err(error) if error.retryable() => failure = Some(error),
             Err(error) => return Err(error),
         }
@@ -126,7 +140,8 @@ async fn dial_any(
     Err(failure.unwrap_or(DialError::NoEndpoints))
 }
 
-async fn carry(engine: &Engine, raw: Raw, upstream: Upstream, cluster: &Cluster, mut record: Record) {
+async fn carry(engine: &Engine, raw: Raw, connected: Connected, cluster: &Cluster, mut record: Record) {
+    let Connected { upstream, picked: _picked, first } = connected;
     record.upstream_host = Some(dial::address_text(&upstream.address));
     record.upstream_local_address = upstream.local;
     record.upstream_tls = upstream.tls;
@@ -135,14 +150,14 @@ async fn carry(engine: &Engine, raw: Raw, upstream: Upstream, cluster: &Cluster,
         until: cluster.pool.max_connection_duration.map(|longest| tokio::time::Instant::now() + longest),
     };
     let mut downstream = Prefixed::new(raw.first, raw.stream);
-    let mut io = upstream.io;
+    let mut io = Prefixed::new(first, upstream.io);
     let (end, carried) = copy::both_ways(&mut downstream, &mut io, limits).await;
     match end {
         End::Done => {}
         End::Downstream(error) => {
             log::debug!("{}: downstream: {error}", record.workload);
             record.flags.push(Flag::DC);
-            io.socket().reset_on_close();
+            io.get_ref().socket().reset_on_close();
         }
         End::Upstream(error) => {
             // A TLS stream cut off without close_notify counts as an error too: the client, who sees no TLS, could

@@ -76,6 +76,7 @@ pub struct Resolver {
     names: Mutex<HashMap<String, Arc<Slot>>>,
 }
 
+type HostsFile = HashMap<String, Vec<IpAddr>>;
 type Hickory = hickory_resolver::Resolver<PodRuntime>;
 
 /// What the files say, and what tells that they changed.
@@ -84,7 +85,7 @@ struct Config {
     looked: Option<Instant>,
     stamps: [Option<Stamp>; 2],
     hickory: Option<Arc<Hickory>>,
-    hosts: Arc<HashMap<String, Vec<IpAddr>>>,
+    hosts: Arc<HostsFile>,
 }
 
 /// Path, size and time of change.
@@ -167,7 +168,7 @@ impl Resolver {
     }
 
     /// The configuration in force; the files are looked at again once a while.
-    fn config(&self) -> (Option<Arc<Hickory>>, Arc<HashMap<String, Vec<IpAddr>>>) {
+    fn config(&self) -> (Option<Arc<Hickory>>, Arc<HostsFile>) {
         let mut config = self.config.lock();
         if config.looked.is_none_or(|looked| looked.elapsed() >= limits::RESOLVER_FILES_AGAIN) {
             config.looked = Some(Instant::now());

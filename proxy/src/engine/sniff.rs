@@ -4,20 +4,16 @@
 //! might take for a request counts as HTTP (and is then parsed strictly: 400). What has begun and might still become
 //! either is waited for, and is never waved through as "something else" because a clock ran out: see [`Kind::Stalled`].
 
-use std::{
-    io,
-    pin::Pin,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{io, time::Duration};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt},
     time::{Instant, timeout_at},
 };
 
 use super::client_hello::{self, ClientHello, Parsed};
+pub use super::prefixed::Prefixed;
 use crate::limits;
 
 /// What a connection speaks.
@@ -29,8 +25,10 @@ pub enum Kind {
     Http1,
     /// The HTTP/2 preface (prior knowledge).
     Http2,
-    /// None of these; or a client that is silent, or has ended its side at once, and waits for the server.
+    /// None of these; or a client that has ended its side and waits for the server.
     Other,
+    /// Nothing came in the time given: perhaps the server speaks first, perhaps the client just connects early.
+    Silent,
     /// Begun and not finished in time or size. Text that might still become a request, or a ClientHello.
     Stalled { tls: bool },
 }
@@ -45,7 +43,7 @@ pub async fn sniff<S: AsyncRead + Unpin>(stream: &mut S, silence: Duration) -> i
     loop {
         let read = match timeout_at(deadline, stream.read_buf(&mut bytes)).await {
             Ok(read) => read?,
-            Err(_) if bytes.is_empty() => return Ok((Kind::Other, bytes.freeze())),
+            Err(_) if bytes.is_empty() => return Ok((Kind::Silent, bytes.freeze())),
             Err(_) => return Ok((stalled(&bytes), bytes.freeze())),
         };
         if read == 0 {
@@ -171,70 +169,6 @@ fn other_scheme(target: &[u8]) -> bool {
         .any(|scheme| target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme.as_bytes())))
 }
 
-/// A stream whose first bytes were read already and are handed on unchanged.
-#[derive(Debug)]
-pub struct Prefixed<S> {
-    prefix: Bytes,
-    inner: S,
-}
-
-impl<S> Prefixed<S> {
-    pub fn new(prefix: Bytes, inner: S) -> Self {
-        Self { prefix, inner }
-    }
-
-    pub fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The bytes not handed on yet, and the stream.
-    pub fn into_parts(self) -> (Bytes, S) {
-        (self.prefix, self.inner)
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.prefix.is_empty() {
-            return Pin::new(&mut self.inner).poll_read(cx, buf);
-        }
-        let count = self.prefix.len().min(buf.remaining());
-        buf.put_slice(&self.prefix[..count]);
-        self.prefix.advance(count);
-        if self.prefix.is_empty() {
-            // Let the buffer go: the connection may live long.
-            self.prefix = Bytes::new();
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -349,11 +283,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silence_counts_as_server_first() {
+    async fn silence_is_told_from_everything_else() {
         let (_client, mut server) = tokio::io::duplex(64);
         let started = Instant::now();
         let (kind, bytes) = sniff(&mut server, limits::SNIFF_SILENCE).await.unwrap();
-        assert_eq!((kind, bytes.len()), (Kind::Other, 0));
+        assert_eq!((kind, bytes.len()), (Kind::Silent, 0));
         assert_eq!(started.elapsed(), limits::SNIFF_SILENCE);
     }
 

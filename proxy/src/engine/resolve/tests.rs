@@ -24,9 +24,10 @@ impl Dnsmasq {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+        let server = Self { child, log };
         for _ in 0..200 {
             if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                return Self { child, log };
+                return server;
             }
             std::thread::sleep(Duration::from_millis(10));
         }

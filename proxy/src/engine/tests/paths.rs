@@ -139,3 +139,36 @@ async fn text_that_stalls_does_not_pass_where_a_rule_guards_the_port() {
     assert_eq!(record.flags, [Flag::DPE]);
     assert_eq!(record.connection_termination_details.as_deref(), Some("first_bytes_incomplete"));
 }
+
+/// Browsers and connection pools connect before they have a request. What they send in the end is told apart as ever:
+/// it must not be plain text that passes a rule, only because nothing came for a while.
+#[tokio::test]
+async fn a_client_that_connects_early_is_still_looked_at() {
+    let (named, address) = (echo().await, echo().await);
+    let mut table = PortTable::default();
+    let mut service = cluster("edition.cnn.com", &[named], UpstreamTls::Plain);
+    service.protocol = Protocol::Tls;
+    table.tls.insert("edition.cnn.com", service.into());
+    let lab = lab(Outbound { ports: [(address.port(), table)].into(), ..Outbound::default() });
+    let mut client = lab.connect(address).await;
+    tokio::time::sleep(limits::SNIFF_SILENCE * 2).await;
+    exchange(&mut client, OPENSSL).await.unwrap();
+    assert_eq!(lab.record().await.upstream_host, Some(named.to_string()));
+    lab.recorder.records.lock().clear();
+    // Bytes that are neither go on over the connection that was made meanwhile.
+    let mut client = lab.connect(address).await;
+    tokio::time::sleep(limits::SNIFF_SILENCE * 2).await;
+    assert_eq!(exchange(&mut client, b"\x01late").await.unwrap(), b"got: \x01late");
+    assert_eq!(lab.record().await.upstream_host, Some(address.to_string()));
+}
+
+#[tokio::test]
+async fn a_late_request_is_http_and_never_raw() {
+    let address = echo().await;
+    let lab = lab(Outbound::default());
+    let mut client = lab.connect(address).await;
+    tokio::time::sleep(limits::SNIFF_SILENCE * 2).await;
+    // No Host: HTTP refuses it. As raw bytes it would come back as an echo.
+    let answer = exchange(&mut client, b"GET / HTTP/1.1\r\n\r\n").await.unwrap_or_default();
+    assert!(!answer.starts_with(b"got: "), "{}", answer.escape_ascii());
+}

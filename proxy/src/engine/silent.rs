@@ -1,0 +1,79 @@
+//! A client that says nothing: it waits for a server that speaks first, or it connects early (browsers, connection
+//! pools) and will send its request later.
+//!
+//! To call the second kind TCP would let its request past the rules in plain text. So the upstream is dialled and
+//! nothing is sent: whoever speaks first decides. No HTTP server speaks before it is asked.
+
+use bytes::Bytes;
+use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
+
+use super::{
+    Engine, Snapshot,
+    accept::ConnectionInfo,
+    dial::{self, DialError, Target},
+    pod::Pod,
+    raw::{self, Connected},
+};
+use crate::{limits, mesh::Decision};
+
+/// Who spoke first.
+pub enum First {
+    /// The client: look at what it says. The upstream, if it was reached, is there for bytes that are neither.
+    Client(Option<Connected>),
+    /// The upstream, or it ended: a raw connection. Or it cannot be reached and the client stayed silent all the same.
+    Server(Result<Connected, DialError>),
+    /// Nobody, and nobody is there who could: nothing was dialled, or the connection was idle too long.
+    Nobody,
+}
+
+/// Waits until one side speaks. `decision` is the one for raw bytes to where the client wanted to go.
+pub async fn first_to_speak(
+    engine: &Engine,
+    snapshot: &Snapshot,
+    pod: &Pod,
+    client: &TcpStream,
+    info: &ConnectionInfo,
+    decision: &Decision,
+) -> First {
+    let mut byte = [0];
+    let cluster = match decision {
+        Decision::Cluster { cluster, .. } => cluster,
+        Decision::Passthrough => dial::passthrough(),
+        // Not to be dialled; but a request may still have a route.
+        Decision::Block | Decision::Refuse(_) => return late(client).await.unwrap_or(First::Nobody),
+    };
+    let target = Target { cluster, original: info.original, host: None };
+    let connected = tokio::select! {
+        biased;
+        _ = client.peek(&mut byte) => return First::Client(None),
+        connected = raw::dial_any(engine, snapshot, pod, &target) => connected,
+    };
+    let mut connected = match connected {
+        Ok(connected) => connected,
+        // The address may lead nowhere and the request to come have a route of its own.
+        Err(error) => return late(client).await.unwrap_or(First::Server(Err(error))),
+    };
+    let idle = cluster.pool.tcp_idle_timeout;
+    let idle = if idle.is_zero() { limits::IDLE_TIMEOUT } else { idle };
+    let mut first = vec![0; 2048];
+    let read = tokio::select! {
+        biased;
+        _ = client.peek(&mut byte) => return First::Client(Some(connected)),
+        read = timeout(idle, connected.upstream.io.read(&mut first)) => read,
+    };
+    match read {
+        Err(_) => First::Nobody,
+        // The end, and an error, are met again by who copies.
+        Ok(Err(_)) => First::Server(Ok(connected)),
+        Ok(Ok(count)) => {
+            first.truncate(count);
+            connected.first = Bytes::from(first);
+            First::Server(Ok(connected))
+        }
+    }
+}
+
+/// Gives the client as long as a request head may take to begin.
+async fn late(client: &TcpStream) -> Option<First> {
+    timeout(limits::HEAD_TIME, client.peek(&mut [0])).await.ok().map(|_| First::Client(None))
+}
