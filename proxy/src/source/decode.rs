@@ -109,20 +109,17 @@ impl<'a> Field<'a> {
                 Dialect::Istio => camel(&entry.key),
             };
             let path = join(&self.path, &name);
-            if !read.contains(&name.as_str()) {
-                if later.contains(&name.as_str()) {
-                    if !entry.node.is_null() {
-                        self.findings.add(Severity::Warning, entry.at, path, "not honoured yet");
-                    }
-                } else if !ignored.contains(&name.as_str()) {
-                    let hint =
-                        similar(&name, read).map(|near| format!(" (did you mean `{near}`?)")).unwrap_or_default();
-                    self.findings.add(Severity::Warning, entry.at, path, format!("unknown field{hint}"));
+            if read.contains(&name.as_str()) {
+                if known.insert(name, &entry.node).is_some() {
+                    self.findings.add(Severity::Error, entry.at, path, "given twice, in camelCase and in snake_case");
                 }
-            } else if known.contains_key(&name) {
-                self.findings.add(Severity::Error, entry.at, path, "given twice, in camelCase and in snake_case");
-            } else {
-                known.insert(name, &entry.node);
+            } else if later.contains(&name.as_str()) {
+                if !entry.node.is_null() {
+                    self.findings.add(Severity::Warning, entry.at, path, "not honoured yet");
+                }
+            } else if !ignored.contains(&name.as_str()) {
+                let hint = similar(&name, read).map(|near| format!(" (did you mean `{near}`?)")).unwrap_or_default();
+                self.findings.add(Severity::Warning, entry.at, path, format!("unknown field{hint}"));
             }
         }
         Some(Fields { field: self.clone(), entries: known })

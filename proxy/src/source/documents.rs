@@ -240,6 +240,7 @@ impl Reader {
         match inner(mesh) {
             Ok(tree) => replace(&mut root, "data", "mesh", tree),
             Err(faults) => {
+                replace(&mut root, "data", "mesh", Node { at: mesh.at, value: Value::Plain(String::new()) });
                 for fault in faults {
                     findings.add(Severity::Error, fault.at, "data.mesh", fault.message);
                 }
@@ -405,5 +406,7 @@ fn walk(node: &Node, path: &str, dialect: Dialect, map: &mut HashMap<String, Pos
     }
 }
 
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod tests;

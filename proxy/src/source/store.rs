@@ -41,6 +41,9 @@ struct File {
     refused: usize,
 }
 
+/// Two files that hold one object, and what to say about it.
+type Double<'a> = ([&'a Path; 2], Diagnostic);
+
 /// All files, and the objects that each of them gave.
 #[derive(Debug, Default)]
 pub struct Store {
@@ -94,7 +97,7 @@ impl Store {
     }
 
     /// One version of each object, and a warning for each that more than one file holds: the last path counts.
-    fn merge(&self) -> (BTreeMap<ObjectId, AnyObject>, Vec<([&Path; 2], Diagnostic)>) {
+    fn merge(&self) -> (BTreeMap<ObjectId, AnyObject>, Vec<Double<'_>>) {
         let mut merged: BTreeMap<ObjectId, AnyObject> = BTreeMap::new();
         let mut holder: HashMap<&ObjectId, &Path> = HashMap::new();
         let mut doubles = Vec::new();
@@ -160,3 +163,6 @@ fn once_each_kind(diagnostics: &mut Vec<Diagnostic>) {
     let mut seen = BTreeSet::new();
     diagnostics.retain(|d| d.severity != Severity::Info || seen.insert(d.message.clone()));
 }
+
+#[cfg(test)]
+mod tests;

@@ -159,3 +159,83 @@ pub fn dns_label(label: &str) -> bool {
 pub fn object_name(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(dns_label) && !name.bytes().any(|b| b.is_ascii_uppercase())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_those_of_go() {
+        let ms = |n| Some(Duration::from_millis(n));
+        let cases = [
+            ("10s", ms(10_000)),
+            ("1.5s", ms(1500)),
+            ("100ms", ms(100)),
+            ("1h30m", ms(5_400_000)),
+            ("1m0.5s", ms(60_500)),
+            (".5s", ms(500)),
+            ("0", ms(0)),
+            ("0s", ms(0)),
+            ("1500us", Some(Duration::from_micros(1500))),
+            ("10", None),
+            ("", None),
+            ("s", None),
+            ("-1s", None),
+            ("1 s", None),
+            ("1d", None),
+            ("1..5s", None),
+            ("99999999999999999999s", None),
+            ("9999999h", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(duration(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn whole_numbers_and_words() {
+        let cases = [
+            ("80", Some(80)),
+            ("-1", Some(-1)),
+            ("+7", Some(7)),
+            ("443.0", Some(443)),
+            ("1e3", Some(1000)),
+            ("0x1bb", Some(443)),
+            ("0o17", Some(15)),
+            ("0", Some(0)),
+            ("0080", None),
+            ("1.5", None),
+            ("0x+1", None),
+            ("1e300", None),
+            ("99999999999999999999", None),
+            ("nan", None),
+            ("", None),
+            ("--1", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(whole(text), expected, "{text}");
+        }
+        for word in
+            ["edition.cnn.com", "10.0.0.1", "1h30m", "v1", "no", "*.a", "2024-01-01T00:00:00Z", "inf", "-", "1.2.3"]
+        {
+            assert!(is_word(word), "{word}");
+        }
+        for other in ["", "~", "null", "true", "False", "1", "1.5", "-3", "1e9", "0x10", ".5", ".inf", "+1"] {
+            assert!(!is_word(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn names_of_hosts() {
+        for good in ["a", "edition.cnn.com", "a.b.", "*.b.c", "*", "xn--bcher-kva.example", "1a.2b", "A.B"] {
+            assert_eq!(host_pattern(good), Ok(()), "{good}");
+        }
+        let long = format!("{}.com", "a".repeat(64));
+        for bad in [
+            "", ".", "a..b", "-a.b", "a-.b", "a_b.c", "a.*.b", "**.b", "*.", "10.0.0.1", "::1", "a.123", "a b", "a:80",
+            &long,
+        ] {
+            assert!(host_pattern(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span, Tag};
 
 use crate::limits;
 
@@ -178,7 +178,6 @@ struct Anchored {
 
 struct Builder<'a> {
     chunk: &'a Chunk<'a>,
-    lines: Vec<&'a str>,
     stack: Vec<Frame>,
     anchors: HashMap<usize, Anchored>,
     /// What anchors and aliases have copied so far.
@@ -188,8 +187,7 @@ struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     fn new(chunk: &'a Chunk<'a>) -> Self {
-        let lines = chunk.text.split('\n').collect();
-        Self { chunk, lines, stack: Vec::new(), anchors: HashMap::new(), copied: 0, faults: Vec::new() }
+        Self { chunk, stack: Vec::new(), anchors: HashMap::new(), copied: 0, faults: Vec::new() }
     }
 
     fn read(mut self, found: &mut Vec<Result<Document, Fault>>) {
@@ -287,19 +285,17 @@ impl<'a> Builder<'a> {
         let value = if plain {
             Value::Plain(text.to_owned())
         } else {
-            let block = if style == ScalarStyle::Literal { self.block(text, span.start.line()) } else { None };
+            let block = if style == ScalarStyle::Literal { self.block(text, span.start) } else { None };
             Value::Text { text: text.to_owned(), block }
         };
         Ok(Node { at, value })
     }
 
-    /// Finds a literal block's text again in the source: it starts on the line after its `|`, indented.
-    fn block(&self, text: &str, header: usize) -> Option<Block> {
-        let (skip, first) = text.split('\n').enumerate().find(|(_, line)| !line.trim().is_empty())?;
-        let source = self.lines.get(header + skip)?.trim_end_matches('\r');
-        let indent = source.strip_suffix(first.trim_end_matches('\r'))?.chars().count();
-        let (line, _) = self.position(header + 1, 0);
-        Some(Block { line, indent: u32::try_from(indent).ok()? })
+    /// Where a literal block's text lies. The parser gives the place of its first line that is not empty.
+    fn block(&self, text: &str, start: Marker) -> Option<Block> {
+        let (line, column) = self.position(start.line(), start.col());
+        let empty = u32::try_from(text.bytes().take_while(|b| *b == b'\n').count()).ok()?;
+        Some(Block { line: line.checked_sub(empty)?, indent: column - 1 })
     }
 
     /// Puts a finished node where it belongs: remembered for aliases, a key, a value, an item or the document itself.
@@ -388,7 +384,8 @@ fn too_deep(at: Position) -> Fault {
 /// Tags of other languages (`!!python/object`, `!Ref`) mean something that nobody here can honour.
 fn core_tag(tag: Option<&Tag>, at: Position) -> Result<(), Fault> {
     match tag {
-        Some(tag) if !tag.is_yaml_core_schema() && !(tag.handle.is_empty() && tag.suffix == "!") => {
+        // A lone `!` says no more than that a scalar is text.
+        Some(tag) if !(tag.is_yaml_core_schema() || tag.handle.is_empty() && tag.suffix == "!") => {
             Err(Fault { at, message: format!("tag `{}{}` is not known here", tag.handle, tag.suffix) })
         }
         _ => Ok(()),

@@ -1,22 +1,25 @@
 //! Real YAML through the whole reader: what it becomes, and what is said about it, to the line and column.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use super::{Parsed, parse_file};
-use crate::api::{
-    AnyObject,
-    istio::{DestinationRule, LoadBalancer, MeshConfig, Resolution, ServiceEntry, TlsMode},
+use crate::{
+    api::{
+        AnyObject,
+        istio::{DestinationRule, LoadBalancer, MeshConfig, Resolution, ServiceEntry, TlsMode},
+    },
+    limits,
 };
 
 /// Istio's task "Egress TLS Origination": the ServiceEntry and the rule, with a pod, its namespace and a secret.
 pub const SEED: &str = include_str!("seed.yaml");
 
-fn parse(text: &str) -> Parsed {
+pub fn parse(text: &str) -> Parsed {
     parse_file(Arc::from(Path::new("f.yaml")), text)
 }
 
 /// Every finding as `egret check` prints it, without the file.
-fn said(parsed: &Parsed) -> Vec<String> {
+pub fn said(parsed: &Parsed) -> Vec<String> {
     let errors = parsed.refused.iter().flat_map(|r| &r.errors);
     let mut all: Vec<_> = errors.chain(&parsed.diagnostics).collect();
     all.sort_by_key(|d| (d.line, d.column));
@@ -84,17 +87,404 @@ fn the_seed_is_read_whole_and_without_complaint() {
     assert_eq!(secret.spec.data["tls.key"], b"key", "stringData lies over data");
 }
 
-/// The findings that a document must cause, to the line and column (of the spec, which starts on line 5).
+/// A spec (its first line is line 5 of the document) and the findings that it must cause, without their beginning
+/// `error: <object>: spec.`; warnings say so.
 type Case = (&'static str, &'static [&'static str]);
+
+/// Runs all cases and names all that differ.
+fn each(cases: &[Case], object: &str, read: impl Fn(&str) -> Vec<String>) {
+    let mut wrong = String::new();
+    for (spec, expected) in cases {
+        let found: Vec<_> = read(spec)
+            .iter()
+            .map(|line| line.replace(&format!("error: {object}: spec"), "").replace(&format!("{object}: spec"), ""))
+            .map(|line| line.replacen(" .", " ", 1).replacen(" : ", " ", 1))
+            .collect();
+        if found != *expected {
+            wrong.push_str(&format!("{spec}\n  expected {expected:#?}\n  found {found:#?}\n"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
 
 #[test]
 fn service_entries_are_checked_as_istio_checks_them() {
     let cases: &[Case] = &[
         ("  hosts: [a.b]\n", &[]),
-        ("  ports: []\n", &["4:1: error: ServiceEntry default/s: spec: `hosts` is missing"]),
-        ("  hosts: []\n", &["4:1: error: ServiceEntry default/s: spec: `hosts` must name at least one host"]),
+        ("  hosts: [A.b., '*.c.d']\n  ports: [{number: 80, name: http}]\n", &[]),
+        ("  ports: []\n", &["4:1: `hosts` is missing"]),
+        ("  hosts: []\n", &["4:1: `hosts` must name at least one host"]),
+        (
+            "  hosts: ['*']\n",
+            &["5:11: hosts[0]: `*` alone would take every host of the mesh; name a domain, such as *.example.com"],
+        ),
+        (
+            "  hosts:\n  - a.b\n  - '*foo.b'\n",
+            &["7:5: hosts[1]: \"*foo.b\" has `*` elsewhere than as its whole first label"],
+        ),
+        ("  hosts: [10.0.0.1]\n", &["5:11: hosts[0]: \"10.0.0.1\" is an IP address, not a name"]),
+        (
+            "  hosts: [a_b.c]\n",
+            &["5:11: hosts[0]: \"a_b.c\" has the label \"a_b\": letters, digits and `-` inside only, 1 to 63 of them"],
+        ),
+        ("  hosts: [short]\n", &["5:11: warning: hosts[0]: \"short\" has no dot: it matches that very name only"]),
+        (
+            "  hosts: [a.b]\n  ports:\n  - {number: 0, name: a}\n  - {number: 65536, name: b}\n  - {number: x, name: c}\n  - {name: d}\n",
+            &[
+                "7:14: ports[0].number: must be from 1 to 65535, not 0",
+                "8:14: ports[1].number: must be from 1 to 65535, not 65536",
+                "9:14: ports[2].number: must be a whole number, not `x`",
+                "10:5: ports[3]: `number` is missing",
+            ],
+        ),
+        (
+            "  hosts: [a.b]\n  ports:\n  - {number: 80, name: a, protocol: HTTP}\n  - number: 80\n    name: a\n    protocol: SMTP\n",
+            &[
+                "8:13: ports[1].number: port 80 is given twice",
+                "9:11: ports[1].name: port name \"a\" is given twice",
+                "10:15: ports[1].protocol: \"SMTP\" is not one of HTTP, HTTP2, HTTP_PROXY, GRPC, GRPC-WEB, HTTPS, TLS, TCP, MONGO, MYSQL, REDIS, UDP, HBONE",
+            ],
+        ),
+        (
+            "  hosts: [a.b]\n  resolution: dns\n",
+            &["6:15: resolution: \"dns\" is not one of NONE, STATIC, DNS, DNS_ROUND_ROBIN, DYNAMIC_DNS"],
+        ),
+        (
+            "  hosts: [a.b]\n  location: OUTSIDE\n",
+            &["6:13: location: \"OUTSIDE\" is not one of MESH_EXTERNAL, MESH_INTERNAL"],
+        ),
+        (
+            "  hosts: [a.b]\n  endpoints: [{address: 1.1.1.1}]\n",
+            &["6:14: endpoints: resolution NONE goes to the address dialled: it takes no endpoints"],
+        ),
+        (
+            "  hosts: ['*.b.c']\n  resolution: DNS\n",
+            &["5:11: hosts[0]: \"*.b.c\" cannot be resolved: resolution DNS wants full names, or endpoints"],
+        ),
+        ("  hosts: ['*.b.c']\n  resolution: DNS\n  endpoints: [{address: x.b.c}]\n", &[]),
+        (
+            "  hosts: [b.c]\n  resolution: DYNAMIC_DNS\n",
+            &["5:11: hosts[0]: resolution DYNAMIC_DNS is for wildcard hosts; use DNS for a full name"],
+        ),
+        (
+            "  hosts: [a.b]\n  resolution: STATIC\n",
+            &[
+                "6:15: warning: resolution: resolution STATIC without endpoints or workloadSelector: nothing can be reached",
+            ],
+        ),
+        (
+            "  hosts: [a.b]\n  resolution: STATIC\n  ports: [{number: 80, name: http}]\n  endpoints:\n  - address: name.b\n  - address: 10.0.0.1\n    ports: {https: 443}\n  - {address: unix://rel}\n",
+            &[
+                "9:14: endpoints[0].address: \"name.b\" is not an IP address: resolution STATIC does not look names up",
+                "11:20: endpoints[1].ports.https: the ServiceEntry has no port named \"https\"",
+                "12:15: endpoints[2].address: \"unix://rel\" must hold an absolute path",
+            ],
+        ),
+        (
+            "  hosts: [a.b]\n  resolution: DNS_ROUND_ROBIN\n  endpoints: [{address: x.b}, {address: y.b}]\n",
+            &["7:31: endpoints[1]: resolution DNS_ROUND_ROBIN takes one endpoint at most"],
+        ),
+        (
+            "  hosts: [a.b]\n  addresses: [10.0.0.0/8, 1.2.3.4, 'fd00::/8', nonsense]\n",
+            &["6:48: addresses[3]: \"nonsense\" is neither an IP address nor a CIDR block"],
+        ),
+        (
+            "  hosts: [a.b]\n  resolution: DNS\n  addresses: [10.0.0.0/8]\n",
+            &["7:15: addresses[0]: a CIDR block goes with resolution NONE or STATIC only"],
+        ),
+        (
+            "  hosts: [a.b, c.d]\n  resolution: DNS\n  ports: [{number: 1, name: a, protocol: TCP}]\n",
+            &["4:1: several hosts on a TCP port cannot be told apart: only HTTP, HTTPS and TLS name their host"],
+        ),
+        (
+            "  hosts: [a.b]\n  resolution: STATIC\n  endpoints: [{address: 1.1.1.1}]\n  workloadSelector: {labels: {a: b}}\n",
+            &["8:21: workloadSelector: goes without `endpoints`: give one of the two"],
+        ),
+        (
+            "  hosts: [a.b]\n  exportTo: ['.', 'not a name']\n",
+            &["6:19: exportTo[1]: \"not a name\" is neither `.`, `*`, `~` nor the name of a namespace"],
+        ),
+        (
+            "  hosts: [a.b]\n  resolutoin: DNS\n  fancy: 1\n",
+            &["6:3: warning: resolutoin: unknown field", "7:3: warning: fancy: unknown field"],
+        ),
+        (
+            "  hosts: [a.b]\n  Resolution: DNS\n  export: 1\n",
+            &[
+                "6:3: warning: Resolution: unknown field (did you mean `resolution`?)",
+                "7:3: warning: export: unknown field",
+            ],
+        ),
+        ("  hosts: a.b\n", &["5:10: hosts: must be a list, not `a.b`"]),
+        (
+            "  hosts: [true, {a: b}]\n",
+            &["5:11: hosts[0]: must be text: write \"true\", in quotes", "5:17: hosts[1]: must be text, not a mapping"],
+        ),
+        (
+            "  hosts: [a.b]\n  hosts: [c.d]\n",
+            &["6:3: error: ServiceEntry default/s: key `hosts` is given twice (first on line 5)"],
+        ),
     ];
-    for (spec, expected) in cases {
-        assert_eq!(service_entry(spec).1, *expected, "{spec}");
-    }
+    each(cases, "ServiceEntry default/s", |spec| service_entry(spec).1);
+}
+
+#[test]
+fn protobuf_json_is_read_as_leniently_as_istio_does() {
+    let spec = "  hosts: ['A.B']\n  export_to: ['*']\n  subject_alt_names: [x.y]\n  workload_selector: null\n  resolution: STATIC\n  addresses: ~\n  \
+                ports:\n  - {number: '80', name: http, protocol: http, target_port: 8080.0}\n  - {number: 0x1BB, name: https, targetPort: 0}\n  \
+                endpoints:\n  - {address: 10.0.0.1, service_account: sa, weight: '5', ports: {http: '81'}}\n";
+    let (entry, said) = service_entry(spec);
+    assert_eq!(said, [""; 0]);
+    let entry = entry.expect("read");
+    assert_eq!(
+        (entry.hosts, entry.export_to, entry.subject_alt_names),
+        (vec!["a.b".into()], vec!["*".into()], vec!["x.y".into()])
+    );
+    assert_eq!(
+        entry.ports.iter().map(|p| (p.number, p.target_port)).collect::<Vec<_>>(),
+        [(80, Some(8080)), (443, None)]
+    );
+    let endpoint = &entry.endpoints[0];
+    assert_eq!((endpoint.weight, endpoint.ports["http"], endpoint.service_account.as_str()), (5, 81, "sa"));
+    assert_eq!(entry.workload_selector, None);
+
+    let spec = "  host: a.b\n  traffic_policy:\n    connection_pool:\n      tcp: {connect_timeout: 1.5s, max_connections: '7', idle_timeout: 0s}\n      \
+                http: {idleTimeout: 1h30m, maxRetries: 0, h2_upgrade_policy: UPGRADE, http1_max_pending_requests: 3}\n    \
+                tls: {mode: MUTUAL, credential_name: c, insecure_skip_verify: yes, ca_crl: ''}\n    loadBalancer: {simple: LEAST_CONN}\n";
+    let (rule, said) = rule(spec);
+    assert_eq!(said, [""; 0]);
+    let policy = rule.expect("read").traffic_policy.expect("policy");
+    let (pool, tls) = (policy.connection_pool.expect("pool"), policy.tls.expect("tls"));
+    assert_eq!(pool.tcp_connect_timeout, Some(Duration::from_millis(1500)));
+    assert_eq!(
+        (pool.tcp_max_connections, pool.http1_max_pending_requests, pool.http_max_retries),
+        (Some(7), Some(3), None)
+    );
+    assert_eq!((pool.tcp_idle_timeout, pool.http_idle_timeout), (Some(limits::NEVER), Some(Duration::from_secs(5400))));
+    assert_eq!(pool.http_h2_upgrade, Some(true));
+    assert_eq!((tls.mode, tls.credential_name.as_deref(), tls.ca_crl), (TlsMode::Mutual, Some("c"), None));
+    assert!(tls.insecure_skip_verify);
+    assert_eq!(policy.load_balancer, Some(LoadBalancer::LeastRequest));
+}
+
+#[test]
+fn snake_case_fields_are_found_by_their_own_name() {
+    let text = "apiVersion: networking.istio.io/v1beta1\nkind: DestinationRule\nmetadata: {name: d}\nspec:\n  host: a.b\n  \
+                traffic_policy:\n    tls:\n      mode: SIMPLE\n      credential_name: x\n";
+    let parsed = parse(text);
+    let origin = parsed.objects[0].origin();
+    assert_eq!(origin.locate("spec.trafficPolicy.tls.credentialName"), (9, 24));
+    assert_eq!(origin.locate("spec.trafficPolicy.tls"), (7, 5), "a block is at its key");
+    assert_eq!(origin.locate("spec.trafficPolicy.tls.caCertificates"), (7, 5));
+    // The other way round, Kubernetes knows no snake_case.
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {service_account_name: x}\n";
+    assert_eq!(said(&parse(text)), ["4:8: warning: Pod default/p: spec.service_account_name: unknown field"]);
+}
+
+#[test]
+fn destination_rules_are_checked_as_istio_checks_them() {
+    let cases: &[Case] = &[
+        ("  host: reviews\n", &[]),
+        ("  host: '*.local'\n", &[]),
+        ("  subsets: []\n", &["4:1: `host` is missing"]),
+        (
+            "  host: a..b\n",
+            &["5:9: host: \"a..b\" has the label \"\": letters, digits and `-` inside only, 1 to 63 of them"],
+        ),
+        (
+            "  host: a.b\n  trafficPolicy: {tls: {mode: MUTUAL}}\n",
+            &[
+                "6:24: trafficPolicy.tls: mode MUTUAL wants `clientCertificate`, or `credentialName`",
+                "6:24: trafficPolicy.tls: mode MUTUAL wants `privateKey`, or `credentialName`",
+            ],
+        ),
+        (
+            "  host: a.b\n  trafficPolicy: {tls: {mode: MUTUAL, clientCertificate: /c, privateKey: /k, caCertificates: /a, caCrl: /l}}\n",
+            &[],
+        ),
+        (
+            "  host: a.b\n  trafficPolicy: {tls: {mode: MUTUAL, credentialName: s, caCertificates: /a}}\n",
+            &[
+                "6:74: trafficPolicy.tls.caCertificates: `credentialName` is given too: certificates come from one of the two",
+            ],
+        ),
+        (
+            "  host: a.b\n  trafficPolicy: {tls: {mode: ISTIO_MUTUAL, privateKey: /k}}\n",
+            &["6:57: trafficPolicy.tls.privateKey: ISTIO_MUTUAL uses the mesh's own certificates: leave it out"],
+        ),
+        (
+            "  host: a.b\n  trafficPolicy: {tls: {mode: TLS}}\n",
+            &["6:31: trafficPolicy.tls.mode: \"TLS\" is not one of DISABLE, SIMPLE, MUTUAL, ISTIO_MUTUAL"],
+        ),
+        (
+            "  host: a.b\n  trafficPolicy: {tls: {sni: x.y}}\n",
+            &[
+                "6:24: warning: trafficPolicy.tls: `mode` is missing and means DISABLE: no TLS; the other fields do nothing",
+            ],
+        ),
+        (
+            "  host: a.b\n  trafficPolicy: {tls: {mode: SIMPLE, insecureSkipVerify: true, subjectAltNames: [x]}}\n",
+            &[
+                "6:82: trafficPolicy.tls.subjectAltNames: `insecureSkipVerify` is set: nothing is verified, so leave this out",
+            ],
+        ),
+        (
+            "  host: a.b\n  trafficPolicy:\n    portLevelSettings:\n    - tls: {mode: SIMPLE}\n    - port: {number: 70000}\n    - port: {number: 80}\n    - port: {number: 80}\n",
+            &[
+                "8:7: trafficPolicy.portLevelSettings[0]: `port` is missing",
+                "9:22: trafficPolicy.portLevelSettings[1].port.number: must be from 1 to 65535, not 70000",
+                "11:22: trafficPolicy.portLevelSettings[3].port.number: port 80 is given twice",
+            ],
+        ),
+        (
+            "  host: a.b\n  subsets:\n  - name: v1\n  - name: v1\n",
+            &["8:11: subsets[1].name: subset \"v1\" is given twice"],
+        ),
+        (
+            "  host: a.b\n  trafficPolicy:\n    outlierDetection: {consecutive5xxErrors: 1}\n    loadBalancer:\n      consistentHash: {useSourceIp: true}\n",
+            &[
+                "7:5: warning: trafficPolicy.outlierDetection: not honoured yet",
+                "9:7: warning: trafficPolicy.loadBalancer.consistentHash: not honoured yet",
+            ],
+        ),
+        (
+            "  host: a.b\n  trafficPolicy:\n    connectionPool:\n      tcp: {connectTimeout: 10, maxConnections: -1}\n      http: {idleTimeout: 1 hour}\n",
+            &[
+                "8:29: trafficPolicy.connectionPool.tcp.connectTimeout: must be a duration such as 10s, 1.5s, 100ms or 1h30m, not `10`",
+                "8:49: trafficPolicy.connectionPool.tcp.maxConnections: must be from 0 to 2147483647, not -1",
+                "9:27: trafficPolicy.connectionPool.http.idleTimeout: must be a duration such as 10s, 1.5s, 100ms or 1h30m, not `1 hour`",
+            ],
+        ),
+    ];
+    each(cases, "DestinationRule default/d", |spec| rule(spec).1);
+    let (twice, said) =
+        rule("  host: a.b\n  trafficPolicy: {tls: {mode: SIMPLE, credentialName: x, credential_name: y}}\n");
+    assert!(twice.is_none());
+    let object = "DestinationRule default/d: spec.trafficPolicy.tls.credentialName";
+    assert_eq!(said, [format!("6:58: error: {object}: given twice, in camelCase and in snake_case")]);
+}
+
+#[test]
+fn mesh_settings_keep_their_places_inside_the_config_map() {
+    let head = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |\n";
+    let (read, said) = mesh(&format!(
+        "{head}    # comment\n    accessLogFile: \"\"\n    outboundTrafficPolicy:\n      mode: REGISTRY_ONLY\n    tlsDefaults: {{minProtocolVersion: TLSV1_3, \
+         ecdhCurves: [X25519]}}\n    trustDomain: td\n"
+    ));
+    assert_eq!(said, [""; 0]);
+    let read = read.expect("read");
+    assert_eq!(
+        (read.registry_only, read.access_log_file.as_deref(), read.access_log_format),
+        (Some(true), Some(""), None)
+    );
+    assert_eq!((read.tls_min_version.as_deref(), read.trust_domain.as_deref()), (Some("TLSV1_3"), Some("td")));
+
+    let (read, said) =
+        mesh(&format!("{head}    enableTracing: true\n    outboundTrafficPolicy:\n      mode: ALLOW\n    nope: 1\n"));
+    assert!(read.is_none());
+    assert_eq!(
+        said,
+        [
+            "6:5: warning: ConfigMap istio-system/istio: data.mesh.enableTracing: not honoured yet",
+            "8:13: error: ConfigMap istio-system/istio: data.mesh.outboundTrafficPolicy.mode: \"ALLOW\" is not one of ALLOW_ANY, REGISTRY_ONLY",
+            "9:5: warning: ConfigMap istio-system/istio: data.mesh.nope: unknown field",
+        ]
+    );
+    let (read, said) = mesh(&format!("{head}    a: [\n"));
+    assert!(read.is_none());
+    assert!(said[0].contains("ConfigMap istio-system/istio: data.mesh: not YAML"), "{said:?}");
+
+    let operator = "apiVersion: install.istio.io/v1alpha1\nkind: IstioOperator\nmetadata: {name: i}\nspec:\n  profile: minimal\n  meshConfig:\n    accessLogEncoding: JSON\n";
+    assert_eq!(mesh(operator).0.expect("read").access_log_json, Some(true));
+    assert_eq!(parse(operator).objects[0].origin().locate("accessLogEncoding"), (7, 24), "by its own path too");
+    let (none, said) = mesh("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: other}\ndata: {mesh: 'a: b'}\n");
+    assert!(none.is_none());
+    assert_eq!(said, ["2:7: info: kind ConfigMap means nothing to the data plane: skipped"]);
+}
+
+#[test]
+fn one_bad_document_costs_only_itself() {
+    let text = "apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n---\nkey: [broken\n---\napiVersion: v1\nkind: Namespace\nmetadata: {}\n---\n\
+                # only a comment\n---\nkind: Namespace\n---\n- list\n---\noutboundTrafficPolicy: {mode: ALLOW_ANY}\n---\napiVersion: v1\nkind: Namespace\n\
+                metadata: {name: Bad_Name}\n---\napiVersion: v2\nkind: Namespace\nmetadata: {name: c}\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: b}\n";
+    let parsed = parse(text);
+    let ids: Vec<_> = parsed.objects.iter().map(|o| o.id().name.clone()).collect();
+    assert_eq!(ids, ["a", "b"]);
+    assert!(parsed.not_yaml);
+    let refused: Vec<_> = parsed.refused.iter().map(|r| r.id.as_ref().map(|id| id.to_string())).collect();
+    assert_eq!(refused, [None, None, None, None, None, None, Some("Namespace c".to_owned())]);
+    let said = said(&parsed);
+    assert!(said[0].contains("error: not YAML"), "{said:?}");
+    assert_eq!(
+        said[1..],
+        [
+            "9:11: error: metadata: `name` is missing",
+            "13:1: error: `apiVersion` is missing",
+            "15:1: error: not an object: a document is a mapping with `apiVersion`, `kind` and `metadata`",
+            "17:1: error: `kind` is missing; mesh settings go into the ConfigMap `istio`, key `mesh`",
+            "21:18: error: metadata.name: \"Bad_Name\" is not a name: lower-case letters, digits, `-` and `.`, 253 at most",
+            "23:13: error: Namespace c: apiVersion: \"v2\" is not one of v1",
+        ]
+    );
+}
+
+#[test]
+fn lists_json_and_kinds_that_are_not_read() {
+    let text = "{\n\t\"apiVersion\": \"v1\",\n\t\"kind\": \"List\",\n\t\"items\": [\n\t\t{\"apiVersion\": \"v1\", \"kind\": \"Namespace\", \"metadata\": {\"name\": \"a\", \"labels\": \
+                {\"x\": \"\\u00e9\\/\"}}},\n\t\t{\"apiVersion\": \"v1\", \"kind\": \"Service\", \"metadata\": {\"name\": \"s\"}, \"spec\": {\"ports\": [{\"port\": 0}]}}\n\t]\n}\n";
+    let parsed = parse_file(Arc::from(Path::new("f.json")), text);
+    assert_eq!(parsed.objects.len(), 1, "{:?}", parsed.refused);
+    assert!(format!("{:?}", parsed.objects[0]).contains("é/"));
+    assert_eq!(
+        parsed.refused[0].errors[0].to_string(),
+        "f.json:6:98: error: Service default/s: spec.ports[0].port: must be from 1 to 65535, not 0"
+    );
+    let text = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\n---\napiVersion: extensions/v1beta1\nkind: Deployment\nmetadata: {name: b}\n---\n\
+                apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: v, namespace: n}\n---\napiVersion: serving.knative.dev/v1\nkind: Service\n";
+    assert_eq!(
+        said(&parse(text)),
+        [
+            "2:7: info: kind Deployment means nothing to the data plane: skipped",
+            "10:7: warning: VirtualService n/v: kind VirtualService is not honoured yet",
+            "14:7: info: kind Service means nothing to the data plane: skipped",
+        ]
+    );
+}
+
+#[test]
+fn pods_services_and_secrets_are_checked() {
+    let text = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: p\n  annotations:\n    egret.dev/netns: ../x\n    sidecar.istio.io/inject: maybe\n    egret.dev/nets: x\n\
+                spec:\n  volumes:\n  - name: v\n    secret: {secretName: s, items: [{key: a, path: b}]}\n  containers:\n  - name: c\n    image: i\n    \
+                volumeMounts: [{name: v, mountPath: /etc/x, readOnly: true}]\n    ports: [{containerPort: 99999}]\n  nodeSelektor: {}\nstatus: {podIP: here}\n";
+    assert_eq!(
+        said(&parse(text)),
+        [
+            "6:22: error: Pod default/p: metadata.annotations[egret.dev/netns]: \"../x\" is neither the name of a network namespace nor an absolute path",
+            "7:30: error: Pod default/p: metadata.annotations[sidecar.istio.io/inject]: \"maybe\" is not one of \"true\", \"false\"",
+            "8:21: warning: Pod default/p: metadata.annotations[egret.dev/nets]: annotation egret.dev/nets is not known; there is egret.dev/netns",
+            "17:29: error: Pod default/p: spec.containers[0].ports[0].containerPort: must be from 1 to 65535, not 99999",
+            "18:3: warning: Pod default/p: spec.nodeSelektor: unknown field",
+            "19:17: error: Pod default/p: status.podIP: \"here\" is not an IP address",
+        ]
+    );
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, annotations: {egret.dev/netns: p}}\nspec:\n  volumes: [{name: v, secret: {secretName: s}}, {name: e, emptyDir: {}}]\n  \
+                containers: [{name: c, volumeMounts: [{name: v, mountPath: /m, subPath: k}]}]\nstatus: {podIPs: [{ip: 10.0.0.1}, {ip: 'fd00::1'}]}\n";
+    let parsed = parse(text);
+    let AnyObject::Pod(pod) = &parsed.objects[0] else { panic!("{parsed:?}") };
+    assert_eq!(pod.spec.service_account_name, "default");
+    assert_eq!((pod.spec.volumes[0].secret.as_deref(), pod.spec.volumes[1].secret.as_deref()), (Some("s"), None));
+    assert_eq!((pod.spec.mounts[0].sub_path.as_deref(), pod.spec.ips.len()), (Some("k"), 2));
+
+    let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata:\n  tls.crt: |\n    Y2Vy\n    dA==\n  tls.key: 'swordfish?'\n";
+    let refused = said(&parse(secret));
+    assert!(
+        refused[0].starts_with("8:12: error: Secret default/s: data[tls.key]: key tls.key is not base64"),
+        "{refused:?}"
+    );
+    assert!(!refused[0].contains("swordfish"), "a secret is never printed: {refused:?}");
+    let text = "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec:\n  clusterIP: None\n  ports:\n  - {port: 80, name: a, targetPort: http}\n  - {port: 81, targetPort: 8081}\n";
+    assert_eq!(
+        said(&parse(text)),
+        ["8:5: error: Service default/s: spec.ports[1]: `name` is missing: a Service with several ports names each"]
+    );
 }

@@ -237,9 +237,10 @@ fn check_tls(tls: &ClientTls, fields: &Fields<'_>) {
     for field in fields.items("subjectAltNames").iter().filter(|f| f.node.text() == Some("")) {
         field.error("is empty");
     }
-    if let (Some(field), Some(sni)) = (fields.get("sni"), &tls.sni) {
-        if sni.len() > 253 || !sni.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_')) {
-            field.error(format!("\"{}\" is not a name that a ClientHello can bear", sni.escape_debug()));
-        }
+    let bearable = |sni: &str| {
+        sni.len() <= 253 && sni.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+    };
+    if let (Some(field), Some(sni)) = (fields.get("sni"), tls.sni.as_deref().filter(|sni| !bearable(sni))) {
+        field.error(format!("\"{}\" is not a name that a ClientHello can bear", sni.escape_debug()));
     }
 }

@@ -169,10 +169,9 @@ fn workload_entry(field: &Field<'_>) -> Option<WorkloadEntry> {
 pub fn export_to(fields: &Fields<'_>) -> Vec<String> {
     let items = fields.items("exportTo");
     for field in &items {
-        if let Some(text) = field.node.text() {
-            if !matches!(text, "." | "*" | "~") && !values::dns_label(text) {
-                field.error(format!("\"{text}\" is neither `.`, `*`, `~` nor the name of a namespace"));
-            }
+        let known = |text: &&str| matches!(*text, "." | "*" | "~") || values::dns_label(text);
+        if let Some(text) = field.node.text().filter(|text| !known(text)) {
+            field.error(format!("\"{text}\" is neither `.`, `*`, `~` nor the name of a namespace"));
         }
     }
     if items.len() > 1 && items.iter().any(|f| f.node.text() == Some("~")) {

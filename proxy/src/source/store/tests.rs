@@ -1,0 +1,114 @@
+//! What stays in force when files change, break, move and vanish.
+
+use std::{io, path::PathBuf};
+
+use super::{Batch, FileChange, Store};
+
+fn file(path: &str, text: &str) -> FileChange {
+    FileChange { path: PathBuf::from(path), content: Some(Ok(text.as_bytes().to_vec())) }
+}
+
+fn removed(path: &str) -> FileChange {
+    FileChange { path: PathBuf::from(path), content: None }
+}
+
+fn entry(name: &str, host: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}}}\nspec: {{hosts: ['{host}']}}\n---\n"
+    )
+}
+
+/// `name=host` of every ServiceEntry in force.
+fn hosts(batch: &Batch) -> Vec<String> {
+    batch.objects.service_entries.values().map(|o| format!("{}={}", o.id.name, o.spec.hosts.join("+"))).collect()
+}
+
+fn state(batch: &Batch) -> (Vec<String>, usize, bool) {
+    (hosts(batch), batch.rejected_now, batch.accepted)
+}
+
+fn of(hosts: &[&str], rejected: usize, accepted: bool) -> (Vec<String>, usize, bool) {
+    (hosts.iter().map(|h| (*h).to_owned()).collect(), rejected, accepted)
+}
+
+#[test]
+fn a_bad_object_keeps_its_last_good_version_and_a_new_one_is_absent() {
+    let mut store = Store::default();
+    let batch = store.apply(vec![file("a", &(entry("x", "x.one") + &entry("y", "y.one")))]);
+    assert_eq!(state(&batch), of(&["x=x.one", "y=y.one"], 0, true));
+    let batch = store.apply(vec![file("a", &(entry("x", "*") + &entry("y", "y.two") + &entry("z", "*")))]);
+    assert_eq!(state(&batch), of(&["x=x.one", "y=y.two"], 2, false));
+    assert_eq!(batch.diagnostics.len(), 2);
+    // Another file changes: this one is no worse than it was, and still counted.
+    let batch = store.apply(vec![file("b", &entry("b", "b.one"))]);
+    assert_eq!(state(&batch), of(&["b=b.one", "x=x.one", "y=y.two"], 2, true));
+    assert!(batch.diagnostics.is_empty(), "told once");
+    let batch = store.apply(vec![file("a", &entry("x", "x.three"))]);
+    assert_eq!(state(&batch), of(&["b=b.one", "x=x.three"], 0, true));
+}
+
+#[test]
+fn what_is_not_yaml_takes_nothing_away() {
+    let mut store = Store::default();
+    store.apply(vec![file("a", &(entry("x", "x.one") + &entry("y", "y.one")))]);
+    let batch = store.apply(vec![file("a", "spec: [\n")]);
+    assert_eq!(state(&batch), of(&["x=x.one", "y=y.one"], 1, false));
+    let batch = store.apply(vec![FileChange { path: "a".into(), content: Some(Ok(vec![0xff, 0xfe])) }]);
+    assert_eq!(state(&batch), of(&["x=x.one", "y=y.one"], 1, false));
+    assert!(batch.diagnostics[0].message.contains("byte 0 is not UTF-8"), "{:?}", batch.diagnostics);
+    let unreadable =
+        FileChange { path: "a".into(), content: Some(Err(io::Error::from(io::ErrorKind::PermissionDenied))) };
+    let batch = store.apply(vec![unreadable]);
+    assert_eq!(state(&batch), of(&["x=x.one", "y=y.one"], 1, false));
+    // One document is broken beyond telling which: it may be x. What can be read counts.
+    let batch = store.apply(vec![file("a", &(entry("y", "y.two") + "spec: [\n---\n" + &entry("n", "n.one")))]);
+    assert_eq!(state(&batch), of(&["n=n.one", "x=x.one", "y=y.two"], 1, false));
+    // The same where its name is missing.
+    let batch = store.apply(vec![file("a", &(entry("y", "y.two") + "apiVersion: v1\nkind: Pod\nmetadata: {}\n"))]);
+    assert_eq!(state(&batch), of(&["n=n.one", "x=x.one", "y=y.two"], 1, false));
+    let batch = store.apply(vec![file("a", "")]);
+    assert_eq!(state(&batch), of(&[], 0, true));
+}
+
+#[test]
+fn a_removed_file_takes_its_objects_along() {
+    let mut store = Store::default();
+    store.apply(vec![file("a", &entry("x", "x.one")), file("b", &entry("y", "*"))]);
+    let batch = store.apply(vec![removed("a"), removed("b")]);
+    assert_eq!(state(&batch), of(&[], 0, true));
+}
+
+#[test]
+fn of_two_files_the_last_path_counts_whatever_the_order_of_reading() {
+    let mut store = Store::default();
+    store.apply(vec![file("b", &entry("x", "from.b"))]);
+    let batch = store.apply(vec![file("a", &entry("x", "from.a"))]);
+    assert_eq!(state(&batch), of(&["x=from.b"], 0, true));
+    let said: Vec<_> = batch.diagnostics.iter().map(ToString::to_string).collect();
+    assert_eq!(said, ["a:1:1: warning: ServiceEntry default/x: is in b:1 too, and that one counts (the last path)"]);
+    // The winner breaks: its own last good version stays, not that of the other file.
+    let batch = store.apply(vec![file("b", &entry("x", "*"))]);
+    assert_eq!(state(&batch), of(&["x=from.b"], 1, false));
+    let batch = store.apply(vec![removed("b")]);
+    assert_eq!(state(&batch), of(&["x=from.a"], 0, true));
+    let batch = store.apply(vec![file("a", &(entry("x", "first.a") + &entry("x", "second.a")))]);
+    assert_eq!(state(&batch), of(&["x=second.a"], 0, true));
+    assert!(batch.diagnostics[0].message.contains("is on line 6 of this file too"), "{:?}", batch.diagnostics);
+}
+
+#[test]
+fn moved_and_broken_in_one_go_is_still_in_force() {
+    let mut store = Store::default();
+    store.apply(vec![file("a", &entry("x", "x.one"))]);
+    let batch = store.apply(vec![removed("a"), file("b", &entry("x", "*"))]);
+    assert_eq!(state(&batch), of(&["x=x.one"], 1, false));
+    let batch = store.apply(vec![file("b", &entry("x", "x.two"))]);
+    assert_eq!(state(&batch), of(&["x=x.two"], 0, true));
+}
+
+#[test]
+fn a_kind_that_is_skipped_is_told_once_for_all_files() {
+    let deployment = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\n";
+    let batch = Store::default().apply(vec![file("a", deployment), file("b", deployment)]);
+    assert_eq!(batch.diagnostics.len(), 1, "{:?}", batch.diagnostics);
+}
