@@ -3,7 +3,7 @@
 //! TLS rule names is refused before the outbound policy is asked.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -187,23 +187,37 @@ impl Guard {
 }
 
 impl super::Mesh {
-    /// Every cluster of every workload, each once however many share it.
+    /// Every cluster that some workload uses, each once however many do.
     pub fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
-        let mut tables = std::collections::HashSet::new();
-        let mut seen = std::collections::HashSet::new();
-        let outbounds = self.workloads.values().map(|workload| &workload.outbound);
-        outbounds
-            .flat_map(|outbound| [Some(outbound), outbound.base.as_ref()])
-            .flatten()
-            .filter(move |table| tables.insert(Arc::as_ptr(table)))
-            .flat_map(|table| table.clusters.values())
-            .filter(move |cluster| seen.insert(Arc::as_ptr(cluster)))
+        // What every table above a shared one replaces is in nobody's use: its files may not even exist.
+        let mut replaced: HashMap<*const Outbound, (&Outbound, Option<HashSet<&str>>)> = HashMap::new();
+        for workload in self.workloads.values() {
+            let table = &workload.outbound;
+            match &table.base {
+                None => drop(replaced.insert(Arc::as_ptr(table), (table, None))),
+                Some(base) => {
+                    let own = || table.clusters.keys().map(String::as_str);
+                    let known = replaced.entry(Arc::as_ptr(base)).or_insert_with(|| (base, Some(own().collect())));
+                    if let Some(names) = &mut known.1 {
+                        names.retain(|name| table.clusters.contains_key(*name));
+                    }
+                }
+            }
+        }
+        let shared = replaced.into_values().flat_map(|(table, names)| {
+            let used = move |name: &str| names.as_ref().is_none_or(|names| !names.contains(name));
+            table.clusters.iter().filter(move |(name, _)| used(name)).map(|(_, cluster)| cluster)
+        });
+        let layers = self.workloads.values().map(|workload| &workload.outbound).filter(|table| table.base.is_some());
+        let mut seen = HashSet::new();
+        let all = layers.flat_map(|table| table.clusters.values()).chain(shared);
+        all.filter(move |cluster| seen.insert(Arc::as_ptr(cluster)))
     }
 
     /// Every TLS setting in use, each once: what [`crate::tls`] builds contexts from.
     #[must_use]
     pub fn tls_settings(&self) -> Vec<Arc<TlsSettings>> {
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         let settings = self.clusters().filter_map(|cluster| match &cluster.tls {
             UpstreamTls::Originate(settings) => Some(settings.clone()),
             UpstreamTls::Plain | UpstreamTls::Refuse(_) => None,

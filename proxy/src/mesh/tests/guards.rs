@@ -1,1 +1,114 @@
-//! todo
+//! Plain text never leaves for a destination that a TLS rule names.
+
+use super::*;
+
+const SIMPLE: &str = "trafficPolicy: {tls: {mode: SIMPLE}}";
+
+#[test]
+fn a_rule_whose_service_is_gone_still_guards() {
+    let text = pod("a", "p", "{}")
+        + &rule("a", "exact", &format!("{{host: gone.com, {SIMPLE}}}"))
+        + &rule("a", "wild", &format!("{{host: '*.wild.com', {SIMPLE}}}"))
+        + &rule("a", "off", "{host: off.wild.com, trafficPolicy: {tls: {mode: DISABLE}}}")
+        + &rule(
+            "a",
+            "port",
+            "{host: port.com, trafficPolicy: {portLevelSettings: [{port: {number: 80}, tls: {mode: SIMPLE}}]}}",
+        )
+        + &rule("a", "subset", "{host: subset.com, subsets: [{name: s, trafficPolicy: {tls: {mode: SIMPLE}}}]}")
+        + &rule("a", "istio", "{host: istio.com, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}")
+        + &rule("b", "foreign", &format!("{{host: foreign.com, {SIMPLE}}}"))
+        + &rule("b", "foreign-wild", &format!("{{host: '*.foreign.com', {SIMPLE}}}"))
+        + &rule("b", "foreign-all", &format!("{{host: '*', {SIMPLE}}}"))
+        + &rule("b", "hidden", &format!("{{host: hidden.com, exportTo: ['.'], {SIMPLE}}}"));
+    let mesh = mesh(&text);
+    let outbound = mesh.of("a", "p");
+    for (port, host, want) in [
+        (80, "gone.com", "refuse"),
+        (8080, "GONE.com.:8080", "refuse"),
+        (80, "x.wild.com", "refuse"),
+        (80, "wild.com", "passthrough"),
+        (80, "off.wild.com", "passthrough"),
+        (80, "port.com", "refuse"),
+        (81, "port.com", "passthrough"),
+        (80, "subset.com", "passthrough"),
+        (80, "istio.com", "refuse"),
+        (80, "foreign.com", "refuse"),
+        (80, "x.foreign.com", "refuse"),
+        (80, "hidden.com", "passthrough"),
+        (80, "unrelated.com", "passthrough"),
+    ] {
+        assert_eq!(outbound.http(dst(&format!("9.9.9.9:{port}")), host).short(), want, "{host}:{port}");
+    }
+    // What is encrypted already is nobody's business.
+    assert_eq!(outbound.tls(dst("9.9.9.9:443"), Some("gone.com")).short(), "passthrough");
+    let Decision::Refuse(reason) = outbound.http(dst("9.9.9.9:80"), "gone.com") else { panic!() };
+    assert!(reason.contains("DestinationRule a/exact asks for TLS to gone.com"), "{reason}");
+}
+
+#[test]
+fn clear_text_to_a_guarded_https_port_is_refused_and_its_tls_is_wrapped() {
+    let text = pod("a", "p", "{}")
+        + &entry(
+            "a",
+            "e",
+            "{hosts: [x.com], ports: [{number: 80, name: http, protocol: HTTP}, {number: 443, name: https, protocol: HTTPS}], resolution: DNS}",
+        )
+        + &rule("a", "r", &format!("{{host: x.com, {SIMPLE}}}"));
+    let mesh = mesh(&text);
+    let outbound = mesh.of("a", "p");
+    assert_eq!(outbound.http(dst("9.9.9.9:443"), "x.com").short(), "refuse");
+    assert_eq!(outbound.http(dst("9.9.9.9:80"), "x.com").short(), "outbound|80||x.com SIMPLE");
+    assert_eq!(outbound.tls(dst("9.9.9.9:80"), Some("x.com")).short(), "passthrough");
+    assert_eq!(outbound.tls(dst("9.9.9.9:443"), Some("x.com")).short(), "outbound|443||x.com SIMPLE");
+    let said = mesh.said(Severity::Warning);
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].starts_with("spec.trafficPolicy.tls: port 443 of ServiceEntry a/e is TLS already"), "{said:?}");
+    // No ALPN for bytes that are TLS already.
+    let UpstreamTls::Originate(tls) = &outbound.cluster("outbound|443||x.com").unwrap().tls else { panic!() };
+    assert!(tls.alpn.is_empty());
+}
+
+#[test]
+fn guarded_addresses() {
+    let text = pod("a", "p", "{}")
+        + &entry(
+            "a",
+            "e",
+            "{hosts: [x.com], addresses: [10.0.0.1, 10.1.0.0/16], ports: [{number: 80, name: http, protocol: HTTP}], resolution: NONE}",
+        )
+        + &entry(
+            "a",
+            "any",
+            "{hosts: ['*.any.com'], ports: [{number: 82, name: tcp, protocol: TCP}], resolution: NONE}",
+        )
+        + &rule("a", "r", &format!("{{host: x.com, {SIMPLE}}}"));
+    let mesh = mesh(&text).quiet();
+    let outbound = mesh.of("a", "p");
+    for (address, want) in [
+        ("10.0.0.1:80", "refuse"),
+        ("10.1.2.3:81", "refuse"),
+        ("10.1.2.3:82", "refuse"),
+        ("10.2.0.0:80", "passthrough"),
+        ("10.2.0.0:82", "outbound|82||*.any.com"),
+    ] {
+        assert_eq!(outbound.tcp(dst(address)).short(), want, "{address}");
+    }
+    assert_eq!(outbound.http(dst("9.9.9.9:80"), "10.0.0.1").short(), "outbound|80||x.com SIMPLE");
+    assert_eq!(outbound.http(dst("9.9.9.9:80"), "10.1.2.3").short(), "refuse");
+    assert_eq!(outbound.http(dst("10.1.2.3:80"), "").short(), "refuse");
+    assert_eq!(outbound.http(dst("10.1.2.3:80"), "unrelated.com").short(), "refuse");
+    assert_eq!(outbound.tls(dst("10.0.0.1:443"), None).short(), "passthrough");
+}
+
+#[test]
+fn a_raw_port_under_a_rule_gets_tls() {
+    let text = pod("a", "p", "{}")
+        + &entry("a", "e", "{hosts: [db.com], ports: [{number: 5432, name: tcp, protocol: TCP}], resolution: DNS}")
+        + &rule("a", "r", &format!("{{host: db.com, {SIMPLE}}}"));
+    let mesh = mesh(&text).quiet();
+    let decision = mesh.of("a", "p").tcp(dst("9.9.9.9:5432"));
+    assert_eq!(decision.short(), "outbound|5432||db.com SIMPLE");
+    let UpstreamTls::Originate(tls) = &decision.cluster().tls else { panic!() };
+    assert!(tls.alpn.is_empty());
+}
