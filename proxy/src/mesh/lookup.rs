@@ -169,7 +169,7 @@ impl Outbound {
         found.reduce(|upper, lower| if lower.0 > upper.0 { lower } else { upper }).map(|(_, value)| value)
     }
 
-    fn address<'s, T>(&'s self, dst: SocketAddr, map: impl Fn(&PortTable) -> &AddressMap<T>) -> Option<&'s T> {
+    fn address<T>(&self, dst: SocketAddr, map: impl Fn(&PortTable) -> &AddressMap<T>) -> Option<&T> {
         let found = self.layers(dst.port()).filter_map(|table| map(table).matches(dst.ip()).next());
         found.reduce(|upper, lower| if lower.0 > upper.0 { lower } else { upper }).map(|(_, value)| value)
     }
@@ -186,11 +186,14 @@ impl Guard {
     }
 }
 
+/// A shared table, and the names that every table above it replaces; None where a workload uses it as it is.
+type Shared<'a> = (&'a Outbound, Option<HashSet<&'a str>>);
+
 impl super::Mesh {
     /// Every cluster that some workload uses, each once however many do.
     pub fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
         // What every table above a shared one replaces is in nobody's use: its files may not even exist.
-        let mut replaced: HashMap<*const Outbound, (&Outbound, Option<HashSet<&str>>)> = HashMap::new();
+        let mut replaced: HashMap<*const Outbound, Shared<'_>> = HashMap::new();
         for workload in self.workloads.values() {
             let table = &workload.outbound;
             match &table.base {

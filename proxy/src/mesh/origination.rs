@@ -79,8 +79,8 @@ impl Holder<'_> {
             return Err(("mode", "ISTIO_MUTUAL is not honoured yet".to_owned()));
         }
         let (identity, trust) = match given(tls.credential_name.as_ref()) {
-            Some(name) => self.from_secret(name, tls)?,
-            None => self.from_files(tls)?,
+            Some(name) => self.secret_material(name, tls)?,
+            None => self.file_material(tls)?,
         };
         let subject_alt_names =
             if tls.subject_alt_names.is_empty() { upstream.subject_alt_names } else { &tls.subject_alt_names };
@@ -100,7 +100,7 @@ impl Holder<'_> {
     }
 
     /// `credentialName`: certificate, key and CA of a Secret in the workload's namespace; never the system's CAs.
-    fn from_secret(self, name: &str, tls: &ClientTls) -> Result<(Option<IdentitySource>, TrustSource), Refusal> {
+    fn secret_material(self, name: &str, tls: &ClientTls) -> Result<(Option<IdentitySource>, TrustSource), Refusal> {
         let field = "credentialName";
         let refuse = |why: String| Err((field, why));
         let name = name.strip_prefix("kubernetes://").unwrap_or(name);
@@ -133,7 +133,7 @@ impl Holder<'_> {
         Ok((identity, TrustSource::Secret { namespace: namespace.to_owned(), name: name.to_owned() }))
     }
 
-    fn from_files(self, tls: &ClientTls) -> Result<(Option<IdentitySource>, TrustSource), Refusal> {
+    fn file_material(self, tls: &ClientTls) -> Result<(Option<IdentitySource>, TrustSource), Refusal> {
         let identity = if tls.mode == TlsMode::Mutual {
             let certificate = given(tls.client_certificate.as_ref())
                 .ok_or(("clientCertificate", "MUTUAL wants a client certificate, or credentialName".to_owned()))?;

@@ -230,14 +230,17 @@ impl Backend {
     }
 }
 
+/// A pod and the addresses it bears.
+type AddressedPod<'a> = (&'a Object<Pod>, Vec<IpAddr>);
+
 /// Pods that may be endpoints, with the addresses they bear now.
 struct PodsByNamespace<'a> {
-    pods: HashMap<&'a str, Vec<(&'a Object<Pod>, Vec<IpAddr>)>>,
+    pods: HashMap<&'a str, Vec<AddressedPod<'a>>>,
 }
 
 impl<'a> PodsByNamespace<'a> {
     fn new(objects: &'a Objects, addresses: &PodAddresses) -> Self {
-        let mut pods: HashMap<&str, Vec<_>> = HashMap::new();
+        let mut pods: HashMap<&str, Vec<AddressedPod<'_>>> = HashMap::new();
         for pod in objects.pods.values() {
             let id = WorkloadId { namespace: pod.meta.namespace.clone(), name: pod.meta.name.clone() };
             let own = addresses.get(&id).filter(|own| !own.is_empty()).unwrap_or(&pod.spec.ips);

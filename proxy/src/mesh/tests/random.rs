@@ -45,7 +45,7 @@ fn host_maps_agree_with_an_oracle() {
                 Some(suffix) => (wanted.len() > suffix.len() && wanted.ends_with(suffix)).then_some(suffix.len()),
             }
         };
-        let best = patterns.iter().filter_map(|pattern| rank(pattern)).max();
+        let best = patterns.iter().filter_map(rank).max();
         let got = map.get(&asked).map(|pattern| rank(pattern).expect("it matches"));
         assert_eq!(got, best, "round {round}: {asked} in {patterns:?}");
     }

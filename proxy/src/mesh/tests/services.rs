@@ -10,11 +10,7 @@ fn the_name_decides_and_not_the_address() {
             "cnn",
             "{hosts: [edition.cnn.com], ports: [{number: 80, name: http, protocol: HTTP}, {number: 443, name: https, protocol: HTTPS}], resolution: DNS}",
         )
-        + &entry(
-            "default",
-            "wild",
-            &format!("{{hosts: ['*.wild.com'], ports: [{{number: 80, name: http, protocol: HTTP}}]}}"),
-        );
+        + &entry("default", "wild", "{hosts: ['*.wild.com'], ports: [{number: 80, name: http, protocol: HTTP}]}");
     let mesh = mesh(&text).quiet();
     let outbound = mesh.of("default", "a");
     for (host, want) in [
