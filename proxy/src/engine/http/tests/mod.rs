@@ -2,6 +2,7 @@
 //! matter; each test's comment tells what went wrong for somebody once.
 
 mod framing;
+mod guard;
 mod h2;
 mod lab;
 mod retries;
