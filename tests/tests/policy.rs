@@ -3,7 +3,7 @@
 use anyhow::Result;
 use egret_tests::{
     Agent, Lab, names,
-    objects::{documents, entry, mesh, rule},
+    objects::{documents, entry, mesh, port_rule},
 };
 
 /// ALLOW_ANY: HTTP, TLS and raw bytes go to the address dialled; UDP, loopback and the pod's own address are left alone.
@@ -47,9 +47,7 @@ fn registry_only() -> Result<()> {
             mesh(&["outboundTrafficPolicy: {mode: REGISTRY_ONLY}"]),
             pod.document(""),
             entry(cnn, &["80 HTTP 443", "443 HTTPS"]),
-            rule(cnn, "mode: SIMPLE")
-                .replace("tls:", "portLevelSettings: [{port: {number: 80}, tls:")
-                .replace("}}\n", "}}]}\n"),
+            port_rule(cnn, 80, "mode: SIMPLE"),
         ]),
     )?;
     let agent = Agent::start(&lab)?;
