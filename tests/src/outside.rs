@@ -151,7 +151,12 @@ fn await_nginx(namespace: &Netns, dir: &Path) -> Result<()> {
 /// The lines of nginx's log, oldest first.
 pub(crate) fn hits(dir: &Path) -> Vec<Hit> {
     let log = read_lossy(&dir.join("hits.log"));
-    log.lines().filter_map(|line| hit(&mut line.split('\t').map(str::to_owned))).collect()
+    log.lines().filter_map(|line| hit(&mut line.split('\t').map(unset))).collect()
+}
+
+/// nginx writes a dash for a variable without a value.
+fn unset(field: &str) -> String {
+    if field == "-" { String::new() } else { field.to_owned() }
 }
 
 fn hit(fields: &mut dyn Iterator<Item = String>) -> Option<Hit> {

@@ -70,7 +70,11 @@ pub enum Command {
     ///
     /// While they are there and no agent runs, captured pods are refused rather than let out in plain text; after this
     /// their connections go out as they are.
-    Uninstall,
+    Uninstall {
+        /// The folder that the agent was run with.
+        #[arg(long, value_name = "FOLDER", default_value = "/var/lib/egret")]
+        state_dir: PathBuf,
+    },
     /// Write a shell completion script to standard output.
     #[command(after_help = "Example:\n  egret completion bash > /etc/bash_completion.d/egret")]
     Completion { shell: Shell },

@@ -11,6 +11,7 @@ mod tests;
 
 use std::{
     io::{self, Write as _},
+    path::Path,
     process::ExitCode,
 };
 
@@ -55,7 +56,7 @@ fn act(args: Args) -> anyhow::Result<ExitCode> {
         }
         Command::Status { output } => show::status(&agent, output, &mut out)?,
         Command::Explain { pod, url, output } => show::explain(&agent, &pod, namespace, &url, output, &mut out)?,
-        Command::Uninstall => uninstall(&mut out)?,
+        Command::Uninstall { state_dir } => uninstall(&state_dir, &mut out)?,
         Command::Completion { shell } => {
             let shell = match shell {
                 Shell::Bash => clap_complete::Shell::Bash,
@@ -86,8 +87,8 @@ fn start(run: Run, agent: &client::Agent) -> anyhow::Result<()> {
     })
 }
 
-fn uninstall(out: &mut impl io::Write) -> anyhow::Result<()> {
-    let removed = capture::uninstall(capture::DEFAULT_INSTANCE)?;
+fn uninstall(state_dir: &Path, out: &mut impl io::Write) -> anyhow::Result<()> {
+    let removed = capture::uninstall(&agent::instance(state_dir))?;
     if removed == capture::Removed::default() {
         writeln!(out, "nothing of egret is left on this machine")?;
         return Ok(());
