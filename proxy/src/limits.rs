@@ -83,6 +83,8 @@ pub const ADMIN_HEAD_BYTES: usize = 16 * 1024;
 pub const ADMIN_CONNECTIONS: usize = 64;
 /// How long a request to the admin endpoints may take to arrive, and its answer to be fetched.
 pub const ADMIN_TIME: Duration = Duration::from_secs(30);
+/// Names that the admin endpoints resolve side by side for one table.
+pub const ADMIN_LOOKUPS: usize = 32;
 /// How long the command line waits for a running agent's answer.
 pub const CLI_TIME: Duration = Duration::from_secs(15);
 /// Bytes of an answer that the command line takes: the table of some 10,000 services.

@@ -5,7 +5,6 @@
 
 mod dump;
 mod explain;
-mod readiness;
 pub mod rows;
 mod server;
 mod tables;
@@ -15,7 +14,6 @@ pub(crate) mod tests;
 
 use std::{fmt, net::IpAddr, pin::Pin, sync::Arc};
 
-pub use readiness::{Awaited, Readiness};
 pub use server::{Admin, AdminError, encode, start};
 
 use crate::{api::Diagnostic, engine::Snapshot, mesh::WorkloadId};

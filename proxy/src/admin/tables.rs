@@ -8,6 +8,7 @@ use std::{
     time::SystemTime,
 };
 
+use futures_util::{StreamExt as _, stream};
 use ipnet::IpNet;
 
 use super::{
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::{
     engine::Snapshot,
-    limits::OUTBOUND_PORT,
+    limits::{ADMIN_LOOKUPS, OUTBOUND_PORT},
     mesh::{
         Cluster, Discovery, EndpointAddress, Outbound, OutboundPolicy, PortTable, TlsSettings, UpstreamTls, Workload,
     },
@@ -186,11 +187,14 @@ pub async fn addresses(state: &dyn AdminState, workload: &Workload, cluster: &Cl
 }
 
 pub async fn endpoints(state: &dyn AdminState, workload: &Workload) -> Vec<EndpointRow> {
-    let mut rows = BTreeSet::new();
-    for cluster in workload.outbound.all_clusters() {
-        let (found, _) = addresses(state, workload, cluster).await;
-        rows.extend(found.into_iter().map(|address| (cluster.name.clone(), address)));
-    }
+    // Side by side: one name that does not resolve would else hold up the rest for seconds.
+    let clusters: Vec<_> = workload.outbound.all_clusters().cloned().collect();
+    let lookups = stream::iter(clusters).map(async |cluster| {
+        let (found, _) = addresses(state, workload, &cluster).await;
+        found.into_iter().map(|address| (cluster.name.clone(), address)).collect::<Vec<_>>()
+    });
+    let found: Vec<_> = lookups.buffer_unordered(ADMIN_LOOKUPS).collect().await;
+    let rows: BTreeSet<_> = found.into_iter().flatten().collect();
     rows.into_iter()
         .map(|(cluster, endpoint)| EndpointRow {
             endpoint,

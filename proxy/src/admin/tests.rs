@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
+
 use super::*;
 use crate::{
     api::{ObjectId, Severity},
@@ -21,7 +23,7 @@ use crate::{
 pub(crate) struct Fake {
     snapshot: Arc<Snapshot>,
     telemetry: Arc<Telemetry>,
-    pub readiness: Readiness,
+    awaited: Mutex<Vec<String>>,
     drained: AtomicBool,
 }
 
@@ -117,7 +119,7 @@ impl Fake {
         Arc::new(Self {
             snapshot: Arc::new(Snapshot { mesh: Arc::new(mesh), tls: Arc::new(tls), generation: 3 }),
             telemetry: Telemetry::new(),
-            readiness: Readiness::default(),
+            awaited: Mutex::default(),
             drained: AtomicBool::new(false),
         })
     }
@@ -129,7 +131,7 @@ impl AdminState for Fake {
     }
 
     fn readiness(&self) -> Vec<String> {
-        self.readiness.awaited()
+        self.awaited.lock().clone()
     }
 
     fn status(&self) -> rows::Status {
@@ -197,10 +199,10 @@ fn ask(admin: &Admin, method: &str, path: &str) -> (u16, String) {
 fn readiness_names_what_is_awaited() {
     let state = Fake::new();
     let admin = serve(state.clone());
-    let awaited = state.readiness.wait_for("pod default/sleep: listener not bound yet");
+    *state.awaited.lock() = vec!["pod default/sleep: listener not bound yet".to_owned()];
     assert_eq!(ask(&admin, "GET", "/healthz/ready"), (503, "pod default/sleep: listener not bound yet\n".into()));
     assert_eq!(ask(&admin, "GET", "/healthz/live").0, 200);
-    drop(awaited);
+    state.awaited.lock().clear();
     assert_eq!(ask(&admin, "GET", "/healthz/ready"), (200, "READY\n".into()));
 }
 

@@ -161,3 +161,44 @@ fn an_agent_that_is_absent_or_strange_is_one_sentence() {
     let error = Agent { address: admin.address }.get("/proxy-config/route?pod=x").unwrap_err();
     assert_eq!(format!("{error}"), "no enrolled pod is called default/x; this agent has default/sleep, shop/cart");
 }
+
+const MESH: &str = "\
+apiVersion: install.istio.io/v1alpha1
+kind: IstioOperator
+metadata: {name: mesh}
+spec:
+  meshConfig:
+    accessLogFormat: \"%PROTOCOL% %NOPE%\"
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: cnn}
+spec:
+  hosts: [edition.cnn.com]
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  resolution: DNS
+";
+
+#[test]
+fn check_finds_formats_that_cannot_be_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mesh.yaml");
+    std::fs::write(&file, MESH).unwrap();
+    let (findings, objects) = super::check::findings(std::slice::from_ref(&file));
+    assert_eq!(objects, 2, "{findings:?}");
+    let errors: Vec<_> = findings.iter().filter(|f| f.severity == crate::api::Severity::Error).collect();
+    assert_eq!(errors.len(), 1, "{findings:?}");
+    assert_eq!(errors[0].line, 6, "{}", errors[0]);
+    assert!(errors[0].to_string().contains("unknown operator %NOPE% at character 12"), "{}", errors[0]);
+
+    let mut out = Vec::new();
+    let code = super::check::run(std::slice::from_ref(&file), &mut out).unwrap();
+    assert_eq!(format!("{code:?}"), format!("{:?}", std::process::ExitCode::FAILURE));
+    assert!(String::from_utf8(out).unwrap().starts_with(&format!("{}:6:", file.display())));
+
+    std::fs::write(&file, MESH.replace("%NOPE%", "")).unwrap();
+    let code = super::check::run(&[file], &mut Vec::new()).unwrap();
+    assert_eq!(format!("{code:?}"), format!("{:?}", std::process::ExitCode::SUCCESS));
+    let (findings, _) = super::check::findings(&[folder.path().join("missing.yaml")]);
+    assert_eq!(findings.len(), 1);
+}
