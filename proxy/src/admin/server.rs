@@ -114,6 +114,9 @@ async fn accept(listener: TcpListener, state: Arc<dyn AdminState>) {
 
 type Answer = Response<Full<Bytes>>;
 
+/// A request that gets no answer: status and the sentence why.
+struct Refusal(StatusCode, String);
+
 /// Everything there is, for 404 and for people who look.
 const ENDPOINTS: &[(&str, Method, &str)] = &[
     ("/healthz/ready", Method::GET, "200 once ready, else 503 and what is awaited"),
@@ -154,14 +157,14 @@ async fn answer(state: &dyn AdminState, request: Request<Incoming>) -> Result<An
         return Ok(text(StatusCode::FORBIDDEN, "not for browsers\n".to_owned()));
     }
     let query = Query::new(request.uri().query().unwrap_or_default());
-    Ok(route(state, path, &query).await.unwrap_or_else(|refusal| refusal))
+    Ok(route(state, path, &query).await.unwrap_or_else(|Refusal(status, reason)| text(status, reason)))
 }
 
 fn allow(method: &Method) -> HeaderValue {
     HeaderValue::from_static(if method == Method::POST { "POST" } else { "GET, HEAD" })
 }
 
-async fn route(state: &dyn AdminState, path: &str, query: &Query) -> Result<Answer, Answer> {
+async fn route(state: &dyn AdminState, path: &str, query: &Query) -> Result<Answer, Refusal> {
     match path {
         "/healthz/live" => Ok(text(StatusCode::OK, "LIVE\n".to_owned())),
         "/healthz/ready" => {
@@ -174,7 +177,7 @@ async fn route(state: &dyn AdminState, path: &str, query: &Query) -> Result<Answ
         }
         "/metrics" | "/stats/prometheus" => match state.metrics() {
             Ok(metrics) => Ok(with_type(StatusCode::OK, metrics::CONTENT_TYPE, metrics)),
-            Err(_) => Err(text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written\n".to_owned())),
+            Err(_) => Err(Refusal(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written\n".to_owned())),
         },
         "/status" => json(&state.status()),
         "/config_dump" => json(&dump::config(state).map_err(|error| internal(&error))?),
@@ -184,7 +187,7 @@ async fn route(state: &dyn AdminState, path: &str, query: &Query) -> Result<Answ
                 log::info!("log level is {level} now");
                 Ok(text(StatusCode::OK, format!("level: {}\n", level.as_str().to_lowercase())))
             }
-            Err(error) => Err(text(StatusCode::BAD_REQUEST, format!("{error}\n"))),
+            Err(error) => Err(Refusal(StatusCode::BAD_REQUEST, format!("{error}\n"))),
         },
         "/drain" => {
             state.drain();
@@ -195,8 +198,8 @@ async fn route(state: &dyn AdminState, path: &str, query: &Query) -> Result<Answ
     }
 }
 
-async fn explain_url(state: &dyn AdminState, query: &Query) -> Result<Answer, Answer> {
-    let bad = |message: String| text(StatusCode::BAD_REQUEST, message + "\n");
+async fn explain_url(state: &dyn AdminState, query: &Query) -> Result<Answer, Refusal> {
+    let bad = |message: String| Refusal(StatusCode::BAD_REQUEST, message + "\n");
     let target = explain::Target::parse(query.get("url").unwrap_or_default()).map_err(bad)?;
     let snapshot = state.snapshot();
     let found = workloads(&snapshot.mesh, query)?;
@@ -205,7 +208,7 @@ async fn explain_url(state: &dyn AdminState, query: &Query) -> Result<Answer, An
 }
 
 /// Without `pod=` the rows of all pods, each once.
-async fn proxy_config(state: &dyn AdminState, path: &str, query: &Query) -> Result<Answer, Answer> {
+async fn proxy_config(state: &dyn AdminState, path: &str, query: &Query) -> Result<Answer, Refusal> {
     let snapshot = state.snapshot();
     let found = workloads(&snapshot.mesh, query)?;
     let outbounds = found.iter().map(|workload| &workload.outbound);
@@ -238,7 +241,7 @@ fn distinct<T: PartialEq>(rows: impl Iterator<Item = T>) -> Vec<T> {
 }
 
 /// The pod that is asked for, or all.
-fn workloads(mesh: &Mesh, query: &Query) -> Result<Vec<Arc<Workload>>, Answer> {
+fn workloads(mesh: &Mesh, query: &Query) -> Result<Vec<Arc<Workload>>, Refusal> {
     let Some(pod) = query.get("pod") else { return Ok(mesh.workloads.values().cloned().collect()) };
     let ids = candidates(pod, query.get("namespace"));
     if let Some(found) = ids.iter().find_map(|id| mesh.workloads.get(id)) {
@@ -248,7 +251,7 @@ fn workloads(mesh: &Mesh, query: &Query) -> Result<Vec<Arc<Workload>>, Answer> {
     let known = if known.is_empty() { "no pod".to_owned() } else { known.join(", ") };
     let names: Vec<_> = ids.iter().map(ToString::to_string).collect();
     let names = names.join(" or ");
-    Err(text(StatusCode::NOT_FOUND, format!("no enrolled pod is called {names}; this agent has {known}\n")))
+    Err(Refusal(StatusCode::NOT_FOUND, format!("no enrolled pod is called {names}; this agent has {known}\n")))
 }
 
 /// Which pods `NAMESPACE/NAME`, `NAME` or `NAME.NAMESPACE` may mean, the likeliest first: a pod's name may hold dots.
@@ -316,14 +319,14 @@ fn text(status: StatusCode, body: String) -> Answer {
     with_type(status, "text/plain; charset=utf-8", body)
 }
 
-fn json(value: &impl Serialize) -> Result<Answer, Answer> {
+fn json(value: &impl Serialize) -> Result<Answer, Refusal> {
     let mut body = serde_json::to_string_pretty(value).map_err(|error| internal(&error))?;
     body.push('\n');
     Ok(with_type(StatusCode::OK, "application/json", body))
 }
 
-fn internal(error: &serde_json::Error) -> Answer {
-    text(StatusCode::INTERNAL_SERVER_ERROR, format!("the answer cannot be written: {error}\n"))
+fn internal(error: &serde_json::Error) -> Refusal {
+    Refusal(StatusCode::INTERNAL_SERVER_ERROR, format!("the answer cannot be written: {error}\n"))
 }
 
 fn with_type(status: StatusCode, kind: &'static str, body: String) -> Answer {

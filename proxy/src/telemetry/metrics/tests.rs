@@ -144,7 +144,6 @@ fn series_of_pods_that_are_gone_make_room_and_then_the_rest_is_unknown() {
 }
 
 #[test]
-#[expect(clippy::float_cmp, reason = "small whole numbers")]
 fn the_agents_own_metrics_have_their_exact_names() {
     let metrics = metrics();
     metrics.handshake(true, Duration::from_millis(3));
