@@ -64,6 +64,7 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
     files.watch_extra(configuration.files().into_iter().collect());
     log::info!("serving {}", fleet.summary());
 
+    let mut debug = log::log_enabled!(log::Level::Debug);
     let mut check = interval(limits::POD_CHECK);
     check.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -72,7 +73,10 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
                 configuration.apply(changes.files, &mut fleet);
                 files.watch_extra(configuration.files().into_iter().collect());
             }
-            _ = check.tick() => configuration.check_pods(&mut fleet),
+            _ = check.tick() => {
+                configuration.check_pods(&mut fleet);
+                follow_level(&capture, &mut debug);
+            }
             event = signals.next() => match event {
                 Event::Stop => break,
                 Event::Reopen => telemetry.reopen(),
@@ -84,6 +88,17 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
     fleet.close();
     telemetry.flush(limits::LOG_FLUSH);
     Ok(())
+}
+
+/// The kernel half says what it does only where somebody listens (`POST /logging?level=debug`).
+fn follow_level(capture: &Capture, debug: &mut bool) {
+    let wanted = log::log_enabled!(log::Level::Debug);
+    if wanted != *debug {
+        *debug = wanted;
+        if let Err(error) = capture.set_debug(wanted) {
+            log::warn!("{error}");
+        }
+    }
 }
 
 /// No new connections; what is in flight ends by itself, or at the deadline, or at a second signal.
