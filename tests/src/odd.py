@@ -15,8 +15,9 @@ Every port is served by a thread; the number says what it does:
   9012 TLS    refuses an upgrade with 200
   9013 TLS    answers the first request of a connection and resets the second
   9014 TLS    9002 inside TLS
+  9015 TLS    answers after 1.5 s
 """
-import socket, ssl, struct, sys, threading
+import socket, ssl, struct, sys, threading, time
 
 address, cert, key = sys.argv[1:4]
 context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -81,6 +82,8 @@ def garbage(sock):
 def truncate(sock):
     head(sock)
     sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\nonly this")
+    # A reset overtakes what is still in the client's kernel.
+    time.sleep(0.2)
     reset(sock)
 
 
@@ -133,6 +136,12 @@ def once(sock):
     reset(sock)
 
 
+def slow(sock):
+    head(sock)
+    time.sleep(1.5)
+    sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nlate\n")
+
+
 def serve(listener, tls, handle):
     def one(sock):
         try:
@@ -155,7 +164,7 @@ def serve(listener, tls, handle):
 SERVERS = [
     (9001, False, upper), (9002, False, count), (9003, True, upper), (9004, True, stall), (9005, True, garbage),
     (9006, True, truncate), (9007, True, websocket), (9008, True, mirror), (9009, False, stall), (9010, False, mirror),
-    (9011, True, expect), (9012, True, no_upgrade), (9013, True, once), (9014, True, count),
+    (9011, True, expect), (9012, True, no_upgrade), (9013, True, once), (9014, True, count), (9015, True, slow),
 ]
 threads = []
 for port, tls, handle in SERVERS:

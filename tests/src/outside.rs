@@ -79,8 +79,9 @@ pub(crate) struct Outside {
 impl Outside {
     /// Lays the network of `namespace`, whose bridge must exist before pods are wired to it.
     pub fn lay(namespace: &Netns) -> Result<()> {
+        // A bridge without an address of its own takes that of a port, and changes it as pods come and go.
         let mut lines = format!(
-            "link add {BRIDGE} type bridge forward_delay 0\nlink set {BRIDGE} up\n\
+            "link add {BRIDGE} address 02:00:00:00:00:01 type bridge forward_delay 0\nlink set {BRIDGE} up\n\
              address add {}/24 dev {BRIDGE}\naddress add {}/64 dev {BRIDGE} nodad\n\
              address add {}/128 dev lo nodad\nroute add blackhole {}\n",
             names::ROUTER,

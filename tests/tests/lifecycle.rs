@@ -60,32 +60,37 @@ fn killed_and_restarted_under_load() -> Result<()> {
 fn sigterm_drains() -> Result<()> {
     let lab = Lab::new()?;
     let pod = lab.pod("sleep")?;
-    mesh(&lab, &[pod.document("")])?;
+    let odd = "odd.lab.test";
+    let service = entry(odd, &["80 HTTP 9015", "81 HTTP 9004"]);
+    lab.write("mesh.yaml", &documents(&[pod.document(""), service, rule(odd, "mode: SIMPLE")]))?;
     let mut agent = Agent::start_with(&lab, &["--drain-timeout", "8s"])?;
     std::thread::scope(|scope| -> Result<()> {
-        let slow = scope.spawn(|| pod.curl(&["--limit-rate", "2M", "-o", "/dev/null", &format!("http://{HOST}/big")]));
+        let slow = scope.spawn(|| pod.curl(&["http://odd.lab.test/slow"]));
         std::thread::sleep(Duration::from_millis(500));
         agent.terminate()?;
+        std::thread::sleep(Duration::from_millis(200));
+        let late = pod.curl(&["http://odd.lab.test/too-late"])?;
+        assert_ne!(late.status, 200, "no new connections: {late:?}");
         let reply = slow.join().map_err(|_| anyhow::anyhow!("curl panicked"))??;
-        assert_eq!((reply.status, reply.exit), (200, 0), "the transfer in flight is whole: {reply:?}");
+        assert_eq!((reply.status, reply.body.as_str()), (200, "late\n"), "what was in flight is whole: {reply:?}");
         Ok(())
     })?;
     let status = agent.wait(Duration::from_secs(5))?;
     assert_eq!(status.code(), Some(0), "{}", agent.stderr());
-    let refused = pod.curl(&[&format!("http://{HOST}/hello")])?;
+    let refused = pod.curl(&["http://odd.lab.test/"])?;
     assert_eq!(refused.exit, 7, "after the end capture stays closed: {refused:?}");
 
-    let mut agent = Agent::start_with(&lab, &["--drain-timeout", "30s"])?;
+    agent.restart()?;
     std::thread::scope(|scope| -> Result<()> {
-        scope.spawn(|| pod.curl(&["--limit-rate", "200k", "-o", "/dev/null", &format!("http://{HOST}/big")]));
+        scope.spawn(|| pod.curl(&["http://odd.lab.test:81/never"]));
         std::thread::sleep(Duration::from_millis(500));
+        agent.terminate()?;
+        std::thread::sleep(Duration::from_millis(500));
+        assert!(agent.alive(), "it waits for the request");
         let start = Instant::now();
         agent.terminate()?;
-        std::thread::sleep(Duration::from_millis(200));
-        assert!(agent.alive(), "it waits for the transfer");
-        agent.terminate()?;
         agent.wait(Duration::from_secs(3))?;
-        assert!(start.elapsed() < Duration::from_secs(4));
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
         Ok(())
     })
 }
