@@ -16,6 +16,7 @@ Every port is served by a thread; the number says what it does:
   9013 TLS    answers the first request of a connection and resets the second
   9014 TLS    9002 inside TLS
   9015 TLS    answers after 1.5 s
+  9016 TLS    says a little and ends without close_notify
 """
 import socket, ssl, struct, sys, threading, time
 
@@ -142,6 +143,11 @@ def slow(sock):
     sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nlate\n")
 
 
+def unannounced(sock):
+    sock.sendall(b"cut\n")
+    sock.recv(1)
+
+
 def serve(listener, tls, handle):
     def one(sock):
         try:
@@ -149,7 +155,7 @@ def serve(listener, tls, handle):
             if tls:
                 sock = context.wrap_socket(sock, server_side=True)
             handle(sock)
-            if tls and handle is count:
+            if tls and handle in (count, upper):
                 sock = sock.unwrap()
         except (OSError, ValueError):
             pass
@@ -165,6 +171,7 @@ SERVERS = [
     (9001, False, upper), (9002, False, count), (9003, True, upper), (9004, True, stall), (9005, True, garbage),
     (9006, True, truncate), (9007, True, websocket), (9008, True, mirror), (9009, False, stall), (9010, False, mirror),
     (9011, True, expect), (9012, True, no_upgrade), (9013, True, once), (9014, True, count), (9015, True, slow),
+    (9016, True, unannounced),
 ]
 threads = []
 for port, tls, handle in SERVERS:

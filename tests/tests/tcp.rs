@@ -56,6 +56,27 @@ fn tls_around_raw_bytes() -> Result<()> {
     Ok(())
 }
 
+/// A TLS server that ends without close_notify: somebody may have cut the stream, so the client gets no clean end.
+#[test]
+fn a_tls_stream_cut_off_is_no_clean_end() -> Result<()> {
+    let lab = Lab::new()?;
+    let pod = lab.pod("sleep")?;
+    let host = "odd.lab.test";
+    lab.write(
+        "mesh.yaml",
+        &documents(&[pod.document(""), entry(host, &["5000 TCP 9016"]), rule(host, "mode: SIMPLE")]),
+    )?;
+    let agent = Agent::start(&lab)?;
+    let mut stream = pod.connect(&format!("{}:5000", names::ODD))?;
+    assert_eq!(line(&mut stream), "cut");
+    stream.write_all(b"x")?;
+    let end = stream.read(&mut [0; 16]).map_err(|error| error.kind());
+    assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset));
+    let logged = agent.log_line("outbound|5000||odd.lab.test")?;
+    assert!(logged.contains("\"- - -\" 0 UC ") && logged.contains("without close_notify"), "{logged}");
+    Ok(())
+}
+
 /// A port of unknown protocol where the client says nothing: the server's banner comes after a short wait.
 #[test]
 fn servers_that_speak_first() -> Result<()> {

@@ -21,6 +21,10 @@ use crate::{
     tls::TlsError,
 };
 
+/// Nothing proves that what a TLS server sent before was all of it.
+const CUT_OFF: &str =
+    "TLS_error: the server ended the connection without close_notify, so its data may have been cut off";
+
 /// A raw connection that was decided.
 pub struct Raw {
     pub stream: TcpStream,
@@ -165,7 +169,10 @@ async fn carry(engine: &Engine, raw: Raw, connected: Connected, cluster: &Cluste
             log::debug!("{}: upstream {}: {error}", record.workload, cluster.name);
             record.flags.push(Flag::UC);
             if upstream.tls {
-                record.upstream_transport_failure_reason = Some(format!("TLS_error: {}", TlsError::from_io(&error)));
+                record.upstream_transport_failure_reason = Some(match error.kind() {
+                    std::io::ErrorKind::UnexpectedEof => CUT_OFF.to_owned(),
+                    _ => format!("TLS_error: {}", TlsError::from_io(&error)),
+                });
             }
             reset_on_close(downstream.get_ref());
         }
