@@ -26,7 +26,7 @@ impl Outbound {
                 let open = self
                     .layers(dst.port())
                     .any(|table| !table.http.is_empty() || !table.tls.is_empty() || !table.tls_addresses.is_empty());
-                !open && self.tcp_any(dst.port()).is_some()
+                !open && self.tcp_any(dst.port()).is_some_and(|cluster| !self.may_pass_a_guard(cluster, dst.port()))
             }
         };
         if declared { FirstBytes::None } else { FirstBytes::Sniff }
@@ -143,6 +143,15 @@ impl Outbound {
             Some(guard) if leads_back && cluster.tls == UpstreamTls::Plain => Decision::Refuse(guard.reason.clone()),
             _ => tunnel(cluster),
         }
+    }
+
+    /// True where plain bytes that go to the address dialled could be a request for a host that a rule guards: then even
+    /// a declared TCP port is read first.
+    fn may_pass_a_guard(&self, cluster: &Cluster, port: u16) -> bool {
+        let rules = || std::iter::once(&self.guards.own).chain(self.guards.others.iter());
+        matches!(cluster.discovery, Discovery::OriginalDestination { .. })
+            && cluster.tls == UpstreamTls::Plain
+            && rules().flat_map(HostMap::iter).any(|(_, guard)| guard.covers(port))
     }
 
     fn unmatched_plain(&self, dst: SocketAddr) -> Decision {

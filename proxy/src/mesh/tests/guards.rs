@@ -112,3 +112,19 @@ fn a_raw_port_under_a_rule_gets_tls() {
     let UpstreamTls::Originate(tls) = &decision.cluster().tls else { panic!() };
     assert!(tls.alpn.is_empty());
 }
+
+/// A TCP service without addresses and resolution NONE takes the whole port and sends what comes to the address dialled:
+/// a request for a guarded host would pass unseen, were it not read.
+#[test]
+fn a_port_that_leads_back_is_read_where_a_rule_guards() {
+    let all = pod("a", "p", "{}")
+        + &entry("a", "e", "{hosts: [any.tcp], ports: [{number: 9000, name: tcp, protocol: TCP}], resolution: NONE}");
+    let free = mesh(&all);
+    assert_eq!(free.of("a", "p").first_bytes(dst("9.9.9.9:9000")), FirstBytes::None);
+
+    let mesh = mesh(&(all + &rule("a", "r", &format!("{{host: x.com, {SIMPLE}}}"))));
+    let outbound = mesh.of("a", "p");
+    assert_eq!(outbound.first_bytes(dst("9.9.9.9:9000")), FirstBytes::Sniff);
+    assert_eq!(outbound.http(dst("9.9.9.9:9000"), "x.com").short(), "refuse");
+    assert_ne!(outbound.http(dst("9.9.9.9:9000"), "y.com").short(), "refuse");
+}
