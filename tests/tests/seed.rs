@@ -104,9 +104,13 @@ fn mutual_presents_the_certificate_of_the_secret() -> Result<()> {
 fn the_shipped_examples_work() -> Result<()> {
     let lab = Lab::new()?;
     let pod = lab.pod("sleep")?;
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/examples/egress-tls-origination");
-    for file in ["pod.yaml", "simple.yaml", "mutual.yaml"] {
-        let text = std::fs::read_to_string(folder.join(file))?;
+    let examples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/examples");
+    for (folder, file) in [
+        ("egress-tls-origination", "pod.yaml"),
+        ("egress-tls-origination", "simple.yaml"),
+        ("egress-mutual-tls", "mutual.yaml"),
+    ] {
+        let text = std::fs::read_to_string(examples.join(folder).join(file))?;
         lab.write(file, &text.replace("netns: sleep", &format!("netns: {}", pod.netns.name())))?;
     }
     lab.write("secret.yaml", &lab.pki.client_secret("client-credential", "client")?)?;

@@ -7,7 +7,8 @@ use egret_tests::{Agent, CLIENT_DN, Hit, Lab, Pod, Wire, names, until};
 
 use crate::{setup, show::Show, steps};
 
-const EXAMPLES: &str = "config/examples/egress-tls-origination";
+const SIMPLE: &str = "config/examples/egress-tls-origination";
+const MUTUAL: &str = "config/examples/egress-mutual-tls";
 const CNN: &str = "http://edition.cnn.com/politics";
 const NGINX: &str = "http://my-nginx.mesh-external.svc.cluster.local/";
 
@@ -42,8 +43,8 @@ fn play(binary: &std::path::Path) -> Result<()> {
 
     show.scene("egret starts: one process for the whole node, none in the pod");
     lab.write("client-credential.yaml", &lab.pki.client_secret("client-credential", "client")?)?;
-    show.command("host", &format!("egret run --config {EXAMPLES} --config …/client-credential.yaml"));
-    let mut agent = Agent::start_from(&lab, binary, &["--config", EXAMPLES])?;
+    show.command("host", &format!("egret run --config {SIMPLE} {MUTUAL} …/client-credential.yaml"));
+    let mut agent = Agent::start_from(&lab, binary, &["--config", SIMPLE, MUTUAL])?;
     show.say(&format!("ready, process {}; the Secret holds a certificate made with `openssl x509 -req`", agent.pid()));
 
     show.scene("The same plain http:// URL, now: DestinationRule with mode SIMPLE");

@@ -32,6 +32,8 @@ pub struct Options {
 /// `drain_timeout`; a second signal ends at once. Capture stays: enrolled pods are refused until the next agent, or
 /// `egret uninstall`.
 pub fn run(options: Options) -> anyhow::Result<()> {
+    // Before anything that would fail with a riddle for want of the same rights.
+    Capture::preflight()?;
     // Held for the life of the process: two agents on one state would fight over the same pins.
     let _lock = StateDir::lock(&options.state_dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

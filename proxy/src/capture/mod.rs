@@ -77,6 +77,14 @@ pub struct Capture {
 }
 
 impl Capture {
+    /// Whether this machine and this process have what capture needs; changes nothing but a missing BPF mount.
+    ///
+    /// # Errors
+    /// One sentence that names the first thing missing.
+    pub fn preflight() -> Result<(), CaptureError> {
+        preflight::check()
+    }
+
     /// Enters the instance's own cgroup (with all threads of this process: its sockets are exempt from here on), loads and
     /// attaches the programs, adopting what an earlier agent left. Within a tokio runtime the programs' own messages reach
     /// the log.
