@@ -13,7 +13,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use rand::Rng;
+use rand::RngExt as _;
 
 use crate::{
     limits,

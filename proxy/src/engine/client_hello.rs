@@ -195,7 +195,7 @@ fn protocols(value: &mut Reader<'_>) -> Option<Vec<String>> {
 pub(super) mod tests {
     use std::sync::Arc;
 
-    use rand::{Rng, SeedableRng, rngs::StdRng};
+    use rand::{RngExt as _, SeedableRng, rngs::StdRng};
 
     use super::*;
 

@@ -171,7 +171,7 @@ fn other_scheme(target: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use rand::{Rng, SeedableRng, rngs::StdRng};
+    use rand::{RngExt as _, SeedableRng, rngs::StdRng};
     use tokio::io::AsyncWriteExt;
 
     use super::{super::client_hello::tests::OPENSSL, *};

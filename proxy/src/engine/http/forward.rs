@@ -15,7 +15,7 @@ use http::{
     header::{EXPECT, HOST},
 };
 use hyper::{body::Incoming, client::conn::TrySendError, upgrade::OnUpgrade};
-use rand::Rng;
+use rand::RngExt as _;
 
 use super::{
     Connection,

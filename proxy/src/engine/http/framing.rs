@@ -143,7 +143,7 @@ fn trailer_room(lines: u32, bytes: u32) -> Result<(), Violation> {
 
 #[cfg(test)]
 mod tests {
-    use rand::{Rng, SeedableRng, rngs::StdRng};
+    use rand::{RngExt as _, SeedableRng, rngs::StdRng};
 
     use super::*;
 

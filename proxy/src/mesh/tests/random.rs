@@ -1,7 +1,7 @@
 //! Whatever the objects are: nothing panics, lookups agree with a slow and obvious oracle, and no plain text leaves for
 //! a host with a TLS rule.
 
-use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use rand::{RngExt as _, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 use super::*;
 
