@@ -148,5 +148,8 @@ fn refusals_at_start() -> Result<()> {
     assert!(!said.contains("panicked"), "{said}");
     let (code, _, said) = run(&["--config", "/nonexistent/mesh", "--admin", "127.0.0.1:0"])?;
     assert!(code != 0 && said.contains("/nonexistent/mesh"), "{said}");
+    // An agent that did not start has attached nothing that somebody would have to remove.
+    let (code, said, _) = egret_tests::egret(&["uninstall", "--state-dir", &state])?;
+    assert!(code == 0 && said.contains("nothing"), "{said}");
     Ok(())
 }

@@ -14,7 +14,7 @@ pub(crate) mod tests;
 
 use std::{fmt, net::IpAddr, pin::Pin, sync::Arc};
 
-pub use server::{Admin, AdminError, encode, start};
+pub use server::{Admin, AdminError, encode, listen, start};
 
 use crate::{api::Diagnostic, engine::Snapshot, mesh::WorkloadId};
 

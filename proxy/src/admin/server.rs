@@ -55,14 +55,19 @@ impl Drop for Admin {
     }
 }
 
-/// Listens at once, so that a port that is taken is an error here, and serves on a thread of its own.
-pub fn start(address: SocketAddr, state: Arc<dyn AdminState>) -> Result<Admin, AdminError> {
+/// Listens, before anything is changed that a taken port would leave half-made. [`start`] serves.
+pub fn listen(address: SocketAddr) -> Result<TcpListener, AdminError> {
     let listener = TcpListener::bind(address).map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => AdminError::Taken(address),
         _ => AdminError::Bind(address, error),
     })?;
     listener.set_nonblocking(true).map_err(|error| AdminError::Bind(address, error))?;
-    let bound = listener.local_addr().map_err(|error| AdminError::Bind(address, error))?;
+    Ok(listener)
+}
+
+/// Serves on a thread of its own.
+pub fn start(listener: TcpListener, state: Arc<dyn AdminState>) -> Result<Admin, AdminError> {
+    let bound = listener.local_addr().map_err(AdminError::Thread)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AdminError::Thread)?;
     let (stop, stopped) = oneshot::channel::<()>();
     let serve = move || {

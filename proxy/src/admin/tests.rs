@@ -175,7 +175,7 @@ impl AdminState for Fake {
 }
 
 pub(crate) fn serve(state: Arc<Fake>) -> Admin {
-    start("127.0.0.1:0".parse().unwrap(), state).unwrap()
+    start(listen("127.0.0.1:0".parse().unwrap()).unwrap(), state).unwrap()
 }
 
 /// Sends bytes as they are; the whole answer.
@@ -243,12 +243,12 @@ fn what_is_wrong_is_said() {
 #[test]
 fn a_port_that_is_taken_is_one_sentence() {
     let admin = serve(Fake::new());
-    let error = start(admin.address, Fake::new()).unwrap_err().to_string();
+    let error = listen(admin.address).unwrap_err().to_string();
     assert!(error.contains(&format!("the admin address {} is taken", admin.address)), "{error}");
     let address = admin.address;
     drop(admin);
     // And free again once the endpoints end.
-    start(address, Fake::new()).unwrap();
+    start(listen(address).unwrap(), Fake::new()).unwrap();
 }
 
 #[test]

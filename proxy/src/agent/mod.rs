@@ -50,6 +50,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
 async fn serve(options: &Options) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let (mut files, first) = Files::open(options.config.clone())?;
+    let admin = admin::listen(options.admin)?;
     let capture = Arc::new(Capture::start(&crate::capture::Options {
         instance: instance(&options.state_dir),
         debug: log::log_enabled!(log::Level::Debug),
@@ -57,7 +58,7 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
     let telemetry = Telemetry::new();
     let engine = Arc::new(Engine::new(Configuration::empty(), telemetry.clone()));
     let shared = Shared::new(engine.clone(), telemetry.clone(), capture.clone());
-    let _admin = admin::start(options.admin, shared.clone())?;
+    let _admin = admin::start(admin, shared.clone())?;
 
     let mut fleet = Fleet::new(capture.clone(), engine.clone());
     let mut configuration = Configuration::new(engine.clone(), telemetry.clone(), shared.clone());
