@@ -79,6 +79,8 @@ impl Configuration {
         tokio::task::block_in_place(|| {
             if fleet.changed() {
                 self.put_in_force(fleet);
+            } else if fleet.enrol() {
+                self.shared.configured(self.generation, self.all_findings(), fleet);
             }
         });
     }

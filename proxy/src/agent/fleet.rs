@@ -63,7 +63,7 @@ impl Fleet {
         for id in gone {
             self.retire(&id);
         }
-        self.failed.retain(|id, _| wanted.contains_key(id));
+        self.failed.retain(|id, (netns, _)| wanted.get(id) == Some(netns));
         for (id, netns) in wanted {
             if self.pods.contains_key(id) {
                 continue;
@@ -78,10 +78,16 @@ impl Fleet {
         self.pods.iter().map(|(id, member)| (id.clone(), member.addresses.clone())).collect()
     }
 
-    /// Serves and captures every open pod that is not yet. Called once the engine knows them.
-    pub fn enrol(&mut self) {
+    /// Serves and captures every open pod that is not yet; true where what is in service, or in the way, is no longer the same. Called once the engine
+    /// knows them, and again as long as something is in the way (no address yet, a port that is taken).
+    pub fn enrol(&mut self) -> bool {
         let waiting: Vec<_> =
             self.pods.iter().filter(|(_, member)| member.serving.is_none()).map(|(id, _)| id.clone()).collect();
+        if waiting.is_empty() {
+            return false;
+        }
+        let before = self.failed.clone();
+        let mut enrolled = false;
         for id in waiting {
             let Some(member) = self.pods.get_mut(&id) else { continue };
             match start(&self.capture, &self.engine, &id, member) {
@@ -89,20 +95,21 @@ impl Fleet {
                     log::info!("pod {id}: enrolled ({}, {})", member.netns, list(&member.addresses));
                     member.serving = Some(serving);
                     self.failed.remove(&id);
+                    enrolled = true;
                 }
                 Err(why) => {
                     let netns = member.netns.clone();
-                    // Opened anew at the next check, so that nothing of a half-made start is kept.
-                    self.pods.remove(&id);
                     self.fail(id, netns, why);
                 }
             }
         }
+        enrolled || self.failed != before
     }
 
     /// True where a namespace went away, came back or changed its addresses, so that the pods must be opened anew.
     pub fn changed(&mut self) -> bool {
-        let mut changed = self.failed.values().any(|(netns, _)| Namespace::open(netns).is_ok());
+        let mut missing = self.failed.iter().filter(|(id, _)| !self.pods.contains_key(*id));
+        let mut changed = missing.any(|(_, (netns, _))| Namespace::open(netns).is_ok());
         for (id, member) in &mut self.pods {
             if !member.namespace.is_current() {
                 log::info!("pod {id}: its namespace {} is gone or was made again", member.netns);
@@ -148,9 +155,14 @@ impl Fleet {
             pod: id.to_string(),
             netns: member.netns.clone(),
             addresses: member.addresses.iter().map(ToString::to_string).collect(),
-            state: if member.serving.is_some() { "enrolled" } else { "starting" }.to_owned(),
+            state: match (&member.serving, self.failed.get(id)) {
+                (Some(_), _) => "enrolled".to_owned(),
+                (None, Some((_, why))) => why.clone(),
+                (None, None) => "starting".to_owned(),
+            },
         });
-        let failed = self.failed.iter().map(|(id, (netns, why))| PodStatus {
+        let missing = self.failed.iter().filter(|(id, _)| !self.pods.contains_key(*id));
+        let failed = missing.map(|(id, (netns, why))| PodStatus {
             pod: id.to_string(),
             netns: netns.clone(),
             addresses: Vec::new(),
@@ -166,9 +178,10 @@ impl Fleet {
     }
 
     pub fn summary(&self) -> String {
+        let serving = self.pods.values().filter(|member| member.serving.is_some()).count();
         match self.failed.len() {
-            0 => format!("{} pods", self.pods.len()),
-            failed => format!("{} pods, {failed} not enrolled yet", self.pods.len()),
+            0 => format!("{serving} pods"),
+            failed => format!("{serving} pods, {failed} not enrolled yet"),
         }
     }
 
