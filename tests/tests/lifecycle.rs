@@ -134,6 +134,23 @@ fn readiness_names_what_is_awaited() -> Result<()> {
     agent.wait_ready()
 }
 
+/// Somebody in the pod has egret's port: the sentence says so, and once it is free the pod is enrolled by itself.
+#[test]
+fn a_port_that_is_taken_in_the_pod() -> Result<()> {
+    let lab = Lab::new()?;
+    let pod = lab.pod("sleep")?;
+    mesh(&lab, &[pod.document("")])?;
+    let taken = pod.netns.listen("0.0.0.0:15001".parse()?)?;
+    let mut agent = Agent::spawn(&lab, &[])?;
+    let said = egret_tests::until("the reason", Duration::from_secs(10), || {
+        let (_, body) = agent.admin("GET", "/healthz/ready").ok()?;
+        body.contains("port 15001 is taken").then_some(body)
+    });
+    said.map_err(|error| error.context(agent.stderr()))?;
+    drop(taken);
+    agent.wait_ready()
+}
+
 /// What keeps the agent from starting is said in one sentence, and nothing is left behind.
 #[test]
 fn refusals_at_start() -> Result<()> {
