@@ -16,7 +16,7 @@ use tokio::{
 use self::{configuration::Configuration, fleet::Fleet, shared::Shared, state_dir::StateDir};
 use crate::{admin, capture::Capture, engine::Engine, limits, source::Files, telemetry::Telemetry};
 
-pub use state_dir::instance;
+pub use state_dir::{DEFAULT as DEFAULT_STATE_DIR, instance};
 
 /// What `egret run` was asked for.
 #[derive(Clone, Debug)]

@@ -7,6 +7,8 @@ use std::{
 
 use anyhow::Context as _;
 
+use crate::capture::DEFAULT_INSTANCE;
+
 /// The state folder's default, and with it the instance that bears no number.
 pub const DEFAULT: &str = "/var/lib/egret";
 
@@ -48,7 +50,7 @@ impl StateDir {
 pub fn instance(path: &Path) -> String {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     if path == Path::new(DEFAULT) {
-        return "default".to_owned();
+        return DEFAULT_INSTANCE.to_owned();
     }
     // FNV-1a: the same name in every version, and no character that the bpf file system forbids.
     let hash =

@@ -72,7 +72,7 @@ pub enum Command {
     /// their connections go out as they are.
     Uninstall {
         /// The folder that the agent was run with.
-        #[arg(long, value_name = "FOLDER", default_value = "/var/lib/egret")]
+        #[arg(long, value_name = "FOLDER", default_value = crate::agent::DEFAULT_STATE_DIR)]
         state_dir: PathBuf,
     },
     /// Write a shell completion script to standard output.
@@ -92,7 +92,7 @@ pub struct Run {
     #[arg(long)]
     pub kubernetes: bool,
     /// Folder for what outlives the agent.
-    #[arg(long, value_name = "FOLDER", default_value = "/var/lib/egret")]
+    #[arg(long, value_name = "FOLDER", default_value = crate::agent::DEFAULT_STATE_DIR)]
     pub state_dir: PathBuf,
     /// How long requests in flight have after SIGTERM, e.g. 30s, 500ms, 2m.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]

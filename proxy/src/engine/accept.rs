@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     limits,
-    mesh::{Decision, FirstBytes, HostMap, Outbound, UpstreamTls},
+    mesh::{Decision, FirstBytes},
     telemetry::record::Flag,
 };
 
@@ -171,7 +171,8 @@ async fn decide(engine: Arc<Engine>, pod: Arc<Pod>, mut stream: TcpStream, peer:
             let raw = Raw { stream, first, info, sni: hello.sni, tls: true, connected: None };
             raw::serve(&engine, &snapshot, &pod, raw, decision).await;
         }
-        Kind::Stalled { tls } if tls || guarded(&outbound, original.port()) => {
+        // What might still become a request does not pass where a rule wants requests encrypted.
+        Kind::Stalled { tls } if tls || outbound.wants_tls_on(original.port()) => {
             let raw = Raw { stream, first, info, sni: None, tls, connected: None };
             raw::refuse(&engine, &pod, raw, Flag::DPE, "first_bytes_incomplete");
         }
@@ -184,21 +185,4 @@ async fn decide(engine: Arc<Engine>, pod: Arc<Pod>, mut stream: TcpStream, peer:
 
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
-/// True where some rule wants plain text on this port encrypted: then what might still become a request does not pass.
-fn guarded(outbound: &Outbound, port: u16) -> bool {
-    let layer = |outbound: &Outbound| {
-        let hosts = std::iter::once(&outbound.guards.own).chain(outbound.guards.others.iter());
-        hosts.flat_map(values).any(|guard| guard.covers(port))
-            || outbound
-                .ports
-                .get(&port)
-                .is_some_and(|table| values(&table.http).any(|route| route.cluster.tls != UpstreamTls::Plain))
-    };
-    layer(outbound) || outbound.base.as_deref().is_some_and(layer)
-}
-
-fn values<T>(map: &HostMap<T>) -> impl Iterator<Item = &T> {
-    map.exact.values().chain(map.suffix.values()).chain(&map.any)
 }

@@ -47,16 +47,6 @@ pub struct ResolverFiles {
     pub port: Option<u16>,
 }
 
-impl ResolverFiles {
-    /// The files of a named namespace on a single host (ip-netns(8)): `/etc/netns/NAME/`, else the host's.
-    pub fn netns(name: &str) -> Self {
-        let files = |file: &str| {
-            vec![PathBuf::from(format!("/etc/netns/{name}/{file}")), PathBuf::from(format!("/etc/{file}"))]
-        };
-        Self { resolv_conf: files("resolv.conf"), hosts: files("hosts"), port: None }
-    }
-}
-
 /// Why a name has no address.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ResolveError {

@@ -90,6 +90,11 @@ impl<T> HostMap<T> {
         exact.into_iter().chain(suffixes).chain(self.any.as_ref().map(|value| (0, value)))
     }
 
+    /// Every value, whatever its pattern.
+    pub fn values(&self) -> impl Iterator<Item = &T> {
+        self.exact.values().chain(self.suffix.values()).chain(&self.any)
+    }
+
     #[must_use]
     pub fn len(&self) -> usize {
         self.exact.len() + self.suffix.len() + usize::from(self.any.is_some())

@@ -136,6 +136,17 @@ impl Outbound {
         guards.flat_map(|(_, guards)| guards).find(|guard| guard.covers(port))
     }
 
+    /// True where some rule wants plain text on this port encrypted, be there a service for it or not.
+    #[must_use]
+    pub fn wants_tls_on(&self, port: u16) -> bool {
+        let layer = |table: &Outbound| {
+            let encrypts =
+                |services: &PortTable| services.http.values().any(|route| route.cluster.tls != UpstreamTls::Plain);
+            table.guards_port(port) || table.ports.get(&port).is_some_and(encrypts)
+        };
+        layer(self) || self.base.as_deref().is_some_and(layer)
+    }
+
     /// To a cluster chosen by address alone; one that leads back to the address dialled must not lead past a guard.
     fn unnamed(&self, dst: SocketAddr, cluster: &Arc<Cluster>) -> Decision {
         let leads_back = matches!(cluster.discovery, Discovery::OriginalDestination { .. });
@@ -148,10 +159,14 @@ impl Outbound {
     /// True where plain bytes that go to the address dialled could be a request for a host that a rule guards: then even
     /// a declared TCP port is read first.
     fn may_pass_a_guard(&self, cluster: &Cluster, port: u16) -> bool {
-        let rules = || std::iter::once(&self.guards.own).chain(self.guards.others.iter());
         matches!(cluster.discovery, Discovery::OriginalDestination { .. })
             && cluster.tls == UpstreamTls::Plain
-            && rules().flat_map(HostMap::iter).any(|(_, guard)| guard.covers(port))
+            && self.guards_port(port)
+    }
+
+    fn guards_port(&self, port: u16) -> bool {
+        let rules = std::iter::once(&self.guards.own).chain(self.guards.others.iter());
+        rules.flat_map(HostMap::values).any(|guard| guard.covers(port))
     }
 
     fn unmatched_plain(&self, dst: SocketAddr) -> Decision {

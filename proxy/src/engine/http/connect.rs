@@ -2,17 +2,15 @@
 
 use std::{
     io,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll, ready},
 };
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::io::InspectReader;
 
 use super::{
     Connection,
@@ -106,7 +104,11 @@ async fn establish(
     let meta = Meta::new(key, upstream.local, upstream.tls, read.clone(), snapshot.generation, pool);
     let failed =
         |error: hyper::Error| DialError::Connect { address: text.clone(), source: Arc::new(io::Error::other(error)) };
-    let io = TokioIo::new(Counting { inner: upstream.io, read });
+    // A connection that broke before a byte came has answered nothing.
+    let count = move |bytes: &[u8]| {
+        read.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+    };
+    let io = TokioIo::new(InspectReader::new(upstream.io, count));
     let (weak, closed, idle, guard) =
         (pools.downgrade(), of.pod.closed.clone(), pool.http_idle_timeout, upstream.guard);
     let sender = if upstream.h2 || h2 {
@@ -129,45 +131,4 @@ async fn establish(
         Sender::H1(sender)
     };
     Ok(pools.add(sender, meta))
-}
-
-/// Counts what comes from the upstream: a connection that broke before a byte came has answered nothing.
-struct Counting<IO> {
-    inner: IO,
-    read: Arc<AtomicU64>,
-}
-
-impl<IO: AsyncRead + Unpin> AsyncRead for Counting<IO> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
-        self.read.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Counting<IO> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
 }

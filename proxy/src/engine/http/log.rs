@@ -10,7 +10,7 @@ use http::{HeaderMap, Request, Response, StatusCode, Version};
 
 use super::{Connection, body::Progress, headers};
 use crate::{
-    engine::{balance::Counted, dial::Picked},
+    engine::{balance::Counted, dial::Picked, raw},
     mesh::Cluster,
     telemetry::record::{Flag, Record},
 };
@@ -35,9 +35,7 @@ impl RequestLog {
         let headers = request.headers();
         let own_id = headers.get("x-request-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
         let record = Record {
-            workload: connection.pod.id.clone(),
             start: SystemTime::now(),
-            duration: std::time::Duration::ZERO,
             protocol: Some(match request.version() {
                 Version::HTTP_10 => "HTTP/1.0",
                 Version::HTTP_2 => "HTTP/2",
@@ -45,28 +43,9 @@ impl RequestLog {
             }),
             method: Some(request.method().as_str().to_owned()),
             path: request.uri().path_and_query().map(|path| path.as_str().to_owned()),
-            authority: None,
-            response_code: 0,
-            flags: Vec::new(),
-            response_code_details: None,
-            connection_termination_details: None,
-            upstream_transport_failure_reason: None,
-            bytes_received: 0,
-            bytes_sent: 0,
-            upstream_service_time: None,
             request_id: Some(own_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string())),
-            upstream_host: None,
-            upstream_local_address: None,
-            downstream_local_address: Some(connection.info.original),
-            downstream_remote_address: Some(connection.info.peer),
-            requested_server_name: None,
-            route_name: None,
-            cluster: None,
-            cluster_name: None,
-            upstream_tls: false,
-            grpc_status: None,
             request_headers: headers.clone(),
-            response_headers: HeaderMap::new(),
+            ..raw::record(&connection.pod, &connection.info)
         };
         Box::new(Self {
             connection: connection.clone(),
