@@ -12,8 +12,8 @@ use super::{
 use crate::{
     engine::Snapshot,
     mesh::{
-        Cluster, Decision, Discovery, FirstBytes, IdentitySource, Outbound, Protocol, TlsSettings, TrustSource,
-        UpstreamTls, Workload,
+        Cluster, Decision, Discovery, FirstBytes, HttpDecision, IdentitySource, Outbound, Protocol, TlsSettings,
+        TrustSource, UpstreamTls, Workload,
     },
 };
 
@@ -125,7 +125,14 @@ fn decide(outbound: &Outbound, dialled: SocketAddr, target: &Target, steps: &mut
                 format!("0.0.0.0:{port} HTTP"),
                 "the first bytes are an HTTP request; its Host decides",
             );
-            outbound.http(dialled, &target.host)
+            match outbound.http(dialled, &target.host) {
+                HttpDecision::Host(host) => match host.clusters().next() {
+                    Some(cluster) => Decision::Cluster(cluster.clone()),
+                    None => Decision::Block,
+                },
+                HttpDecision::NotFound => Decision::Block,
+                HttpDecision::Unmatched(decision) => decision,
+            }
         }
         (FirstBytes::Sniff, Kind::Https) => {
             let sni = target.host.parse::<IpAddr>().is_err().then_some(target.host.as_str());
@@ -151,9 +158,10 @@ async fn follow(
     steps: &mut Steps,
 ) -> String {
     match decision {
-        Decision::Cluster { route, cluster } => {
-            if !route.is_empty() {
-                steps.add("route", &*route, format!("virtual host {}:{}", cluster.host, target.port));
+        Decision::Route(_) => "A tcp or tls route of a VirtualService decides.".to_owned(),
+        Decision::Cluster(cluster) => {
+            if target.kind == Kind::Http {
+                steps.add("route", "default", format!("virtual host {}:{}", cluster.host, target.port));
             }
             cluster_steps(snapshot, &cluster, steps);
             let tls = tls_steps(snapshot, target, &cluster, steps);
@@ -218,6 +226,11 @@ fn tls_steps(
         UpstreamTls::Refuse(reason) => {
             steps.add("tls", "refused", &**reason);
             return Err(reason.trim_end_matches('.').to_owned());
+        }
+        UpstreamTls::Mesh(mesh) => {
+            let why = if mesh.required { "ISTIO_MUTUAL" } else { "auto mTLS, for endpoints of the mesh" };
+            steps.add("tls", "mesh mTLS", why);
+            return Ok(None);
         }
         UpstreamTls::Originate(settings) => settings,
     };

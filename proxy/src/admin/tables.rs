@@ -91,8 +91,8 @@ pub fn routes(outbound: &Outbound) -> Vec<RouteRow> {
     let mut rows = Rows::new();
     for port in outbound.all_ports() {
         for table in outbound.layers(port) {
-            for (domain, route) in table.http.iter() {
-                rows.entry((port, domain.into_owned())).or_insert_with(|| route.virtual_host.clone());
+            for (domain, host) in table.http.iter() {
+                rows.entry((port, domain.into_owned())).or_insert_with(|| host.name.clone());
             }
         }
     }
@@ -210,7 +210,7 @@ pub fn secrets(snapshot: &Snapshot, workload: Option<&Workload>) -> Vec<SecretRo
     let used: Option<HashSet<&TlsSettings>> = workload.map(|workload| {
         let settings = workload.outbound.all_clusters().filter_map(|cluster| match &cluster.tls {
             UpstreamTls::Originate(settings) => Some(&**settings),
-            UpstreamTls::Plain | UpstreamTls::Refuse(_) => None,
+            UpstreamTls::Plain | UpstreamTls::Mesh(_) | UpstreamTls::Refuse(_) => None,
         });
         settings.collect()
     });

@@ -13,7 +13,7 @@ use crate::{
     api::{ObjectId, Severity},
     mesh::{
         Cluster, Discovery, DnsTarget, Endpoint, EndpointAddress, LoadBalancer, Mesh, Outbound, OutboundPolicy, Pool,
-        PortTable, Protocol, Route, TlsSettings, TrustSource, UpstreamTls, Workload,
+        PortTable, Protocol, TlsSettings, TrustSource, UpstreamTls, VirtualHost, Workload,
     },
     telemetry::Telemetry,
     tls,
@@ -37,6 +37,10 @@ fn cluster(host: &str, port: u16, protocol: Protocol, discovery: Discovery, tls:
         protocol,
         discovery,
         load_balancer: LoadBalancer::LeastRequest,
+        hash: None,
+        locality: None,
+        warmup: None,
+        outlier: None,
         pool: Pool {
             connect_timeout: Duration::from_secs(10),
             max_connections: None,
@@ -48,6 +52,9 @@ fn cluster(host: &str, port: u16, protocol: Protocol, discovery: Discovery, tls:
             http_idle_timeout: Duration::from_secs(3600),
             tcp_idle_timeout: Duration::from_secs(3600),
             h2_upgrade: false,
+            use_client_protocol: false,
+            max_concurrent_streams: None,
+            tcp_keepalive: None,
         },
         destination_rule: matches!(tls, UpstreamTls::Originate(_)).then(|| id("DestinationRule", "originate")),
         tls,
@@ -75,12 +82,11 @@ fn outbound() -> Outbound {
     };
     let http = cluster("edition.cnn.com", 80, Protocol::Http, dns.clone(), UpstreamTls::Originate(Arc::new(settings)));
     let tls = cluster("edition.cnn.com", 443, Protocol::Https, dns, UpstreamTls::Plain);
-    let static_ =
-        Discovery::Static(vec![Endpoint { address: EndpointAddress::Ip("10.9.9.9:3306".parse().unwrap()), weight: 1 }]);
+    let static_ = Discovery::Static(vec![Endpoint::new(EndpointAddress::Ip("10.9.9.9:3306".parse().unwrap()), 1)]);
     let tcp = cluster("db.example", 3306, Protocol::Tcp, static_, UpstreamTls::Plain);
     let (mut eighty, mut https, mut mysql) = (PortTable::default(), PortTable::default(), PortTable::default());
-    let route = Route { name: Arc::from("default"), virtual_host: "edition.cnn.com:80".into(), cluster: http.clone() };
-    eighty.http.insert("edition.cnn.com", Arc::new(route));
+    let host = VirtualHost::of_cluster("edition.cnn.com:80".into(), http.clone());
+    eighty.http.insert("edition.cnn.com", Arc::new(host));
     https.tls.insert("edition.cnn.com", tls.clone());
     mysql.tcp.insert_new("10.9.9.9/32".parse().unwrap(), tcp.clone());
     Outbound {
@@ -102,6 +108,10 @@ impl Fake {
                 labels: BTreeMap::new(),
                 netns: name.into(),
                 outbound: Arc::new(outbound),
+                identity: "spiffe://cluster.local/ns/default/sa/default".into(),
+                locality: "".into(),
+                gateway: None,
+                inbound: Default::default(),
             };
             mesh.workloads.insert(id, Arc::new(workload));
         }

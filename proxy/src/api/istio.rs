@@ -79,14 +79,96 @@ pub struct Subset {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrafficPolicy {
-    pub load_balancer: Option<LoadBalancer>,
+    pub load_balancer: Option<LoadBalancing>,
     pub connection_pool: Option<ConnectionPool>,
+    pub outlier_detection: Option<OutlierDetection>,
     pub tls: Option<ClientTls>,
-    /// Each replaces the four settings above as a whole for its port.
+    /// Each replaces the settings above as a whole for its port.
     pub port_level_settings: Vec<(u16, TrafficPolicy)>,
 }
 
-/// `loadBalancer.simple`; the other forms come with their own issue and are a warning until then.
+/// DestinationRule `loadBalancer`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LoadBalancing {
+    /// `simple`; LEAST_REQUEST where `consistent_hash` is given too.
+    pub simple: LoadBalancer,
+    pub consistent_hash: Option<ConsistentHash>,
+    /// None: the mesh's (`meshConfig.localityLbSetting`).
+    pub locality: Option<LocalitySetting>,
+    pub warmup: Option<Warmup>,
+}
+
+/// `loadBalancer.consistentHash`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+pub struct ConsistentHash {
+    pub key: HashKey,
+    pub ring: HashRing,
+}
+
+/// What of a request is hashed. A request that lacks it goes to an endpoint at random.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+pub enum HashKey {
+    /// `httpHeaderName`
+    Header(String),
+    /// `httpCookie`; with a `ttl`, one is made where the request has none (zero: a session cookie).
+    Cookie { name: String, path: Option<String>, ttl: Option<Duration> },
+    /// `useSourceIp`
+    SourceIp,
+    /// `httpQueryParameterName`
+    Query(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+pub enum HashRing {
+    /// `minimumRingSize`, 1024 by default.
+    Ring { minimum: u64 },
+    /// `tableSize`, 65537 by default.
+    Maglev { table: u64 },
+}
+
+/// `localityLbSetting`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, serde::Serialize)]
+pub struct LocalitySetting {
+    /// None: true where outlierDetection is given (Istio's default).
+    pub enabled: Option<bool>,
+    /// `from` locality to weights of `to` localities (percent, 100 together).
+    pub distribute: Vec<(String, Vec<(String, u32)>)>,
+    /// `from` region to `to` region.
+    pub failover: Vec<(String, String)>,
+    /// Labels, compared in order: `key` or `key=value`.
+    pub failover_priority: Vec<String>,
+}
+
+/// `loadBalancer.warmup` (or `warmupDurationSecs`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+pub struct Warmup {
+    pub duration: Duration,
+    /// Percent of its weight that a new endpoint begins with; 10 by default.
+    pub minimum_percent: u32,
+    /// `aggression`, in thousandths; 1000 (linear) by default.
+    pub aggression_thousandths: u32,
+}
+
+/// `outlierDetection`, defaults filled in by the reader (Istio's).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+pub struct OutlierDetection {
+    /// `consecutive5xxErrors`, 5 by default; None: 0, never.
+    pub consecutive_5xx: Option<u32>,
+    /// `consecutiveGatewayErrors` (502, 503, 504 and connection failures); None: never.
+    pub consecutive_gateway: Option<u32>,
+    /// `splitExternalLocalOriginErrors` with `consecutiveLocalOriginFailures`; None: not split.
+    pub consecutive_local_origin: Option<u32>,
+    /// 10 s by default.
+    pub interval: Duration,
+    /// Times the number of ejections so far; 30 s by default.
+    pub base_ejection_time: Duration,
+    /// Percent of the endpoints that may be ejected at a time; 10 by default, and always at least one.
+    pub max_ejection_percent: u32,
+    /// Percent; where fewer are healthy, all are used ("panic"). 0 by default in Istio: never.
+    pub min_health_percent: u32,
+}
+
+/// `loadBalancer.simple`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub enum LoadBalancer {
     #[default]
@@ -109,6 +191,19 @@ pub struct ConnectionPool {
     pub http_idle_timeout: Option<Duration>,
     /// `h2UpgradePolicy`: UPGRADE true, DO_NOT_UPGRADE false, DEFAULT None.
     pub http_h2_upgrade: Option<bool>,
+    /// `useClientProtocol`: h2 upstream exactly where the client speaks it.
+    pub http_use_client_protocol: bool,
+    /// `maxConcurrentStreams` of one h2 connection upstream.
+    pub http_max_concurrent_streams: Option<u32>,
+    pub tcp_keepalive: Option<Keepalive>,
+}
+
+/// `tcpKeepalive`; None: the kernel's default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize)]
+pub struct Keepalive {
+    pub probes: Option<u32>,
+    pub time: Option<Duration>,
+    pub interval: Option<Duration>,
 }
 
 /// DestinationRule `tls` (ClientTLSSettings).
@@ -152,4 +247,14 @@ pub struct MeshConfig {
     pub tls_cipher_suites: Vec<String>,
     /// `tlsDefaults.ecdhCurves`, e.g. `P-256`, `X25519`, `X25519MLKEM768`.
     pub tls_curves: Vec<String>,
+    /// `enableAutoMtls`; true by default.
+    pub auto_mtls: Option<bool>,
+    /// `meshMTLS.minProtocolVersion`: `TLSV1_2` or `TLSV1_3`.
+    pub mesh_tls_min_version: Option<String>,
+    /// `localityLbSetting`
+    pub locality: Option<LocalitySetting>,
+    /// `defaultHttpRetryPolicy`
+    pub default_retries: Option<super::virtual_service::Retries>,
+    /// `trustDomainAliases`
+    pub trust_domain_aliases: Vec<String>,
 }

@@ -2,9 +2,11 @@
 //! for messages. Nothing here knows what an object means; that is [`crate::mesh`].
 
 pub mod core;
+pub mod gateway;
 pub mod istio;
 pub mod meta;
 pub mod objects;
+pub mod virtual_service;
 
 pub use meta::{Diagnostic, ObjectId, ObjectMeta, Origin, Severity};
 pub use objects::{AnyObject, Object, Objects};

@@ -38,6 +38,8 @@ pub struct Objects {
     pub secrets: Kind<super::core::Secret>,
     pub service_entries: Kind<super::istio::ServiceEntry>,
     pub destination_rules: Kind<super::istio::DestinationRule>,
+    pub virtual_services: Kind<super::virtual_service::VirtualService>,
+    pub gateways: Kind<super::gateway::Gateway>,
     /// ConfigMap `istio` (key `mesh`) or IstioOperator `spec.meshConfig`; the last one read counts.
     pub mesh_configs: Kind<super::istio::MeshConfig>,
 }
@@ -53,6 +55,8 @@ pub enum AnyObject {
     Secret(Arc<Object<super::core::Secret>>),
     ServiceEntry(Arc<Object<super::istio::ServiceEntry>>),
     DestinationRule(Arc<Object<super::istio::DestinationRule>>),
+    VirtualService(Arc<Object<super::virtual_service::VirtualService>>),
+    Gateway(Arc<Object<super::gateway::Gateway>>),
     MeshConfig(Arc<Object<super::istio::MeshConfig>>),
 }
 
@@ -66,6 +70,8 @@ impl AnyObject {
             Self::Secret(o) => &o.id,
             Self::ServiceEntry(o) => &o.id,
             Self::DestinationRule(o) => &o.id,
+            Self::VirtualService(o) => &o.id,
+            Self::Gateway(o) => &o.id,
             Self::MeshConfig(o) => &o.id,
         }
     }
@@ -79,6 +85,8 @@ impl AnyObject {
             Self::Secret(o) => &o.origin,
             Self::ServiceEntry(o) => &o.origin,
             Self::DestinationRule(o) => &o.origin,
+            Self::VirtualService(o) => &o.origin,
+            Self::Gateway(o) => &o.origin,
             Self::MeshConfig(o) => &o.origin,
         }
     }
@@ -95,6 +103,8 @@ impl Objects {
             AnyObject::Secret(o) => drop(self.secrets.insert(key, o)),
             AnyObject::ServiceEntry(o) => drop(self.service_entries.insert(key, o)),
             AnyObject::DestinationRule(o) => drop(self.destination_rules.insert(key, o)),
+            AnyObject::VirtualService(o) => drop(self.virtual_services.insert(key, o)),
+            AnyObject::Gateway(o) => drop(self.gateways.insert(key, o)),
             AnyObject::MeshConfig(o) => drop(self.mesh_configs.insert(key, o)),
         }
     }

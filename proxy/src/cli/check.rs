@@ -116,7 +116,7 @@ fn credentials(objects: &Objects, mesh: &Mesh, findings: &mut Vec<Diagnostic>) {
 fn rules(mesh: &Mesh, settings: &TlsSettings) -> HashSet<ObjectId> {
     let clusters = mesh.clusters().filter(|cluster| match &cluster.tls {
         UpstreamTls::Originate(used) => **used == *settings,
-        UpstreamTls::Plain | UpstreamTls::Refuse(_) => false,
+        UpstreamTls::Plain | UpstreamTls::Mesh(_) | UpstreamTls::Refuse(_) => false,
     });
     clusters.filter_map(|cluster| cluster.destination_rule.clone()).collect()
 }

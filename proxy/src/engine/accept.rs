@@ -21,13 +21,27 @@ use super::{
 };
 use crate::{
     limits,
-    mesh::{Decision, FirstBytes},
+    mesh::{Decision, FirstBytes, ListenerId},
     telemetry::record::Flag,
 };
 
+/// How a downstream connection came to the engine; decides which table it is matched against.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// Captured on its way out of the pod.
+    Outbound,
+    /// At a gateway's listener; `server` names the TLS server that did the handshake.
+    Gateway { listener: ListenerId, server: Option<Arc<str>> },
+    /// From outside, to a port of the pod's own.
+    Inbound,
+}
+
 /// What is known of a downstream connection before its first request.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ConnectionInfo {
+    pub arrival: Arrival,
+    /// SPIFFE identity of the client, where mesh mTLS has proved it.
+    pub identity: Option<Arc<str>>,
     /// The address the client dialled, before capture; v4-mapped addresses as IPv4.
     pub original: SocketAddr,
     /// The client's own address.
@@ -113,6 +127,8 @@ async fn decide(engine: Arc<Engine>, pod: Arc<Pod>, mut stream: TcpStream, peer:
         }
     };
     let info = ConnectionInfo {
+        arrival: Arrival::Outbound,
+        identity: None,
         original,
         peer: canonical(peer),
         h2: false,
@@ -142,7 +158,7 @@ async fn decide(engine: Arc<Engine>, pod: Arc<Pod>, mut stream: TcpStream, peer:
             Ok(sniffed) => break sniffed,
             Err(error) => return log::debug!("{}: {peer} before its first bytes: {error}", pod.id),
         }
-        let decision = outbound.tcp(original);
+        let decision = raw::settle(outbound.tcp(original));
         match silent::first_to_speak(&engine, &snapshot, &pod, &stream, &info, &decision).await {
             First::Client(upstream) => connected = upstream.map(Ok),
             First::Server(connected) => {
@@ -153,7 +169,9 @@ async fn decide(engine: Arc<Engine>, pod: Arc<Pod>, mut stream: TcpStream, peer:
             First::Nobody => {
                 let raw = Raw { stream, first: Bytes::new(), info, sni: None, tls: false, connected: None };
                 return match decision {
-                    Decision::Block | Decision::Refuse(_) => raw::serve(&engine, &snapshot, &pod, raw, decision).await,
+                    Decision::Block | Decision::Refuse(_) | Decision::Route(_) => {
+                        raw::serve(&engine, &snapshot, &pod, raw, decision).await
+                    }
                     _ => raw::refuse(&engine, &pod, raw, Flag::SI, "idle_timeout"),
                 };
             }

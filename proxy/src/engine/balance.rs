@@ -17,16 +17,8 @@ use rand::RngExt as _;
 
 use crate::{
     limits,
-    mesh::{EndpointAddress, LoadBalancer, Pool},
+    mesh::{Endpoint, EndpointAddress, LoadBalancer, Pool},
 };
-
-/// An endpoint that may be chosen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Candidate {
-    pub address: EndpointAddress,
-    /// At least 1; 0 counts as 1.
-    pub weight: u32,
-}
 
 /// Counters of one cluster of one pod.
 #[derive(Debug, Default)]
@@ -107,10 +99,10 @@ impl ClusterState {
     pub fn choose<'c>(
         &self,
         policy: LoadBalancer,
-        candidates: &'c [Candidate],
+        candidates: &'c [Endpoint],
         tried: &[EndpointAddress],
-    ) -> Option<&'c Candidate> {
-        let mut open: Vec<&Candidate> = candidates.iter().filter(|c| !tried.contains(&c.address)).collect();
+    ) -> Option<&'c Endpoint> {
+        let mut open: Vec<&Endpoint> = candidates.iter().filter(|c| !tried.contains(&c.address)).collect();
         if open.is_empty() {
             open = candidates.iter().collect();
         }
@@ -126,9 +118,9 @@ impl ClusterState {
     }
 
     /// The power of two choices: two different endpoints drawn by weight, and the one with less to do for its weight.
-    fn least_request(&self, open: &[&Candidate]) -> usize {
+    fn least_request(&self, open: &[&Endpoint]) -> usize {
         let first = at_weight(open, random_below(total(open)));
-        let rest: Vec<&Candidate> = open.iter().enumerate().filter(|(i, _)| *i != first).map(|(_, c)| *c).collect();
+        let rest: Vec<&Endpoint> = open.iter().enumerate().filter(|(i, _)| *i != first).map(|(_, c)| *c).collect();
         let mut second = at_weight(&rest, random_below(total(&rest)));
         if second >= first {
             second += 1;
@@ -142,11 +134,11 @@ impl ClusterState {
     }
 }
 
-fn weight(candidate: &Candidate) -> u32 {
+fn weight(candidate: &Endpoint) -> u32 {
     candidate.weight.max(1)
 }
 
-fn total(candidates: &[&Candidate]) -> u64 {
+fn total(candidates: &[&Endpoint]) -> u64 {
     candidates.iter().map(|c| u64::from(weight(c))).sum()
 }
 
@@ -155,7 +147,7 @@ fn random_below(total: u64) -> u64 {
 }
 
 /// The candidate in whose share of the weights `point` falls.
-fn at_weight(candidates: &[&Candidate], mut point: u64) -> usize {
+fn at_weight(candidates: &[&Endpoint], mut point: u64) -> usize {
     for (index, candidate) in candidates.iter().enumerate() {
         let weight = u64::from(weight(candidate));
         if point < weight {
@@ -168,7 +160,7 @@ fn at_weight(candidates: &[&Candidate], mut point: u64) -> usize {
 
 /// Every candidate as often as its weight says in each round of `total` turns. With different weights the turns stride
 /// through the round by about its golden section, so that a heavy endpoint is not hit in one long run.
-fn round_robin(turn: usize, open: &[&Candidate]) -> usize {
+fn round_robin(turn: usize, open: &[&Endpoint]) -> usize {
     let turn = turn as u64;
     if open.windows(2).all(|pair| weight(pair[0]) == weight(pair[1])) {
         return (turn % open.len() as u64) as usize;
@@ -227,15 +219,15 @@ impl Families {
 mod tests {
     use super::*;
 
-    fn candidate(last: u8, weight: u32) -> Candidate {
-        Candidate { address: EndpointAddress::Ip(SocketAddr::from(([10, 0, 0, last], 80))), weight }
+    fn candidate(last: u8, weight: u32) -> Endpoint {
+        Endpoint::new(EndpointAddress::Ip(SocketAddr::from(([10, 0, 0, last], 80))), weight)
     }
 
     fn pool() -> Pool {
         crate::engine::dial::default_pool()
     }
 
-    fn shares(policy: LoadBalancer, candidates: &[Candidate], turns: usize) -> Vec<usize> {
+    fn shares(policy: LoadBalancer, candidates: &[Endpoint], turns: usize) -> Vec<usize> {
         let state = ClusterState::default();
         let mut counts = vec![0; candidates.len()];
         for _ in 0..turns {

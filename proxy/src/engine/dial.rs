@@ -15,13 +15,13 @@ use tokio::time::timeout_at;
 pub use super::dial_error::DialError;
 use super::{
     Engine, Snapshot,
-    balance::{Candidate, ClusterState, Counted},
+    balance::{ClusterState, Counted},
     pod::Pod,
     stream::{Socket, UpstreamIo},
 };
 use crate::{
     limits,
-    mesh::{Cluster, Discovery, EndpointAddress, LoadBalancer, Pool, Protocol, UpstreamTls},
+    mesh::{Cluster, Discovery, Endpoint, EndpointAddress, LoadBalancer, Pool, Protocol, UpstreamTls},
     tls::{ClientContext, UpstreamName, alpn_is_h2},
 };
 
@@ -36,14 +36,16 @@ pub struct Target<'a> {
     pub original: SocketAddr,
     /// Host (HTTP, with or without port) or SNI asked for. None: the client named nothing.
     pub host: Option<&'a str>,
+    /// What `consistentHash` makes of the request; None: nothing to hash.
+    pub hash: Option<u64>,
 }
 
 /// A chosen endpoint; counted as in use until dropped. HTTP keeps it for the request, TCP for the connection.
 #[derive(Debug)]
 pub struct Picked {
-    pub address: EndpointAddress,
-    /// Others of the same cluster, tried within the same attempt where the kernel has no route to `address`.
-    alternatives: Vec<EndpointAddress>,
+    pub endpoint: Endpoint,
+    /// Others of the same cluster, tried within the same attempt where the kernel has no route to `endpoint`.
+    alternatives: Vec<Endpoint>,
     _guard: Counted,
     state: Arc<ClusterState>,
 }
@@ -108,6 +110,9 @@ pub fn default_pool() -> Pool {
         http_idle_timeout: limits::IDLE_TIMEOUT,
         tcp_idle_timeout: limits::IDLE_TIMEOUT,
         h2_upgrade: false,
+        use_client_protocol: false,
+        max_concurrent_streams: None,
+        tcp_keepalive: None,
     }
 }
 
@@ -123,6 +128,10 @@ pub fn passthrough() -> &'static Arc<Cluster> {
             protocol: Protocol::Auto,
             discovery: Discovery::OriginalDestination { port: None },
             load_balancer: LoadBalancer::Passthrough,
+            hash: None,
+            locality: None,
+            warmup: None,
+            outlier: None,
             pool: default_pool(),
             tls: UpstreamTls::Plain,
             mesh_external: true,
@@ -138,31 +147,54 @@ pub fn passthrough() -> &'static Arc<Cluster> {
 }
 
 /// Finds the endpoints and chooses one by the cluster's policy, not among `tried` where another is left.
-pub async fn pick(pod: &Pod, target: &Target<'_>, tried: &[EndpointAddress]) -> Result<Picked, DialError> {
+pub async fn pick(
+    snapshot: &Snapshot,
+    pod: &Pod,
+    target: &Target<'_>,
+    tried: &[EndpointAddress],
+) -> Result<Picked, DialError> {
     let cluster = target.cluster;
-    let mut candidates = endpoints(pod, target).await?;
+    let mut candidates = endpoints(snapshot, pod, target).await?;
     if candidates.iter().any(|candidate| pod.families.usable(&candidate.address)) {
         candidates.retain(|candidate| pod.families.usable(&candidate.address));
     }
     let state = pod.cluster(cluster);
-    let address =
-        state.choose(cluster.load_balancer, &candidates, tried).ok_or(DialError::NoEndpoints)?.address.clone();
-    let guard = state.use_endpoint(&address);
-    let alternatives = candidates.into_iter().map(|c| c.address).filter(|other| *other != address).collect();
-    Ok(Picked { address, alternatives, _guard: guard, state })
+    let endpoint = state.choose(cluster.load_balancer, &candidates, tried).ok_or(DialError::NoEndpoints)?.clone();
+    let guard = state.use_endpoint(&endpoint.address);
+    candidates.retain(|other| other.address != endpoint.address);
+    Ok(Picked { endpoint, alternatives: candidates, _guard: guard, state })
 }
 
-/// What a pooled connection must match; fails where the cluster's TLS rule cannot be honoured.
-pub fn tls_key(snapshot: &Snapshot, target: &Target<'_>) -> Result<TlsKey, DialError> {
-    let Some(context) = context(snapshot, target.cluster)? else { return Ok(TlsKey { context_id: 0, name: None }) };
+/// What a pooled connection to `endpoint` must match; fails where the cluster's TLS rule cannot be honoured.
+pub fn tls_key(snapshot: &Snapshot, pod: &Pod, target: &Target<'_>, endpoint: &Endpoint) -> Result<TlsKey, DialError> {
+    let context = context(snapshot, pod, target.cluster, endpoint)?;
+    key(context.as_deref(), target)
+}
+
+fn key(context: Option<&ClientContext>, target: &Target<'_>) -> Result<TlsKey, DialError> {
+    let Some(context) = context else { return Ok(TlsKey { context_id: 0, name: None }) };
     let name = context.server_name(upstream_name(target)).map_err(refused)?;
     Ok(TlsKey { context_id: context.id, name: Some(name) })
 }
 
 /// The TLS context of the cluster; None where it has no TLS rule, and only there.
-fn context(snapshot: &Snapshot, cluster: &Cluster) -> Result<Option<Arc<ClientContext>>, DialError> {
+fn context(
+    snapshot: &Snapshot,
+    pod: &Pod,
+    cluster: &Cluster,
+    endpoint: &Endpoint,
+) -> Result<Option<Arc<ClientContext>>, DialError> {
     match &cluster.tls {
         UpstreamTls::Plain => Ok(None),
+        UpstreamTls::Mesh(mesh) if !mesh.required && !endpoint.peer.as_ref().is_some_and(|peer| peer.captured) => {
+            Ok(None)
+        }
+        UpstreamTls::Mesh(mesh) => {
+            let Some(workload) = snapshot.mesh.workloads.get(&pod.id) else {
+                return Err(DialError::Refused(format!("{} is not enrolled any more", pod.id).into()));
+            };
+            snapshot.tls.mesh_client(&workload.identity, mesh, endpoint.peer.as_deref()).map(Some).map_err(refused)
+        }
         UpstreamTls::Refuse(reason) => Err(DialError::Refused(reason.clone())),
         UpstreamTls::Originate(settings) => snapshot.tls.get(settings).map(Some).map_err(refused),
     }
@@ -187,11 +219,14 @@ pub async fn dial(
     picked: &Picked,
 ) -> Result<Upstream, DialError> {
     let cluster = target.cluster;
-    let key = tls_key(snapshot, target)?;
-    let context = context(snapshot, cluster)?;
+    // Before anything is dialled: a rule that cannot be honoured opens no connection.
+    tls_key(snapshot, pod, target, &picked.endpoint)?;
     let guard = picked.state.connection(&cluster.pool).ok_or(DialError::Overflow("maxConnections"))?;
     let deadline = tokio::time::Instant::now() + cluster.pool.connect_timeout;
-    let (socket, address) = connect(pod, picked, deadline).await?;
+    let (socket, endpoint) = connect(pod, picked, deadline).await?;
+    let address = endpoint.address.clone();
+    let context = context(snapshot, pod, cluster, endpoint)?;
+    let key = key(context.as_deref(), target)?;
     let local = socket.local();
     let Some(context) = context else {
         return Ok(Upstream { io: UpstreamIo::Plain(socket), address, local, h2: false, tls: false, key, guard });
@@ -212,13 +247,14 @@ pub async fn dial(
 }
 
 /// TCP (or unix) to the address picked; where the kernel has no route, to the next.
-async fn connect(
+async fn connect<'p>(
     pod: &Pod,
-    picked: &Picked,
+    picked: &'p Picked,
     deadline: tokio::time::Instant,
-) -> Result<(Socket, EndpointAddress), DialError> {
+) -> Result<(Socket, &'p Endpoint), DialError> {
     let mut failure = None;
-    for address in std::iter::once(&picked.address).chain(&picked.alternatives) {
+    for endpoint in std::iter::once(&picked.endpoint).chain(&picked.alternatives) {
+        let address = &endpoint.address;
         let text = || address_text(address);
         let attempt = async {
             match address {
@@ -241,7 +277,7 @@ async fn connect(
                 if let EndpointAddress::Ip(remote) = address {
                     pod.families.reachable(*remote);
                 }
-                return Ok((socket, address.clone()));
+                return Ok((socket, endpoint));
             }
             Ok(Err(error)) => {
                 let no_route = no_route(&error);
@@ -264,8 +300,11 @@ fn no_route(error: &io::Error) -> bool {
 }
 
 /// Every endpoint of the cluster, names resolved as the pod would.
-async fn endpoints(pod: &Pod, target: &Target<'_>) -> Result<Vec<Candidate>, DialError> {
-    let one = |address: SocketAddr| vec![Candidate { address: EndpointAddress::Ip(address), weight: 1 }];
+async fn endpoints(snapshot: &Snapshot, pod: &Pod, target: &Target<'_>) -> Result<Vec<Endpoint>, DialError> {
+    let one = |address: SocketAddr| {
+        let peer = snapshot.mesh.peers.get(&address.ip().to_canonical()).filter(|_| !target.cluster.mesh_external);
+        vec![Endpoint { peer: peer.cloned(), ..Endpoint::new(EndpointAddress::Ip(address), 1) }]
+    };
     if target.cluster.load_balancer == LoadBalancer::Passthrough {
         let port = match target.cluster.discovery {
             Discovery::OriginalDestination { port: Some(port) } => port,
@@ -274,9 +313,7 @@ async fn endpoints(pod: &Pod, target: &Target<'_>) -> Result<Vec<Candidate>, Dia
         return Ok(one(SocketAddr::new(target.original.ip(), port)));
     }
     match &target.cluster.discovery {
-        Discovery::Static(endpoints) => {
-            Ok(endpoints.iter().map(|e| Candidate { address: e.address.clone(), weight: e.weight }).collect())
-        }
+        Discovery::Static(endpoints) => Ok(endpoints.clone()),
         Discovery::OriginalDestination { port } => {
             Ok(one(SocketAddr::new(target.original.ip(), port.unwrap_or(target.original.port()))))
         }
@@ -292,9 +329,8 @@ async fn endpoints(pod: &Pod, target: &Target<'_>) -> Result<Vec<Candidate>, Dia
             for (target, answer) in targets.iter().zip(answers) {
                 match answer {
                     Ok(addresses) => {
-                        let mut all = addresses.iter().map(|ip| Candidate {
-                            address: EndpointAddress::Ip(SocketAddr::new(*ip, target.port)),
-                            weight: target.weight,
+                        let mut all = addresses.iter().map(|ip| {
+                            Endpoint::new(EndpointAddress::Ip(SocketAddr::new(*ip, target.port)), target.weight)
                         });
                         if *one_at_a_time {
                             // The first that leads anywhere from this pod.

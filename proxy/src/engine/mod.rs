@@ -36,7 +36,7 @@ use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    mesh::{Cluster, Mesh, Outbound, WorkloadId},
+    mesh::{Cluster, HttpDecision, Mesh, Outbound, WorkloadId},
     telemetry::record::Record,
     tls,
 };
@@ -53,6 +53,19 @@ impl Snapshot {
     /// What the pod's connections are matched against; None where the table does not (or no longer) know the pod.
     pub fn outbound(&self, pod: &WorkloadId) -> Option<Arc<Outbound>> {
         self.mesh.workloads.get(pod).map(|workload| workload.outbound.clone())
+    }
+
+    /// What is to be done with a request of this authority on a connection of this pod; None where the table does not
+    /// (or no longer) know the pod, or its listener.
+    pub fn http(&self, pod: &WorkloadId, info: &accept::ConnectionInfo, authority: &str) -> Option<HttpDecision> {
+        let workload = self.mesh.workloads.get(pod)?;
+        match &info.arrival {
+            accept::Arrival::Outbound => Some(workload.outbound.http(info.original, authority)),
+            accept::Arrival::Gateway { listener, server } => {
+                Some(workload.gateway.as_ref()?.http(*listener, server.as_deref(), authority))
+            }
+            accept::Arrival::Inbound => None,
+        }
     }
 }
 

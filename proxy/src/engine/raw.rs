@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use bytes::Bytes;
+use rand::RngExt as _;
 use tokio::net::TcpStream;
 
 use super::{
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::{
     limits,
-    mesh::{Cluster, Decision, UpstreamTls},
+    mesh::{Cluster, ClusterRef, Decision, TunnelRoute, UpstreamTls},
     telemetry::record::{Flag, Record},
     tls::TlsError,
 };
@@ -50,8 +51,18 @@ pub struct Connected {
 pub async fn serve(engine: &Engine, snapshot: &Snapshot, pod: &Pod, mut raw: Raw, decision: Decision) {
     let mut record = record(pod, &raw.info);
     record.requested_server_name = raw.sni.clone();
-    let cluster = match decision {
-        Decision::Cluster { cluster, .. } => {
+    let cluster = match settle(decision) {
+        Decision::Route(route) => {
+            let (name, why) = match route.destinations.first() {
+                Some((ClusterRef::Unknown { name, why }, _)) => (&**name, &**why),
+                _ => ("", "no destination of the route has a weight"),
+            };
+            log::warn!("{}: connection to {} reset: {why}", pod.id, raw.info.original);
+            record.cluster_name = Some(name.to_owned());
+            record.flags.push(Flag::NC);
+            return reset(engine, raw, record);
+        }
+        Decision::Cluster(cluster) => {
             record.cluster_name = Some(cluster.name.clone());
             record.cluster = Some(cluster.clone());
             cluster
@@ -81,7 +92,8 @@ pub async fn serve(engine: &Engine, snapshot: &Snapshot, pod: &Pod, mut raw: Raw
     let connected = match raw.connected.take() {
         Some(connected) => connected,
         None => {
-            let target = Target { cluster: &cluster, original: raw.info.original, host: raw.sni.as_deref() };
+            let target =
+                Target { cluster: &cluster, original: raw.info.original, host: raw.sni.as_deref(), hash: None };
             dial_any(engine, snapshot, pod, &target).await
         }
     };
@@ -95,6 +107,36 @@ pub async fn serve(engine: &Engine, snapshot: &Snapshot, pod: &Pod, mut raw: Raw
             reset(engine, raw, record);
         }
     }
+}
+
+/// Draws one of a route's clusters by weight. Settle a decision once: whoever looks twice must see the same cluster. What
+/// is still a route leads to an unknown cluster.
+pub(super) fn settle(decision: Decision) -> Decision {
+    let Decision::Route(route) = &decision else { return decision };
+    let chosen = weighted(&route.destinations, |(_, weight)| *weight);
+    match chosen {
+        Some((ClusterRef::Known(cluster), _)) => Decision::Cluster(cluster.clone()),
+        Some((unknown, weight)) => {
+            let route = TunnelRoute { source: route.source.clone(), destinations: vec![(unknown.clone(), *weight)] };
+            Decision::Route(Arc::new(route))
+        }
+        None => Decision::Route(Arc::new(TunnelRoute { source: route.source.clone(), destinations: Vec::new() })),
+    }
+}
+
+/// Draws one by weight; a single one is taken whatever its weight, as Istio has it.
+pub(super) fn weighted<T>(of: &[T], weight: impl Fn(&T) -> u32) -> Option<&T> {
+    if let [one] = of {
+        return Some(one);
+    }
+    let total: u64 = of.iter().map(|one| u64::from(weight(one))).sum();
+    let mut point = if total == 0 { return None } else { rand::rng().random_range(0..total) };
+    of.iter().find(|one| {
+        let share = u64::from(weight(one));
+        let here = point < share;
+        point = point.saturating_sub(share);
+        here
+    })
 }
 
 /// Ends a connection that cannot be decided.
@@ -130,8 +172,8 @@ pub(super) async fn dial_any(
     let mut tried = Vec::new();
     let mut failure = None;
     while tried.len() <= limits::RETRIES as usize {
-        let picked = dial::pick(pod, target, &tried).await?;
-        if tried.contains(&picked.address) {
+        let picked = dial::pick(snapshot, pod, target, &tried).await?;
+        if tried.contains(&picked.endpoint.address) {
             break;
         }
         match dial::dial(engine, snapshot, pod, target, &picked).await {
@@ -139,7 +181,7 @@ pub(super) async fn dial_any(
             Err(error) if error.retryable() => failure = Some(error),
             Err(error) => return Err(error),
         }
-        tried.push(picked.address.clone());
+        tried.push(picked.endpoint.address.clone());
     }
     Err(failure.unwrap_or(DialError::NoEndpoints))
 }

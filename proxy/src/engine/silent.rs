@@ -37,12 +37,14 @@ pub async fn first_to_speak(
 ) -> First {
     let mut byte = [0];
     let cluster = match decision {
-        Decision::Cluster { cluster, .. } => cluster,
+        Decision::Cluster(cluster) => cluster,
         Decision::Passthrough => dial::passthrough(),
         // Not to be dialled; but a request may still have a route.
-        Decision::Block | Decision::Refuse(_) => return late(client).await.unwrap_or(First::Nobody),
+        Decision::Block | Decision::Refuse(_) | Decision::Route(_) => {
+            return late(client).await.unwrap_or(First::Nobody);
+        }
     };
-    let target = Target { cluster, original: info.original, host: None };
+    let target = Target { cluster, original: info.original, host: None, hash: None };
     let connected = tokio::select! {
         biased;
         _ = client.peek(&mut byte) => return First::Client(None),

@@ -6,8 +6,9 @@ use super::{
     findings::Findings,
     origination::{Defaults, Holder, NO_LABELS, Upstream},
     registry::{Entry, EntryPort},
+    routing::VirtualHost,
     rules::{Chosen, Merged, Policy, Rules, every_tls},
-    table::{Cluster, Pool, Route, TlsSettings, UpstreamTls},
+    table::{Cluster, Pool, TlsSettings, UpstreamTls},
     volumes::Volumes,
 };
 use crate::{
@@ -27,9 +28,8 @@ pub struct Workshop<'a> {
     pub connect_timeout: Duration,
     pub findings: &'a mut Findings,
     merged: HashMap<Chosen, MergedRule>,
-    made: HashMap<Key, Arc<Route>>,
+    made: HashMap<Key, Made>,
     settings: HashMap<Arc<TlsSettings>, Arc<TlsSettings>>,
-    default_route: Arc<str>,
 }
 
 /// A merged rule, and what tells it from others.
@@ -53,6 +53,13 @@ pub struct HolderOf<'a> {
     pub id: HolderId,
     pub namespace: &'a str,
     pub volumes: &'a Volumes,
+}
+
+/// A cluster, and the virtual host that leads to it where nothing else is said.
+#[derive(Clone, Debug)]
+pub struct Made {
+    pub cluster: Arc<Cluster>,
+    pub host: Arc<VirtualHost>,
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -81,7 +88,6 @@ impl<'a> Workshop<'a> {
             merged: HashMap::new(),
             made: HashMap::new(),
             settings: HashMap::new(),
-            default_route: Arc::from("default"),
         }
     }
 
@@ -97,26 +103,26 @@ impl<'a> Workshop<'a> {
         Some(made)
     }
 
-    /// The route to one port (by index) of an entry (with its index), or to one of its subsets.
-    pub fn route(
+    /// The cluster of one port (by index) of an entry (with its index), or of one of its subsets.
+    pub fn made(
         &mut self,
         (at, entry): (usize, &Entry),
         port: usize,
         rule: Option<&MergedRule>,
         subset: Option<usize>,
         holder: HolderOf<'_>,
-    ) -> Arc<Route> {
+    ) -> Made {
         let own = rule.filter(|rule| rule.personal).map(|_| holder.id);
         let key = Key { entry: at, port, rule: rule.map(|rule| rule.id), subset, holder: own };
         if let Some(known) = self.made.get(&key) {
             return known.clone();
         }
         let port = &entry.body.ports[port];
-        let cluster = self.cluster(entry, port, rule.map(|rule| &*rule.rule), subset, holder);
-        let virtual_host = format!("{}:{}", entry.host, port.number);
-        let route = Arc::new(Route { name: self.default_route.clone(), virtual_host, cluster: Arc::new(cluster) });
-        self.made.insert(key, route.clone());
-        route
+        let cluster = Arc::new(self.cluster(entry, port, rule.map(|rule| &*rule.rule), subset, holder));
+        let host = VirtualHost::of_cluster(format!("{}:{}", entry.host, port.number), cluster.clone());
+        let made = Made { cluster, host: Arc::new(host) };
+        self.made.insert(key, made.clone());
+        made
     }
 
     fn cluster(
@@ -161,7 +167,11 @@ impl<'a> Workshop<'a> {
             subset: name.to_owned(),
             protocol: port.protocol,
             discovery: entry.discovery(port, subset.map_or(&NO_LABELS, |subset| &subset.labels)),
-            load_balancer: policy.load_balancer.unwrap_or_default(),
+            load_balancer: policy.load_balancer.map(|balancing| balancing.simple).unwrap_or_default(),
+            hash: policy.load_balancer.and_then(|balancing| balancing.consistent_hash.clone()),
+            locality: policy.load_balancer.and_then(|balancing| balancing.locality.clone()),
+            warmup: policy.load_balancer.and_then(|balancing| balancing.warmup),
+            outlier: policy.outlier.copied(),
             pool,
             tls,
             mesh_external: entry.body.mesh_external,
@@ -185,6 +195,9 @@ impl<'a> Workshop<'a> {
             http_idle_timeout: pool.http_idle_timeout.unwrap_or(limits::IDLE_TIMEOUT),
             tcp_idle_timeout: pool.tcp_idle_timeout.unwrap_or(limits::IDLE_TIMEOUT),
             h2_upgrade: pool.http_h2_upgrade == Some(true),
+            use_client_protocol: pool.http_use_client_protocol,
+            max_concurrent_streams: pool.http_max_concurrent_streams,
+            tcp_keepalive: pool.tcp_keepalive,
         }
     }
 }

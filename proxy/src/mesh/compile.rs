@@ -13,7 +13,7 @@ use super::{
     origination::{Defaults, places},
     registry::Registry,
     rules::{Client, RuleIndex, Rules, files},
-    table::{Location, Mesh, Outbound, Place, PodAddresses, Workload},
+    table::{Inbound, Location, Mesh, Outbound, Place, PodAddresses, Workload},
     view::{Scope, Selection, Signature},
     volumes::Volumes,
 };
@@ -53,7 +53,11 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
             service_account: service_account.to_owned(),
             labels: pod.meta.labels.clone(),
             netns: netns.to_owned(),
+            identity: Arc::from(spiffe(&settings.trust_domain, &id.namespace, service_account)),
+            locality: Arc::from(""),
             outbound,
+            gateway: None,
+            inbound: Inbound::Direct,
         };
         mesh.workloads.insert(id, Arc::new(workload));
     }
@@ -64,6 +68,11 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
     mesh.settings = settings;
     mesh.diagnostics = findings.into_sorted();
     mesh
+}
+
+/// The SPIFFE identity of a service account (Istio `spiffe.MustGenSpiffeURI`).
+fn spiffe(trust_domain: &str, namespace: &str, service_account: &str) -> String {
+    format!("spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}")
 }
 
 fn origins<S>(kind: &Kind<S>) -> impl Iterator<Item = (ObjectId, Location)> {

@@ -79,5 +79,8 @@ pub fn settings(config: Option<&MeshConfig>) -> Settings {
     if let Some(domain) = filled(&config.trust_domain) {
         settings.trust_domain = domain;
     }
+    settings.trust_domain_aliases = config.trust_domain_aliases.clone();
+    settings.auto_mtls = config.auto_mtls.unwrap_or(true);
+    settings.mesh_tls_min_version = filled(&config.mesh_tls_min_version);
     settings
 }

@@ -10,9 +10,10 @@ use std::{
 
 use super::{
     host::authority_host,
+    routing::{TunnelMatch, VirtualHost},
     table::{
-        AddressMap, Cluster, Decision, Discovery, FirstBytes, Guard, HostMap, Outbound, OutboundPolicy, PortTable,
-        Protocol, Route, TlsSettings, UpstreamTls,
+        AddressMap, Cluster, Decision, Discovery, FirstBytes, Guard, HostMap, HttpDecision, Outbound, OutboundPolicy,
+        PortTable, Protocol, TlsSettings, UpstreamTls,
     },
 };
 
@@ -35,33 +36,37 @@ impl Outbound {
     /// For a request with this authority (`host` or `host:port`; empty for HTTP/1.0 without Host) on a connection that
     /// arrived in plain text.
     #[must_use]
-    pub fn http(&self, dst: SocketAddr, authority: &str) -> Decision {
+    pub fn http(&self, dst: SocketAddr, authority: &str) -> HttpDecision {
         let host = authority_host(authority);
-        if let Some(route) = self.route(dst.port(), host) {
-            let cluster = &route.cluster;
+        if let Some(found) = self.virtual_host(dst.port(), host) {
             // A wildcard service is not what a rule for one of its hosts speaks of: that rule still forbids plain text.
-            if cluster.host.starts_with('*')
-                && cluster.tls == UpstreamTls::Plain
+            if let Some(cluster) = found.default_cluster()
+                && cluster.host.starts_with('*')
+                && !cluster.tls.encrypts()
                 && let Some(guard) = self.guard_host(host, dst.port())
             {
-                return Decision::Refuse(guard.reason.clone());
+                return HttpDecision::Unmatched(Decision::Refuse(guard.reason.clone()));
             }
-            return Decision::Cluster { route: route.name.clone(), cluster: cluster.clone() };
+            return HttpDecision::Host(found.clone());
         }
         let guard = self.guard_host(host, dst.port());
         let guard = guard.or_else(|| self.guard_address(host.parse().ok()?, dst.port()));
         if let Some(guard) = guard {
-            return Decision::Refuse(guard.reason.clone());
+            return HttpDecision::Unmatched(Decision::Refuse(guard.reason.clone()));
         }
-        match self.tcp_any(dst.port()) {
+        HttpDecision::Unmatched(match self.tcp_any(dst.port()) {
             Some(cluster) if cluster.protocol == Protocol::Tcp => self.unnamed(dst, cluster),
             _ => self.unmatched_plain(dst),
-        }
+        })
     }
 
     /// For a connection that began with a ClientHello: encrypted already, so guards do not apply.
     #[must_use]
     pub fn tls(&self, dst: SocketAddr, sni: Option<&str>) -> Decision {
+        let routed = sni.and_then(|sni| self.named(dst.port(), sni, |table| &table.tls_routes));
+        if let Some(found) = routed.and_then(|routes| first_for(routes, dst.ip())) {
+            return Decision::Route(found.route.clone());
+        }
         let named = sni.and_then(|sni| self.named(dst.port(), sni, |table| &table.tls));
         let cluster = named
             .or_else(|| self.address(dst, |table| &table.tls_addresses))
@@ -69,9 +74,7 @@ impl Outbound {
             .or_else(|| self.tcp_any(dst.port()));
         match cluster {
             // A sniffed service with a rule wants plain text encrypted; what is encrypted already is left alone.
-            Some(cluster) if cluster.protocol == Protocol::Auto && cluster.tls != UpstreamTls::Plain => {
-                self.by_policy()
-            }
+            Some(cluster) if cluster.protocol == Protocol::Auto && cluster.tls.encrypts() => self.by_policy(),
             Some(cluster) => tunnel(cluster),
             None => self.by_policy(),
         }
@@ -80,15 +83,19 @@ impl Outbound {
     /// For a connection that is neither HTTP nor TLS, or that is declared TCP.
     #[must_use]
     pub fn tcp(&self, dst: SocketAddr) -> Decision {
+        let mut routes = self.layers(dst.port()).map(|table| &table.tcp_routes);
+        if let Some(found) = routes.find_map(|routes| first_for(routes, dst.ip())) {
+            return Decision::Route(found.route.clone());
+        }
         match self.address(dst, |table| &table.tcp).or_else(|| self.tcp_any(dst.port())) {
             Some(cluster) => self.unnamed(dst, cluster),
             None => self.unmatched_plain(dst),
         }
     }
 
-    /// The route of a virtual host on a port.
+    /// The virtual host that a name falls under on a port.
     #[must_use]
-    pub fn route(&self, port: u16, host: &str) -> Option<&Arc<Route>> {
+    pub fn virtual_host(&self, port: u16, host: &str) -> Option<&Arc<VirtualHost>> {
         self.named(port, host, |table| &table.http)
     }
 
@@ -141,7 +148,7 @@ impl Outbound {
     pub fn wants_tls_on(&self, port: u16) -> bool {
         let layer = |table: &Outbound| {
             let encrypts =
-                |services: &PortTable| services.http.values().any(|route| route.cluster.tls != UpstreamTls::Plain);
+                |services: &PortTable| services.http.values().any(|host| host.clusters().any(|c| c.tls.encrypts()));
             table.guards_port(port) || table.ports.get(&port).is_some_and(encrypts)
         };
         layer(self) || self.base.as_deref().is_some_and(layer)
@@ -151,7 +158,7 @@ impl Outbound {
     fn unnamed(&self, dst: SocketAddr, cluster: &Arc<Cluster>) -> Decision {
         let leads_back = matches!(cluster.discovery, Discovery::OriginalDestination { .. });
         match self.guard_address(dst.ip(), dst.port()) {
-            Some(guard) if leads_back && cluster.tls == UpstreamTls::Plain => Decision::Refuse(guard.reason.clone()),
+            Some(guard) if leads_back && !cluster.tls.encrypts() => Decision::Refuse(guard.reason.clone()),
             _ => tunnel(cluster),
         }
     }
@@ -160,7 +167,7 @@ impl Outbound {
     /// a declared TCP port is read first.
     fn may_pass_a_guard(&self, cluster: &Cluster, port: u16) -> bool {
         matches!(cluster.discovery, Discovery::OriginalDestination { .. })
-            && cluster.tls == UpstreamTls::Plain
+            && !cluster.tls.encrypts()
             && self.guards_port(port)
     }
 
@@ -200,7 +207,25 @@ impl Outbound {
 }
 
 fn tunnel(cluster: &Arc<Cluster>) -> Decision {
-    Decision::Cluster { route: Arc::from(""), cluster: cluster.clone() }
+    Decision::Cluster(cluster.clone())
+}
+
+/// The first route whose subnets hold the address dialled.
+fn first_for(routes: &[TunnelMatch], address: IpAddr) -> Option<&TunnelMatch> {
+    let address = address.to_canonical();
+    routes.iter().find(|route| route.subnets.is_empty() || route.subnets.iter().any(|net| net.contains(&address)))
+}
+
+impl UpstreamTls {
+    /// A rule wants this traffic encrypted, be it honoured or refused. Auto mTLS is nobody's rule.
+    #[must_use]
+    pub fn encrypts(&self) -> bool {
+        match self {
+            Self::Plain => false,
+            Self::Mesh(mesh) => mesh.required,
+            Self::Originate(_) | Self::Refuse(_) => true,
+        }
+    }
 }
 
 impl Guard {
@@ -247,7 +272,7 @@ impl super::Mesh {
         let mut seen = HashSet::new();
         let settings = self.clusters().filter_map(|cluster| match &cluster.tls {
             UpstreamTls::Originate(settings) => Some(settings.clone()),
-            UpstreamTls::Plain | UpstreamTls::Refuse(_) => None,
+            UpstreamTls::Plain | UpstreamTls::Mesh(_) | UpstreamTls::Refuse(_) => None,
         });
         settings.filter(|settings| seen.insert(settings.clone())).collect()
     }

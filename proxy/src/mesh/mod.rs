@@ -8,11 +8,13 @@ mod enrol;
 mod findings;
 mod guard;
 mod host;
+pub mod listeners;
 mod lookup;
 mod names;
 mod origination;
 mod protocol;
 mod registry;
+pub mod routing;
 mod rules;
 pub mod table;
 mod view;
@@ -21,6 +23,8 @@ mod volumes;
 pub use compile::compile;
 pub use enrol::NETNS;
 pub use host::{authority_host, canonical, covers};
+pub use listeners::*;
+pub use routing::*;
 pub use table::*;
 
 #[cfg(test)]

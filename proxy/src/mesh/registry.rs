@@ -217,7 +217,7 @@ impl Backend {
             Address::Unix(path) => EndpointAddress::Unix(path.clone()),
             Address::Name(_) => return None,
         };
-        Some(Endpoint { address, weight: self.weight })
+        Some(Endpoint::new(address, self.weight))
     }
 
     fn target(&self, port: &EntryPort) -> Option<DnsTarget> {

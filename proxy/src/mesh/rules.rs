@@ -13,7 +13,9 @@ use super::{
 };
 use crate::api::{
     Object, Objects,
-    istio::{ClientTls, ConnectionPool, DestinationRule, LoadBalancer, Subset, TlsMode, TrafficPolicy},
+    istio::{
+        ClientTls, ConnectionPool, DestinationRule, LoadBalancing, OutlierDetection, Subset, TlsMode, TrafficPolicy,
+    },
 };
 
 /// Index of a rule in [`Rules::all`].
@@ -49,8 +51,9 @@ pub struct Merged {
 /// The settings of one port of one subset.
 #[derive(Debug, Default)]
 pub struct Policy<'a> {
-    pub load_balancer: Option<LoadBalancer>,
+    pub load_balancer: Option<&'a LoadBalancing>,
     pub pool: Option<&'a ConnectionPool>,
+    pub outlier: Option<&'a OutlierDetection>,
     /// With the rule that has it and the field path, for messages.
     pub tls: Option<Tls<'a>>,
 }
@@ -241,6 +244,7 @@ impl Merged {
         Policy {
             load_balancer: below.load_balancer.or(above.load_balancer),
             pool: below.pool.or(above.pool),
+            outlier: below.outlier.or(above.outlier),
             tls: below.tls.or(above.tls),
         }
     }
@@ -276,7 +280,12 @@ impl<'a> Scope<'a> {
             object: self.object,
             field: format!("{}.tls", self.field),
         });
-        Policy { load_balancer: self.policy.load_balancer, pool: self.policy.connection_pool.as_ref(), tls }
+        Policy {
+            load_balancer: self.policy.load_balancer.as_ref(),
+            pool: self.policy.connection_pool.as_ref(),
+            outlier: self.policy.outlier_detection.as_ref(),
+            tls,
+        }
     }
 
     fn port(&self, port: u16) -> Option<Scope<'a>> {

@@ -12,6 +12,10 @@ use std::{
 use ipnet::IpNet;
 use serde::Serialize;
 
+use super::{
+    listeners::GatewayTable,
+    routing::{TunnelMatch, TunnelRoute, VirtualHost},
+};
 use crate::api::{Diagnostic, ObjectId};
 
 /// What [`super::compile`] makes of all objects. Immutable; a reload replaces it whole.
@@ -24,6 +28,29 @@ pub struct Mesh {
     pub diagnostics: Vec<Diagnostic>,
     /// Where the services and rules that the tables name were read.
     pub origins: HashMap<ObjectId, Location>,
+    /// Enrolled pods by their addresses, for endpoints that are found only when dialled (headless services).
+    pub peers: HashMap<IpAddr, Arc<Peer>>,
+    /// Conditions of Gateway API objects, for `egret status`.
+    pub statuses: Vec<ObjectStatus>,
+}
+
+/// `status` of one Gateway API object, as a controller would write it back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ObjectStatus {
+    pub object: ObjectId,
+    /// What the conditions are about: empty for the object itself, `listener <name>`, or `parent <kind> <namespace>/<name>`.
+    pub about: String,
+    pub conditions: Vec<Condition>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Condition {
+    /// `Accepted`, `Programmed`, `ResolvedRefs`, `Conflicted` …
+    pub kind: &'static str,
+    pub status: bool,
+    /// As the specification names it: `Accepted`, `InvalidKind`, `RefNotPermitted` …
+    pub reason: &'static str,
+    pub message: String,
 }
 
 /// File and line of an object.
@@ -50,6 +77,11 @@ pub struct Settings {
     pub access_log_json: bool,
     pub root_namespace: String,
     pub trust_domain: String,
+    pub trust_domain_aliases: Vec<String>,
+    /// `enableAutoMtls`
+    pub auto_mtls: bool,
+    /// `meshMTLS.minProtocolVersion`
+    pub mesh_tls_min_version: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -68,6 +100,9 @@ impl Default for Settings {
             access_log_json: false,
             root_namespace: "istio-system".to_owned(),
             trust_domain: "cluster.local".to_owned(),
+            trust_domain_aliases: Vec::new(),
+            auto_mtls: true,
+            mesh_tls_min_version: None,
         }
     }
 }
@@ -93,8 +128,25 @@ pub struct Workload {
     pub labels: BTreeMap<String, String>,
     /// Value of `egret.dev/netns`: a name under /run/netns, or a path.
     pub netns: String,
+    /// `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`
+    pub identity: Arc<str>,
+    /// Its own locality (`region/zone/subzone`); empty where nothing says.
+    pub locality: Arc<str>,
     /// Shared between workloads that see the same services under the same rules.
     pub outbound: Arc<Outbound>,
+    /// Some: a Gateway selects it. Its inbound connections come to these listeners only.
+    pub gateway: Option<Arc<GatewayTable>>,
+    /// What happens to connections from outside to the pod's own ports.
+    pub inbound: Inbound,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum Inbound {
+    /// Not captured: gateway pods.
+    #[default]
+    Direct,
+    /// PERMISSIVE: mesh mTLS is taken off, everything else goes on to the application as it is.
+    Permissive,
 }
 
 /// What a workload's outbound connections are matched against. A workload for which some rules differ from its
@@ -140,8 +192,12 @@ pub struct Guard {
 /// The services of one port.
 #[derive(Debug, Default, Serialize)]
 pub struct PortTable {
-    /// By Host: services whose protocol on this port is HTTP, HTTP2, GRPC or open.
-    pub http: HostMap<Arc<Route>>,
+    /// By Host: services whose protocol on this port is HTTP, HTTP2, GRPC or open, and hosts of VirtualServices.
+    pub http: HostMap<Arc<VirtualHost>>,
+    /// By SNI: `tls` routes of VirtualServices, looked at before `tls`; the first whose subnets hold.
+    pub tls_routes: HostMap<Vec<TunnelMatch>>,
+    /// `tcp` routes of VirtualServices, by the address dialled; looked at before `tcp`. The first whose subnets hold.
+    pub tcp_routes: Vec<TunnelMatch>,
     /// By SNI: services whose protocol is HTTPS, TLS or open. Declared TCP with TLS inside is not among them.
     pub tls: HostMap<Arc<Cluster>>,
     /// By destination address: HTTPS and TLS services with addresses, for a hello whose SNI matches none.
@@ -150,16 +206,6 @@ pub struct PortTable {
     pub tcp: AddressMap<Arc<Cluster>>,
     /// The TCP service without addresses: takes what nothing else takes.
     pub tcp_any: Option<Arc<Cluster>>,
-}
-
-/// Where requests for a virtual host go. One catch-all route a host until VirtualServices come.
-#[derive(Debug, Serialize)]
-pub struct Route {
-    /// Access log `%ROUTE_NAME%`: `default`.
-    pub name: Arc<str>,
-    /// Name of the virtual host as `proxy-config route` shows it: `edition.cnn.com:80`.
-    pub virtual_host: String,
-    pub cluster: Arc<Cluster>,
 }
 
 /// One upstream service on one port, with the policy that applies to it for this workload.
@@ -173,6 +219,12 @@ pub struct Cluster {
     pub protocol: Protocol,
     pub discovery: Discovery,
     pub load_balancer: LoadBalancer,
+    /// `consistentHash`: goes before `load_balancer`.
+    pub hash: Option<ConsistentHash>,
+    /// None: localities are not looked at.
+    pub locality: Option<LocalitySetting>,
+    pub warmup: Option<Warmup>,
+    pub outlier: Option<OutlierDetection>,
     pub pool: Pool,
     pub tls: UpstreamTls,
     pub mesh_external: bool,
@@ -180,6 +232,18 @@ pub struct Cluster {
     pub service: ObjectId,
     /// The DestinationRule that applies, for `proxy-config cluster` and `egret explain`.
     pub destination_rule: Option<ObjectId>,
+}
+
+impl Cluster {
+    /// The endpoint at this address, as far as the objects tell of it.
+    #[must_use]
+    pub fn endpoint(&self, address: &EndpointAddress) -> Endpoint {
+        let listed = match &self.discovery {
+            Discovery::Static(endpoints) => endpoints.iter().find(|endpoint| endpoint.address == *address),
+            _ => None,
+        };
+        listed.cloned().unwrap_or_else(|| Endpoint::new(address.clone(), 1))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -218,6 +282,30 @@ pub struct Endpoint {
     pub address: EndpointAddress,
     /// At least 1.
     pub weight: u32,
+    /// `region/zone/subzone`; empty where nothing says.
+    pub locality: Arc<str>,
+    /// The labels of its pod or WorkloadEntry, where a rule asks for them (`failoverPriority`); else none.
+    pub labels: Arc<BTreeMap<String, String>>,
+    /// Who it is in the mesh; None: outside.
+    pub peer: Option<Arc<Peer>>,
+}
+
+impl Endpoint {
+    /// An endpoint outside the mesh, of no known place.
+    #[must_use]
+    pub fn new(address: EndpointAddress, weight: u32) -> Self {
+        Self { address, weight, locality: Arc::from(""), labels: Arc::default(), peer: None }
+    }
+}
+
+/// A workload of the mesh, as those who call it see it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Peer {
+    /// `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`
+    pub identity: Arc<str>,
+    /// Every port of it takes mesh mTLS (its inbound is captured): auto mTLS counts. Gateways take it where their
+    /// servers say so, and are called with it where a DestinationRule says ISTIO_MUTUAL.
+    pub captured: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -234,7 +322,9 @@ pub struct DnsTarget {
     pub weight: u32,
 }
 
-pub use crate::api::istio::LoadBalancer;
+pub use crate::api::istio::{
+    ConsistentHash, HashKey, HashRing, Keepalive, LoadBalancer, LocalitySetting, OutlierDetection, Warmup,
+};
 
 /// `connectionPool` with defaults filled in. `None`: no limit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -250,6 +340,11 @@ pub struct Pool {
     pub tcp_idle_timeout: Duration,
     /// Offer h2 upstream for a port that is plain HTTP (`h2UpgradePolicy: UPGRADE`).
     pub h2_upgrade: bool,
+    /// h2 upstream exactly where the client speaks it.
+    pub use_client_protocol: bool,
+    /// Of one h2 connection upstream.
+    pub max_concurrent_streams: Option<u32>,
+    pub tcp_keepalive: Option<Keepalive>,
 }
 
 /// What a cluster does about TLS.
@@ -258,6 +353,8 @@ pub enum UpstreamTls {
     /// No rule, or DISABLE.
     Plain,
     Originate(Arc<TlsSettings>),
+    /// ISTIO_MUTUAL, or auto mTLS.
+    Mesh(Arc<MeshTls>),
     /// The rule cannot be honoured, for a reason that the objects alone tell: refuse, 503.
     Refuse(Arc<str>),
 }
@@ -280,6 +377,19 @@ pub struct TlsSettings {
     pub min_version: Option<String>,
     pub cipher_suites: Vec<String>,
     pub curves: Vec<String>,
+}
+
+/// Mesh mTLS towards the endpoints of a cluster, with the workload's own SPIFFE certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct MeshTls {
+    /// A rule says ISTIO_MUTUAL: every endpoint gets it. Else auto mTLS: those whose [`Peer::captured`] is true get it, the
+    /// others plain text.
+    pub required: bool,
+    /// `outbound_.<port>_.<subset>_.<host>` unless the rule has its own.
+    pub sni: String,
+    /// SPIFFE identities one of which the peer must bear (`subjectAltNames`). Empty: that of the endpoint dialled; where it is
+    /// not known, any of the trust domain.
+    pub subject_alt_names: Vec<String>,
 }
 
 /// Certificate chain and private key.
@@ -318,17 +428,29 @@ pub enum Place {
     Secret { namespace: String, name: String, key: String },
 }
 
-/// What to do with a connection or request.
+/// What to do with a connection.
 #[derive(Clone, Debug)]
 pub enum Decision {
-    /// To this cluster. `route` is the route's name for the log (`default`), empty for TCP and TLS.
-    Cluster { route: Arc<str>, cluster: Arc<Cluster> },
+    Cluster(Arc<Cluster>),
+    /// One of several clusters, by weight: a VirtualService says so.
+    Route(Arc<TunnelRoute>),
     /// To the address dialled, untouched: cluster `PassthroughCluster`, route `allow_any`.
     Passthrough,
     /// REGISTRY_ONLY: HTTP 502 with an empty body, else reset. Cluster `BlackHoleCluster`, route `block_all`.
     Block,
     /// A TLS rule names the destination and cannot be honoured: 503 with the reason, else reset.
     Refuse(Arc<str>),
+}
+
+/// What to do with a request.
+#[derive(Clone, Debug)]
+pub enum HttpDecision {
+    /// Its routes decide.
+    Host(Arc<VirtualHost>),
+    /// A gateway has no such host: 404, `NR route_not_found`.
+    NotFound,
+    /// No service of this name: what happens to connections that bear none.
+    Unmatched(Decision),
 }
 
 /// What must be read of a connection before it can be decided.

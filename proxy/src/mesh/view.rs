@@ -7,11 +7,12 @@ use std::{
 };
 
 use super::{
-    clusters::{HolderOf, MergedRule, Workshop},
+    clusters::{HolderOf, Made, MergedRule, Workshop},
     guard::{self, guards, short_forms},
     registry::{Entry, Registry},
+    routing::VirtualHost,
     rules::Client,
-    table::{AddressMap, Cluster, Guard, Outbound, OutboundPolicy, PortTable, Protocol, Route, UpstreamTls},
+    table::{AddressMap, Cluster, Guard, Outbound, OutboundPolicy, PortTable, Protocol},
 };
 use ipnet::IpNet;
 
@@ -144,7 +145,7 @@ struct Builder<'a> {
     table: Outbound,
     namespace: &'a str,
     /// Other names of services, entered once all full names are.
-    aliases: Vec<(String, u16, Arc<Route>)>,
+    aliases: Vec<(String, u16, Arc<VirtualHost>)>,
     /// TCP services without addresses, by port: declared ones, then sniffed ones under a TLS rule.
     any: Vec<(u16, Arc<Cluster>)>,
     /// The shared table, where this one is a layer over it: a place that another service has there stays its own.
@@ -172,12 +173,11 @@ impl<'a> Builder<'a> {
             if !free(number) {
                 continue;
             }
-            let route = workshop.route((selected.entry, entry), index, rule, None, holder);
-            self.place(entry, index, &route);
-            self.table.clusters.insert(route.cluster.name.clone(), route.cluster.clone());
+            let made = workshop.made((selected.entry, entry), index, rule, None, holder);
+            self.place(entry, index, &made);
+            self.table.clusters.insert(made.cluster.name.clone(), made.cluster);
             for subset in 0..rule.map_or(0, |rule| rule.rule.subsets().count()) {
-                let cluster =
-                    workshop.route((selected.entry, entry), index, rule, Some(subset), holder).cluster.clone();
+                let cluster = workshop.made((selected.entry, entry), index, rule, Some(subset), holder).cluster;
                 self.table.clusters.insert(cluster.name.clone(), cluster);
             }
         }
@@ -187,9 +187,8 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn place(&mut self, entry: &Entry, index: usize, route: &Arc<Route>) {
+    fn place(&mut self, entry: &Entry, index: usize, Made { cluster, host }: &Made) {
         let port = &entry.body.ports[index];
-        let cluster = &route.cluster;
         let beneath = self.base.map(|base| base.ports.get(&port.number));
         let free = |there: fn(&PortTable, IpAddr) -> Option<&Arc<Cluster>>, address: &IpNet| {
             beneath.is_none_or(|table| {
@@ -199,11 +198,11 @@ impl<'a> Builder<'a> {
         let table = self.table.ports.entry(port.number).or_default();
         let addresses = &entry.body.addresses;
         if matches!(port.protocol, Protocol::Http | Protocol::Http2 | Protocol::Grpc | Protocol::Auto) {
-            table.http.insert_new(&entry.host, route.clone());
+            table.http.insert_new(&entry.host, host.clone());
             let single = addresses.iter().filter(|net| net.prefix_len() == net.max_prefix_len());
             let names = single.map(|net| net.addr().to_string());
             let short = if entry.kubernetes { short_forms(&entry.host, self.namespace) } else { Vec::new() };
-            self.aliases.extend(names.chain(short).map(|name| (name, port.number, route.clone())));
+            self.aliases.extend(names.chain(short).map(|name| (name, port.number, host.clone())));
         }
         if matches!(port.protocol, Protocol::Https | Protocol::Tls | Protocol::Auto) {
             table.tls.insert_new(&entry.host, cluster.clone());
@@ -223,7 +222,7 @@ impl<'a> Builder<'a> {
             let there = beneath.flatten().and_then(|table| table.tcp_any.as_ref());
             let wanted = match there {
                 Some(there) => same(there, cluster),
-                None => port.protocol == Protocol::Tcp || cluster.tls != UpstreamTls::Plain,
+                None => port.protocol == Protocol::Tcp || cluster.tls.encrypts(),
             };
             if wanted && addresses.is_empty() && !entry.kubernetes {
                 self.any.push((port.number, cluster.clone()));
@@ -232,14 +231,19 @@ impl<'a> Builder<'a> {
     }
 
     fn finish(mut self, workshop: &mut Workshop<'_>) -> Outbound {
-        for (name, port, route) in self.aliases {
+        for (name, port, host) in self.aliases {
             if let Some(base) = self.base {
                 let there = base.ports.get(&port).and_then(|table| table.http.pattern(&name));
-                if there.is_none_or(|there| !same(&there.cluster, &route.cluster)) {
+                let leads_to =
+                    |host: &VirtualHost, to: &VirtualHost| match (host.default_cluster(), to.default_cluster()) {
+                        (Some(a), Some(b)) => same(a, b),
+                        _ => false,
+                    };
+                if there.is_none_or(|there| !leads_to(there, &host)) {
                     continue;
                 }
             }
-            self.table.ports.entry(port).or_default().http.insert_new(&name, route);
+            self.table.ports.entry(port).or_default().http.insert_new(&name, host);
         }
         self.any.sort_by_key(|(_, cluster)| cluster.protocol != Protocol::Tcp);
         for (port, cluster) in self.any {

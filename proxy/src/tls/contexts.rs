@@ -8,14 +8,14 @@ use std::{
 };
 
 use super::{
-    ClientContext, MaterialReader, TlsError, TlsSettings,
+    ClientContext, MaterialReader, ServerContext, TlsError, TlsSettings,
     inspect::{self, CertificateSummary},
     material::{self, Blob, Inputs, RawTrust},
     trust::{Said, SystemBundle},
 };
 use crate::{
     limits::EXPIRY_WARNING,
-    mesh::table::{IdentitySource, Material, Place, TrustSource},
+    mesh::table::{IdentitySource, Material, MeshTls, Peer, Place, TrustSource},
 };
 
 /// Every TLS rule in force, usable or with the reason why not. Immutable; a reload builds the next from it.
@@ -114,6 +114,23 @@ impl Contexts {
             Some(entry) => entry.context.clone(),
             None => Err(Arc::new(TlsError::NotBuilt)),
         }
+    }
+
+    /// The context for mesh mTLS of the workload with the SPIFFE identity `own` towards `peer`.
+    pub fn mesh_client(
+        &self,
+        own: &str,
+        settings: &MeshTls,
+        peer: Option<&Peer>,
+    ) -> Result<Arc<ClientContext>, Arc<TlsError>> {
+        let _ = (own, settings, peer);
+        Err(Arc::new(TlsError::NotBuilt))
+    }
+
+    /// The server side of mesh mTLS for the workload with the SPIFFE identity `own`.
+    pub fn mesh_server(&self, own: &str) -> Result<Arc<ServerContext>, Arc<TlsError>> {
+        let _ = own;
+        Err(Arc::new(TlsError::NotBuilt))
     }
 
     /// Host paths whose change must lead to a new [`Contexts::build`]; some may not exist (yet).

@@ -23,6 +23,7 @@ mod material;
 mod names;
 mod p521;
 mod params;
+mod server;
 #[cfg(test)]
 mod tests;
 mod trust;
@@ -32,6 +33,7 @@ pub use context::{ClientContext, UpstreamName, alpn_is_h2};
 pub use contexts::{Contexts, SecretRow};
 pub use error::TlsError;
 pub use material::read_host_file;
+pub use server::ServerContext;
 
 /// Where the bytes of credentials come from.
 pub trait MaterialReader: Send + Sync {

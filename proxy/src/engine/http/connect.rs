@@ -52,8 +52,8 @@ pub async fn connection(
     picked: &Picked,
     wants: Wants,
 ) -> Result<Lease, DialError> {
-    let tls = dial::tls_key(snapshot, target)?;
-    let key = Key { cluster: target.cluster.name.clone(), address: picked.address.clone(), tls };
+    let tls = dial::tls_key(snapshot, &of.pod, target, &picked.endpoint)?;
+    let key = Key { cluster: target.cluster.name.clone(), address: picked.endpoint.address.clone(), tls };
     let pools = &of.pod.http;
     let pool = &target.cluster.pool;
     // ALPN may choose h2 where the service does not say it: then the connection is found as h2, too.

@@ -34,7 +34,7 @@ use crate::{
         dial::{self, Target},
     },
     limits,
-    mesh::Cluster,
+    mesh::{Cluster, Route},
     telemetry::record::Flag,
 };
 
@@ -45,6 +45,10 @@ pub struct Errand {
     pub cluster: Arc<Cluster>,
     /// What the request names; empty where it names nothing.
     pub authority: String,
+    /// The route that led here: timeouts and retries. None: what no virtual host claims.
+    pub route: Option<Arc<Route>>,
+    /// What `consistentHash` makes of the request.
+    pub hash: Option<u64>,
 }
 
 /// The request, ready for any upstream connection.
@@ -119,22 +123,23 @@ async fn attempts(
         cluster: &errand.cluster,
         original: errand.connection.info.original,
         host: Some(errand.authority.as_str()).filter(|host| !host.is_empty()),
+        hash: errand.hash,
     };
     errand.sweep();
     let mut tried = Vec::new();
     let mut body = Some(body);
     let mut retries = 0;
     loop {
-        let picked = match dial::pick(&errand.connection.pod, &target, &tried).await {
+        let picked = match dial::pick(&errand.snapshot, &errand.connection.pod, &target, &tried).await {
             Ok(picked) => picked,
             Err(error) => return reply::no_connection(log, &error, retries),
         };
-        log.with(|record| record.upstream_host = Some(dial::address_text(&picked.address)));
+        log.with(|record| record.upstream_host = Some(dial::address_text(&picked.endpoint.address)));
         let found = connect::connection(&errand.connection, &errand.snapshot, &target, &picked, wants).await;
         let mut lease = match found {
             Ok(lease) => lease,
             Err(error) if error.retryable() && retries < limits::RETRIES => {
-                tried.push(picked.address.clone());
+                tried.push(picked.endpoint.address.clone());
                 pause(retries).await;
                 retries += 1;
                 continue;
@@ -355,6 +360,11 @@ fn lost(
 }
 
 impl Errand {
+    /// With nothing that a route could say.
+    pub fn new(connection: Arc<Connection>, snapshot: Arc<Snapshot>, cluster: Arc<Cluster>, authority: String) -> Self {
+        Self { connection, snapshot, cluster, authority, route: None, hash: None }
+    }
+
     /// Under a new snapshot, closes the pooled connections whose cluster or TLS context is not what it was.
     fn sweep(&self) {
         let pod = &self.connection.pod;
@@ -367,8 +377,9 @@ impl Errand {
                 return false;
             };
             let name = key.tls.name.as_ref().map(|name| name.to_str());
-            let target = Target { cluster, original: self.connection.info.original, host: name.as_deref() };
-            dial::tls_key(&self.snapshot, &target).is_ok_and(|tls| tls.context_id == key.tls.context_id)
+            let target = Target { cluster, original: self.connection.info.original, host: name.as_deref(), hash: None };
+            dial::tls_key(&self.snapshot, pod, &target, &cluster.endpoint(&key.address))
+                .is_ok_and(|tls| tls.context_id == key.tls.context_id)
         });
     }
 }

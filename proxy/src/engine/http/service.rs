@@ -12,9 +12,14 @@ use super::{
     head_guard::Verdict,
     head_rules::{Violation, check_authority},
     log::RequestLog,
-    reply,
+    reply, routes,
 };
-use crate::{engine::dial, limits, mesh::Decision, telemetry::record::Flag};
+use crate::{
+    engine::{dial, raw},
+    limits,
+    mesh::{Decision, HttpDecision},
+    telemetry::record::Flag,
+};
 
 /// Answers one request.
 pub async fn answer(connection: Arc<Connection>, request: Request<Incoming>) -> Response<ResponseBody> {
@@ -33,16 +38,20 @@ pub async fn answer(connection: Arc<Connection>, request: Request<Incoming>) -> 
         return reply::reply(log, StatusCode::METHOD_NOT_ALLOWED, text);
     }
     let snapshot = connection.engine.snapshot();
-    let original = connection.info.original;
-    let Some(outbound) = snapshot.outbound(&connection.pod.id) else {
+    let Some(decision) = snapshot.http(&connection.pod.id, &connection.info, &authority) else {
         let text = format!("{} is not enrolled any more", connection.pod.id);
         return reply::refused(log, text.into());
     };
-    let (route, cluster) = match outbound.http(original, &authority) {
-        Decision::Cluster { route, cluster } => (route, cluster),
+    let decision = match decision {
+        HttpDecision::Host(host) => return routes::follow(connection, snapshot, host, authority, request, log).await,
+        HttpDecision::NotFound => return routes::not_found(log),
+        HttpDecision::Unmatched(decision) => raw::settle(decision),
+    };
+    let cluster = match decision {
+        Decision::Cluster(cluster) => cluster,
         Decision::Passthrough => {
             log.route("allow_any", None, dial::PASSTHROUGH);
-            let errand = Errand { connection, snapshot, cluster: dial::passthrough().clone(), authority };
+            let errand = Errand::new(connection, snapshot, dial::passthrough().clone(), authority);
             return forward::exchange(errand, request, log).await;
         }
         Decision::Block => {
@@ -51,9 +60,10 @@ pub async fn answer(connection: Arc<Connection>, request: Request<Incoming>) -> 
             return reply::reply(log, StatusCode::BAD_GATEWAY, "");
         }
         Decision::Refuse(reason) => return reply::refused(log, reason),
+        Decision::Route(_) => return routes::no_cluster(log, "", "the route leads to no cluster"),
     };
-    log.route(&route, Some(&cluster), &cluster.name);
-    forward::exchange(Errand { connection, snapshot, cluster, authority }, request, log).await
+    log.route("", Some(&cluster), &cluster.name);
+    forward::exchange(Errand::new(connection, snapshot, cluster, authority), request, log).await
 }
 
 fn refuse_head(mut log: Box<RequestLog>, verdict: Verdict) -> Response<ResponseBody> {

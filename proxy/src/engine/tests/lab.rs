@@ -69,6 +69,10 @@ pub fn mesh(outbound: Outbound) -> Mesh {
         labels: Default::default(),
         netns: String::new(),
         outbound: Arc::new(outbound),
+        identity: "spiffe://cluster.local/ns/default/sa/default".into(),
+        locality: "".into(),
+        gateway: None,
+        inbound: Default::default(),
     };
     Mesh { workloads: [(id, Arc::new(workload))].into(), ..Mesh::default() }
 }
@@ -125,7 +129,7 @@ impl Lab {
 }
 
 pub fn cluster(host: &str, endpoints: &[SocketAddr], tls: UpstreamTls) -> Cluster {
-    let endpoint = |address: &SocketAddr| Endpoint { address: EndpointAddress::Ip(*address), weight: 1 };
+    let endpoint = |address: &SocketAddr| Endpoint::new(EndpointAddress::Ip(*address), 1);
     Cluster {
         name: format!("outbound|80||{host}"),
         host: host.to_owned(),
@@ -134,6 +138,10 @@ pub fn cluster(host: &str, endpoints: &[SocketAddr], tls: UpstreamTls) -> Cluste
         protocol: Protocol::Tcp,
         discovery: Discovery::Static(endpoints.iter().map(endpoint).collect()),
         load_balancer: LoadBalancer::RoundRobin,
+        hash: None,
+        locality: None,
+        warmup: None,
+        outlier: None,
         pool: dial::default_pool(),
         tls,
         mesh_external: true,

@@ -100,13 +100,16 @@ async fn an_unreachable_family_costs_no_attempt_and_is_remembered() {
     let (v6, v4): (SocketAddr, _) = ("[2001:db8::1]:80".parse().unwrap(), echo().await);
     let service = Arc::new(cluster("a.example", &[v6, v4], UpstreamTls::Plain));
     let lab = lab_with(Outbound::default(), Contexts::default(), Arc::new(NoIpv6));
-    let target = Target { cluster: &service, original: somewhere(), host: None };
-    let picked = dial::pick(&lab.pod, &target, &[]).await.unwrap();
-    assert_eq!(picked.address, EndpointAddress::Ip(v6));
+    let target = Target { cluster: &service, original: somewhere(), host: None, hash: None };
+    let picked = dial::pick(&lab.engine.snapshot(), &lab.pod, &target, &[]).await.unwrap();
+    assert_eq!(picked.endpoint.address, EndpointAddress::Ip(v6));
     let upstream = dial::dial(&lab.engine, &lab.engine.snapshot(), &lab.pod, &target, &picked).await.unwrap();
     assert_eq!(upstream.address, EndpointAddress::Ip(v4));
     for _ in 0..6 {
-        assert_eq!(dial::pick(&lab.pod, &target, &[]).await.unwrap().address, EndpointAddress::Ip(v4));
+        assert_eq!(
+            dial::pick(&lab.engine.snapshot(), &lab.pod, &target, &[]).await.unwrap().endpoint.address,
+            EndpointAddress::Ip(v4)
+        );
     }
 }
 
@@ -120,7 +123,7 @@ async fn unix_endpoints() {
         stream.write_all(b"hello").await.unwrap();
     });
     let mut service = cluster("a.example", &[], UpstreamTls::Plain);
-    service.discovery = Discovery::Static(vec![Endpoint { address: EndpointAddress::Unix(path), weight: 1 }]);
+    service.discovery = Discovery::Static(vec![Endpoint::new(EndpointAddress::Unix(path), 1)]);
     let lab = lab(tcp_service(80, service));
     let mut got = String::new();
     lab.connect(somewhere()).await.read_to_string(&mut got).await.unwrap();

@@ -42,7 +42,7 @@ fn a_rule_whose_service_is_gone_still_guards() {
     }
     // What is encrypted already is nobody's business.
     assert_eq!(outbound.tls(dst("9.9.9.9:443"), Some("gone.com")).short(), "passthrough");
-    let Decision::Refuse(reason) = outbound.http(dst("9.9.9.9:80"), "gone.com") else { panic!() };
+    let Decision::Refuse(reason) = outbound.http(dst("9.9.9.9:80"), "gone.com").decision() else { panic!() };
     assert!(reason.contains("DestinationRule a/exact asks for TLS to gone.com"), "{reason}");
 }
 

@@ -90,14 +90,19 @@ impl Decision {
     /// One line: the cluster's name with how it is protected, or what happens instead.
     fn short(&self) -> String {
         match self {
-            Self::Cluster { cluster, .. } => {
+            Self::Cluster(cluster) => {
                 let tls = match &cluster.tls {
                     UpstreamTls::Plain => "",
                     UpstreamTls::Originate(settings) if settings.identity.is_some() => " MUTUAL",
                     UpstreamTls::Originate(_) => " SIMPLE",
+                    UpstreamTls::Mesh(_) => " MESH",
                     UpstreamTls::Refuse(_) => " REFUSED",
                 };
                 format!("{}{tls}", cluster.name)
+            }
+            Self::Route(route) => {
+                let shares = route.destinations.iter().map(|(to, weight)| format!("{} {weight}", to.name()));
+                shares.collect::<Vec<_>>().join(", ")
             }
             Self::Passthrough => "passthrough".to_owned(),
             Self::Block => "block".to_owned(),
@@ -107,9 +112,28 @@ impl Decision {
 
     fn cluster(&self) -> &Arc<Cluster> {
         match self {
-            Self::Cluster { cluster, .. } => cluster,
+            Self::Cluster(cluster) => cluster,
             other => panic!("no cluster: {other:?}"),
         }
+    }
+}
+
+impl HttpDecision {
+    /// The default route's cluster, or what happens to what has none.
+    fn decision(&self) -> Decision {
+        match self {
+            Self::Host(host) => Decision::Cluster(host.default_cluster().expect("a default route").clone()),
+            Self::NotFound => panic!("not found"),
+            Self::Unmatched(decision) => decision.clone(),
+        }
+    }
+
+    fn short(&self) -> String {
+        self.decision().short()
+    }
+
+    fn cluster(&self) -> Arc<Cluster> {
+        self.decision().cluster().clone()
     }
 }
 

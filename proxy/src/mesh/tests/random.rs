@@ -139,11 +139,11 @@ fn check(objects: &Objects, workload: &Workload, dst: SocketAddr, host: &str, ro
     let level = policy.port_level_settings.iter().find(|(port, _)| *port == dst.port());
     let tls = level.map_or(policy.tls.as_ref(), |(_, level)| level.tls.as_ref());
     let wants = tls.is_some_and(|tls| tls.mode != crate::api::istio::TlsMode::Disable);
-    let decision = workload.outbound.http(dst, host);
+    let decision = workload.outbound.http(dst, host).decision();
     let plain = match &decision {
-        Decision::Cluster { cluster, .. } => cluster.tls == UpstreamTls::Plain && cluster.protocol != Protocol::Tcp,
+        Decision::Cluster(cluster) => !cluster.tls.encrypts() && cluster.protocol != Protocol::Tcp,
         Decision::Passthrough => true,
-        Decision::Block | Decision::Refuse(_) => false,
+        Decision::Block | Decision::Refuse(_) | Decision::Route(_) => false,
     };
     assert!(!(wants && plain), "round {round}: {} to {host} at {dst}: {decision:?} under {}", workload.id, rule.id);
 }

@@ -31,10 +31,10 @@ fn the_name_decides_and_not_the_address() {
     assert_eq!(outbound.http(dst("9.9.9.9:443"), "edition.cnn.com").short(), "passthrough");
     assert_eq!(outbound.first_bytes(dst("9.9.9.9:80")), FirstBytes::Sniff);
     assert_eq!(outbound.first_bytes(dst("9.9.9.9:7777")), FirstBytes::Sniff);
-    let Decision::Cluster { route, cluster } = outbound.http(dst("9.9.9.9:80"), "edition.cnn.com") else { panic!() };
-    assert_eq!(&*route, "default");
-    assert!(cluster.mesh_external);
-    assert_eq!(outbound.route(80, "edition.cnn.com").unwrap().virtual_host, "edition.cnn.com:80");
+    let HttpDecision::Host(host) = outbound.http(dst("9.9.9.9:80"), "edition.cnn.com") else { panic!() };
+    assert_eq!(&*host.routes[0].name, "default");
+    assert!(host.default_cluster().unwrap().mesh_external);
+    assert_eq!(host.name, "edition.cnn.com:80");
 }
 
 #[test]
@@ -130,11 +130,9 @@ fn endpoints() {
     let outbound = mesh.of("default", "a");
     let found = |name: &str| outbound.cluster(name).unwrap_or_else(|| panic!("no {name}")).discovery.clone();
     let static_ = |list: &[(&str, u32)]| {
-        Discovery::Static(
-            list.iter().map(|(a, weight)| Endpoint { address: EndpointAddress::Ip(dst(a)), weight: *weight }).collect(),
-        )
+        Discovery::Static(list.iter().map(|(a, weight)| Endpoint::new(EndpointAddress::Ip(dst(a)), *weight)).collect())
     };
-    let unix = Endpoint { address: EndpointAddress::Unix("/run/x.sock".into()), weight: 1 };
+    let unix = Endpoint::new(EndpointAddress::Unix("/run/x.sock".into()), 1);
     assert_eq!(found("outbound|80||unix.com"), Discovery::Static(vec![unix]));
     assert_eq!(found("outbound|80||static.com"), static_(&[("192.0.2.1:8080", 3), ("192.0.2.2:9090", 1)]));
     assert_eq!(found("outbound|80|two|static.com"), static_(&[("192.0.2.2:9090", 1)]));
@@ -330,7 +328,7 @@ fn a_service_entry_can_select_pods() {
     let mesh = mesh(&text).quiet();
     let cluster = mesh.of("shop", "web-1").http(dst("9.9.9.9:80"), "legacy.com").cluster().clone();
     // web-1 bears no known address here.
-    let wanted = Endpoint { address: EndpointAddress::Ip(dst("10.1.0.2:81")), weight: 1 };
+    let wanted = Endpoint::new(EndpointAddress::Ip(dst("10.1.0.2:81")), 1);
     assert_eq!(cluster.discovery, Discovery::Static(vec![wanted]));
 }
 
@@ -352,7 +350,7 @@ fn an_open_port_is_all_things() {
     }
     assert_eq!(outbound.first_bytes(dst("10.0.0.1:8000")), FirstBytes::Sniff);
     for decision in [
-        outbound.http(dst("9.9.9.9:8000"), "x.com"),
+        outbound.http(dst("9.9.9.9:8000"), "x.com").decision(),
         outbound.tls(dst("9.9.9.9:8000"), Some("x.com")),
         outbound.tcp(dst("10.0.0.1:8000")),
     ] {

@@ -79,7 +79,7 @@ fn the_seed_is_read_whole_and_without_complaint() {
     assert_eq!(entry.origin.locate("spec.ports[0].nothing"), (24, 5), "falls back to what encloses it");
     let AnyObject::DestinationRule(rule) = &parsed.objects[3] else { panic!("{:?}", parsed.objects[3]) };
     let policy = rule.spec.traffic_policy.as_ref().expect("traffic policy");
-    assert_eq!(policy.load_balancer, Some(LoadBalancer::RoundRobin));
+    assert_eq!(policy.load_balancer.as_ref().map(|balancing| balancing.simple), Some(LoadBalancer::RoundRobin));
     let (port, settings) = &policy.port_level_settings[0];
     assert_eq!((*port, settings.tls.as_ref().map(|t| t.mode)), (80, Some(TlsMode::Simple)));
     let AnyObject::Secret(secret) = &parsed.objects[4] else { panic!("{:?}", parsed.objects[4]) };
@@ -264,7 +264,7 @@ fn protobuf_json_is_read_as_leniently_as_istio_does() {
     assert_eq!(pool.http_h2_upgrade, Some(true));
     assert_eq!((tls.mode, tls.credential_name.as_deref(), tls.ca_crl), (TlsMode::Mutual, Some("c"), None));
     assert!(tls.insecure_skip_verify);
-    assert_eq!(policy.load_balancer, Some(LoadBalancer::LeastRequest));
+    assert_eq!(policy.load_balancer.as_ref().map(|balancing| balancing.simple), Some(LoadBalancer::LeastRequest));
 }
 
 #[test]

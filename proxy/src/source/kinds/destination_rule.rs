@@ -10,7 +10,9 @@ use super::{
     service_entry::export_to,
 };
 use crate::{
-    api::istio::{ClientTls, ConnectionPool, DestinationRule, LoadBalancer, Subset, TlsMode, TrafficPolicy},
+    api::istio::{
+        ClientTls, ConnectionPool, DestinationRule, LoadBalancer, LoadBalancing, Subset, TlsMode, TrafficPolicy,
+    },
     limits,
 };
 
@@ -91,18 +93,20 @@ fn settings(fields: &Fields<'_>) -> TrafficPolicy {
     TrafficPolicy {
         load_balancer: fields.get("loadBalancer").and_then(|f| load_balancer(&f)),
         connection_pool: fields.get("connectionPool").and_then(|f| connection_pool(&f)),
+        outlier_detection: None,
         tls: fields.get("tls").and_then(|f| client_tls(&f)),
         port_level_settings: Vec::new(),
     }
 }
 
-fn load_balancer(field: &Field<'_>) -> Option<LoadBalancer> {
+fn load_balancer(field: &Field<'_>) -> Option<LoadBalancing> {
     let later = &["consistentHash", "localityLbSetting", "warmupDurationSecs", "warmup"];
     let fields = field.fields(&["simple"], &[], later)?;
     if field.node.get("simple").is_some() && field.node.get("consistentHash").is_some() {
         field.error("`simple` and `consistentHash` exclude each other");
     }
-    fields.get("simple").and_then(|f| f.choice(BALANCERS))
+    let simple = fields.get("simple").and_then(|f| f.choice(BALANCERS)).unwrap_or_default();
+    Some(LoadBalancing { simple, ..LoadBalancing::default() })
 }
 
 fn connection_pool(field: &Field<'_>) -> Option<ConnectionPool> {

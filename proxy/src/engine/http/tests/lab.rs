@@ -59,7 +59,7 @@ impl Drop for Lab {
 
 /// A cluster of these addresses, plain.
 pub fn cluster(name: &str, protocol: Protocol, addresses: &[SocketAddr]) -> Cluster {
-    let endpoint = |address: &SocketAddr| Endpoint { address: EndpointAddress::Ip(*address), weight: 1 };
+    let endpoint = |address: &SocketAddr| Endpoint::new(EndpointAddress::Ip(*address), 1);
     Cluster {
         name: format!("outbound|80||{name}"),
         host: name.to_owned(),
@@ -68,6 +68,10 @@ pub fn cluster(name: &str, protocol: Protocol, addresses: &[SocketAddr]) -> Clus
         protocol,
         discovery: Discovery::Static(addresses.iter().map(endpoint).collect()),
         load_balancer: LoadBalancer::RoundRobin,
+        hash: None,
+        locality: None,
+        warmup: None,
+        outlier: None,
         pool: dial::default_pool(),
         tls: UpstreamTls::Plain,
         mesh_external: true,
@@ -82,9 +86,8 @@ pub fn snapshot(policy: OutboundPolicy, clusters: Vec<Cluster>, generation: u64)
     let mut outbound = Outbound { policy, ..Outbound::default() };
     for cluster in clusters {
         let cluster = Arc::new(cluster);
-        let route =
-            Route { name: "default".into(), virtual_host: format!("{}:80", cluster.host), cluster: cluster.clone() };
-        outbound.ports.entry(80).or_default().http.insert(&cluster.host, Arc::new(route));
+        let host = VirtualHost::of_cluster(format!("{}:80", cluster.host), cluster.clone());
+        outbound.ports.entry(80).or_default().http.insert(&cluster.host, Arc::new(host));
         outbound.clusters.insert(cluster.name.clone(), cluster);
     }
     let workload = Workload {
@@ -93,6 +96,10 @@ pub fn snapshot(policy: OutboundPolicy, clusters: Vec<Cluster>, generation: u64)
         labels: BTreeMap::new(),
         netns: "x".into(),
         outbound: Arc::new(outbound),
+        identity: "spiffe://cluster.local/ns/default/sa/default".into(),
+        locality: "".into(),
+        gateway: None,
+        inbound: Default::default(),
     };
     let mesh = Mesh { workloads: [(id, Arc::new(workload))].into(), ..Mesh::default() };
     Snapshot { mesh: Arc::new(mesh), tls: Arc::new(tls::Contexts::default()), generation }

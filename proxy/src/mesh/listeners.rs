@@ -1,0 +1,105 @@
+//! What gateway pods serve: listeners by address and port, TLS servers by server name, route tables.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use serde::Serialize;
+
+use super::{
+    host::authority_host,
+    routing::{RouteTable, TunnelRoute},
+    table::{HostMap, HttpDecision},
+};
+use crate::api::{ObjectId, gateway::ServerProtocol};
+
+/// The listeners of one gateway pod.
+#[derive(Debug, Default, Serialize)]
+pub struct GatewayTable {
+    #[serde(serialize_with = "as_list")]
+    pub listeners: BTreeMap<ListenerId, Arc<Listener>>,
+}
+
+/// Where a listener is bound inside the pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct ListenerId {
+    /// None: every address.
+    pub bind: Option<IpAddr>,
+    pub port: u16,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Listener {
+    pub id: ListenerId,
+    pub serves: Servers,
+}
+
+/// What is served in plain text, or behind TLS by SNI. Never both on one address.
+#[derive(Debug, Serialize)]
+pub enum Servers {
+    /// Plain HTTP: `http.8080`.
+    Http(Arc<RouteTable>),
+    /// Plain TCP. None: no route, the connection is reset (`NR`).
+    Tcp(Option<Arc<TunnelRoute>>),
+    /// A server name that matches none gets no handshake: `NR filter_chain_not_found`.
+    Tls(HostMap<Arc<TlsServer>>),
+}
+
+/// One `servers` entry with TLS.
+#[derive(Debug, Serialize)]
+pub struct TlsServer {
+    /// Unique within the listener, and the same over reloads.
+    pub name: Arc<str>,
+    /// The Gateway.
+    pub source: ObjectId,
+    pub hosts: Vec<String>,
+    pub protocol: ServerProtocol,
+    pub tls: DownstreamTls,
+    pub serves: Behind,
+}
+
+/// What is done with the bytes, once TLS is taken off or passed through.
+#[derive(Debug, Serialize)]
+pub enum Behind {
+    Http(Arc<RouteTable>),
+    /// None: no route matches: the connection is reset (`NR`).
+    Tunnel(Option<Arc<TunnelRoute>>),
+}
+
+/// What a server does about TLS. SIMPLE, MUTUAL and PASSTHROUGH come with inbound TLS gateways.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum DownstreamTls {
+    /// Mesh mTLS with the pod's own SPIFFE certificate; the client must show one of the mesh.
+    IstioMutual,
+    /// Cannot be honoured, for a reason: no handshake.
+    Refuse(Arc<str>),
+}
+
+impl GatewayTable {
+    /// For a request with this authority to a listener; `server` names the TLS server that took the connection.
+    #[must_use]
+    pub fn http(&self, id: ListenerId, server: Option<&str>, authority: &str) -> HttpDecision {
+        let found = self.routes(id, server).and_then(|table| table.hosts.get(authority_host(authority)));
+        found.map_or(HttpDecision::NotFound, |host| HttpDecision::Host(host.clone()))
+    }
+
+    /// The route table of a listener, or of one of its TLS servers.
+    #[must_use]
+    pub fn routes(&self, id: ListenerId, server: Option<&str>) -> Option<&Arc<RouteTable>> {
+        match (&self.listeners.get(&id)?.serves, server) {
+            (Servers::Http(table), None) => Some(table),
+            (Servers::Tls(servers), Some(name)) => {
+                match &servers.values().find(|server| &*server.name == name)?.serves {
+                    Behind::Http(table) => Some(table),
+                    Behind::Tunnel(_) => None,
+                }
+            }
+            _ => None,
+        }
+    }
+}
+
+fn as_list<S: serde::Serializer>(
+    listeners: &BTreeMap<ListenerId, Arc<Listener>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(listeners.values())
+}
