@@ -14,6 +14,7 @@ use crate::{
     capture::Capture,
     engine::{
         Engine,
+        accept::Role,
         pod::Pod,
         resolve::{Resolver, ResolverFiles},
     },
@@ -255,7 +256,7 @@ fn start(capture: &Arc<Capture>, engine: &Arc<Engine>, id: &WorkloadId, member: 
         return Err(format!("its namespace {} bears no address yet: bring an interface up in it", member.netns));
     }
     capture.enrol(&member.namespace, port, &member.addresses).map_err(|error| error.to_string())?;
-    let tasks = listeners.into_iter().map(|listener| engine.serve(listener, pod.clone())).collect();
+    let tasks = listeners.into_iter().map(|listener| engine.serve(listener, pod.clone(), Role::Outbound)).collect();
     Ok(Serving { pod, tasks })
 }
 
@@ -266,7 +267,7 @@ fn readdress(capture: &Capture, engine: &Arc<Engine>, member: &mut Member, addre
         let known = listener_sockets(&member.addresses, port);
         for local in listener_sockets(&addresses, port).into_iter().filter(|local| !known.contains(local)) {
             match member.namespace.listener(local).and_then(tokio::net::TcpListener::into_std) {
-                Ok(listener) => serving.tasks.push(engine.serve(listener, serving.pod.clone())),
+                Ok(listener) => serving.tasks.push(engine.serve(listener, serving.pod.clone(), Role::Outbound)),
                 Err(error) => log::error!("pod {}: cannot listen on {local}: {error}", serving.pod.id),
             }
         }

@@ -36,13 +36,28 @@ pub enum Arrival {
     Inbound,
 }
 
+/// What a listener is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Connections captured on their way out of the pod.
+    Outbound,
+    /// A listener of the pod's gateway, bound to an address of its own.
+    Gateway(ListenerId),
+    /// Connections to the pod's own ports, steered here: the accepted socket's own address is where they were going.
+    Inbound,
+}
+
 /// What is known of a downstream connection before its first request.
 #[derive(Clone, Debug)]
 pub struct ConnectionInfo {
     pub arrival: Arrival,
     /// SPIFFE identity of the client, where mesh mTLS has proved it.
     pub identity: Option<Arc<str>>,
-    /// The address the client dialled, before capture; v4-mapped addresses as IPv4.
+    /// The client spoke TLS, which was taken off here.
+    pub tls: bool,
+    /// The server name of the client's hello, whether its TLS was taken off or is passed on.
+    pub sni: Option<Arc<str>>,
+    /// The address the client dialled, before capture (a gateway's: the listener's own); v4-mapped addresses as IPv4.
     pub original: SocketAddr,
     /// The client's own address.
     pub peer: SocketAddr,
@@ -53,7 +68,7 @@ pub struct ConnectionInfo {
 }
 
 /// Accepts until the engine drains or the pod is unenrolled.
-pub(super) async fn run(engine: Arc<Engine>, listener: std::net::TcpListener, pod: Arc<Pod>) {
+pub(super) async fn run(engine: Arc<Engine>, listener: std::net::TcpListener, pod: Arc<Pod>, role: Role) {
     let listener = match listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)) {
         Ok(listener) => listener,
         Err(error) => return log::error!("{}: the listener cannot be used: {error}", pod.id),
@@ -72,7 +87,7 @@ pub(super) async fn run(engine: Arc<Engine>, listener: std::net::TcpListener, po
                     log::info!("{}: accepting connections again", pod.id);
                     failing = false;
                 }
-                tokio::spawn(connection(engine.clone(), pod.clone(), stream, peer));
+                tokio::spawn(connection(engine.clone(), pod.clone(), role, stream, peer));
             }
             // What accept(2) says of a connection that is gone already; the listener is fine.
             Err(error) if of_the_connection(&error) => log::debug!("{}: accept: {error}", pod.id),
@@ -107,8 +122,12 @@ fn of_the_connection(error: &io::Error) -> bool {
     )
 }
 
-async fn connection(engine: Arc<Engine>, pod: Arc<Pod>, stream: TcpStream, peer: SocketAddr) {
+async fn connection(engine: Arc<Engine>, pod: Arc<Pod>, role: Role, stream: TcpStream, peer: SocketAddr) {
     let _in_flight = engine.enter();
+    if role != Role::Outbound {
+        log::debug!("{}: {peer}: nothing is served at {role:?} yet", pod.id);
+        return reset_on_close(&stream);
+    }
     let closed = pod.closed.clone();
     tokio::select! {
         biased;
@@ -129,6 +148,8 @@ async fn decide(engine: Arc<Engine>, pod: Arc<Pod>, mut stream: TcpStream, peer:
     let info = ConnectionInfo {
         arrival: Arrival::Outbound,
         identity: None,
+        tls: false,
+        sni: None,
         original,
         peer: canonical(peer),
         h2: false,

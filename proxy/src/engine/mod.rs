@@ -115,9 +115,15 @@ impl Engine {
         &self.sink
     }
 
-    /// Accepts connections of `pod` until the engine drains or the pod is unenrolled.
-    pub fn serve(self: &Arc<Self>, listener: std::net::TcpListener, pod: Arc<pod::Pod>) -> JoinHandle<()> {
-        tokio::spawn(accept::run(self.clone(), listener, pod))
+    /// Accepts connections of `pod` until the engine drains or the pod is unenrolled. To let a single listener go, abort
+    /// the task: connections that it accepted go on.
+    pub fn serve(
+        self: &Arc<Self>,
+        listener: std::net::TcpListener,
+        pod: Arc<pod::Pod>,
+        role: accept::Role,
+    ) -> JoinHandle<()> {
+        tokio::spawn(accept::run(self.clone(), listener, pod, role))
     }
 
     /// Stops accepting; HTTP connections close after the request in flight. Returns at once: see [`Engine::idle`].

@@ -11,7 +11,9 @@ use tokio::{
 use crate::{
     api::ObjectId,
     engine::{
-        Engine, Sink, Snapshot, dial,
+        Engine, Sink, Snapshot,
+        accept::Role,
+        dial,
         host_sockets::{Destinations, HostSockets},
         pod::Pod,
         ports::Sockets,
@@ -101,7 +103,7 @@ fn make(outbound: Outbound, tls: Contexts, sockets: Arc<dyn Sockets>, destinatio
     let id = Arc::new(WorkloadId { namespace: "default".into(), name: "sleep".into() });
     let own = vec![[127, 0, 0, 1].into()];
     let pod = Arc::new(Pod::new(id, sockets, destinations.clone(), resolver, own, address.port()));
-    drop(engine.serve(listener, pod.clone()));
+    drop(engine.serve(listener, pod.clone(), Role::Outbound));
     Lab { engine, pod, recorder, listener: address, destinations }
 }
 

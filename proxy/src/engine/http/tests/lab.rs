@@ -17,7 +17,9 @@ use tokio::{
 
 use crate::{
     engine::{
-        Engine, Sink, Snapshot, dial,
+        Engine, Sink, Snapshot,
+        accept::Role,
+        dial,
         host_sockets::{Destinations, HostSockets},
         pod::Pod,
         resolve::{Resolver, ResolverFiles},
@@ -123,7 +125,7 @@ impl Lab {
             Vec::new(),
             address.port(),
         ));
-        let task = engine.serve(listener, pod.clone());
+        let task = engine.serve(listener, pod.clone(), Role::Outbound);
         Self { engine, pod, address, records, task }
     }
 
