@@ -33,7 +33,7 @@ pub use context::{ClientContext, UpstreamName, alpn_is_h2};
 pub use contexts::{Contexts, SecretRow};
 pub use error::TlsError;
 pub use material::read_host_file;
-pub use server::ServerContext;
+pub use server::{ServerContext, client_fault, peer_identity};
 
 /// Where the bytes of credentials come from.
 pub trait MaterialReader: Send + Sync {
