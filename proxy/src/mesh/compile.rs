@@ -10,7 +10,10 @@ use super::{
     clusters::{HolderId, HolderOf, Workshop},
     enrol::{enrolled, mesh_config, settings},
     findings::Findings,
+    gateways::Gateways,
+    locality,
     origination::{Defaults, places},
+    peers::{self, Peers},
     registry::Registry,
     rules::{Client, RuleIndex, Rules, files},
     table::{Inbound, Location, Mesh, Outbound, Place, PodAddresses, Workload},
@@ -26,10 +29,12 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
     let mut findings = Findings::default();
     let config = mesh_config(objects, &mut findings);
     let settings = settings(config);
-    let registry = Registry::new(objects, addresses, &mut findings);
+    let enrolled = enrolled(objects, &mut findings);
+    let gateways = Gateways::new(objects, &enrolled, &mut findings);
+    let peers = Peers::new(&enrolled, &gateways, addresses, &settings.trust_domain);
+    let registry = Registry::new(objects, &peers, &mut findings);
     let rules = Rules::new(objects);
     check(&registry, &rules, &mut findings);
-    let enrolled = enrolled(objects, &mut findings);
 
     let timeout = config.and_then(|config| config.connect_timeout);
     let mut workshop = Workshop::new(objects, &rules, Defaults::new(config), timeout, &mut findings);
@@ -44,20 +49,17 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
         }
         let selected = rules.selected(&id.namespace, &pod.meta.labels);
         let outbound = tables.outbound(&mut workshop, scope, &id.namespace, &selected, &volumes);
-        let service_account = match pod.spec.service_account_name.as_str() {
-            "" => "default",
-            name => name,
-        };
+        let selected_by = gateways.of(&id);
         let workload = Workload {
             id: id.clone(),
-            service_account: service_account.to_owned(),
+            service_account: peers::service_account(pod).to_owned(),
             labels: pod.meta.labels.clone(),
             netns: netns.to_owned(),
-            identity: Arc::from(spiffe(&settings.trust_domain, &id.namespace, service_account)),
-            locality: Arc::from(""),
+            identity: peers::identity(&settings.trust_domain, &id.namespace, peers::service_account(pod)),
+            locality: locality::of_pod(&pod.meta.labels),
             outbound,
             gateway: None,
-            inbound: Inbound::Direct,
+            inbound: if selected_by.is_empty() { Inbound::Permissive } else { Inbound::Direct },
         };
         mesh.workloads.insert(id, Arc::new(workload));
     }
@@ -65,14 +67,10 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
         .chain(origins(&objects.services))
         .chain(origins(&objects.destination_rules))
         .collect();
+    mesh.peers = peers.by_address;
     mesh.settings = settings;
     mesh.diagnostics = findings.into_sorted();
     mesh
-}
-
-/// The SPIFFE identity of a service account (Istio `spiffe.MustGenSpiffeURI`).
-fn spiffe(trust_domain: &str, namespace: &str, service_account: &str) -> String {
-    format!("spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}")
 }
 
 fn origins<S>(kind: &Kind<S>) -> impl Iterator<Item = (ObjectId, Location)> {

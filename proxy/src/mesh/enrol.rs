@@ -11,8 +11,11 @@ use crate::api::{Object, Objects, core::Pod, istio::MeshConfig};
 /// Names the network namespace of a pod on a single host: a name under /run/netns, or a path.
 pub const NETNS: &str = "egret.dev/netns";
 
-/// The pods that are enrolled, with their network namespaces.
-pub fn enrolled<'a>(objects: &'a Objects, findings: &mut Findings) -> Vec<(WorkloadId, &'a str, &'a Arc<Object<Pod>>)> {
+/// An enrolled pod, with its network namespace.
+pub type Enrolled<'a> = (WorkloadId, &'a str, &'a Arc<Object<Pod>>);
+
+/// The pods that are enrolled.
+pub fn enrolled<'a>(objects: &'a Objects, findings: &mut Findings) -> Vec<Enrolled<'a>> {
     let mut taken: BTreeMap<&str, &Arc<Object<Pod>>> = BTreeMap::new();
     let mut enrolled = Vec::new();
     for pod in objects.pods.values() {

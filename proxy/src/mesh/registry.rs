@@ -13,9 +13,11 @@ use ipnet::IpNet;
 use super::{
     findings::Findings,
     host::canonical,
+    locality,
     names::{Visibility, object_order, selects, service_host},
+    peers::Peers,
     protocol,
-    table::{Discovery, DnsTarget, Endpoint, EndpointAddress, PodAddresses, Protocol, WorkloadId},
+    table::{Discovery, DnsTarget, Endpoint, EndpointAddress, Peer, Protocol, WorkloadId},
 };
 use crate::api::{
     Object, ObjectId, Objects,
@@ -81,8 +83,10 @@ struct Backend {
     overrides: BTreeMap<String, u16>,
     /// By container port name, for a named `targetPort`.
     container_ports: BTreeMap<String, u16>,
-    labels: BTreeMap<String, String>,
+    labels: Arc<BTreeMap<String, String>>,
     weight: u32,
+    locality: Arc<str>,
+    peer: Option<Arc<Peer>>,
 }
 
 #[derive(Debug)]
@@ -99,8 +103,8 @@ pub struct Registry {
 }
 
 impl Registry {
-    pub fn new(objects: &Objects, addresses: &PodAddresses, findings: &mut Findings) -> Self {
-        let pods = PodsByNamespace::new(objects, addresses);
+    pub fn new(objects: &Objects, peers: &Peers<'_>, findings: &mut Findings) -> Self {
+        let pods = PodsByNamespace::new(objects, peers);
         let mut entries = Vec::new();
         let mut services: Vec<_> = objects.services.values().collect();
         services.sort_by(|a, b| object_order(&a.meta, &b.meta));
@@ -157,7 +161,7 @@ impl Registry {
 }
 
 impl Entry {
-    /// Where connections to `port` go, for the endpoints with these labels.
+    /// Where connections to `port` go, for the endpoints with these labels. Endpoints bear no labels themselves.
     pub fn discovery(&self, port: &EntryPort, labels: &BTreeMap<String, String>) -> Discovery {
         let body = &self.body;
         let chosen = || body.backends.iter().filter(|backend| selects(labels, &backend.labels));
@@ -180,6 +184,19 @@ impl Entry {
         }
     }
 
+    /// The same with the labels of each endpoint, for rules that compare them.
+    pub fn labelled_discovery(&self, port: &EntryPort, labels: &BTreeMap<String, String>) -> Discovery {
+        let mut found = self.discovery(port, labels);
+        if let Discovery::Static(endpoints) = &mut found {
+            let chosen = self.body.backends.iter().filter(|backend| selects(labels, &backend.labels));
+            let backends = chosen.filter(|backend| backend.endpoint(port).is_some());
+            for (endpoint, backend) in endpoints.iter_mut().zip(backends) {
+                endpoint.labels = locality::augmented(&backend.labels, &backend.locality);
+            }
+        }
+        found
+    }
+
     /// Static endpoint addresses where the port is not translated: a client may dial them itself.
     pub fn dialled_addresses<'a>(&'a self, port: &'a EntryPort) -> impl Iterator<Item = IpNet> + 'a {
         let backends = if self.body.finding == Finding::Static { self.body.backends.as_slice() } else { &[] };
@@ -200,6 +217,11 @@ impl Target {
 }
 
 impl Backend {
+    fn new(address: Address, weight: u32) -> Self {
+        let (overrides, container_ports, labels) = Default::default();
+        Self { address, overrides, container_ports, labels, weight, locality: Arc::from(""), peer: None }
+    }
+
     /// None: a pod without the named port.
     fn port(&self, port: &EntryPort) -> Option<u16> {
         match &port.target {
@@ -217,7 +239,8 @@ impl Backend {
             Address::Unix(path) => EndpointAddress::Unix(path.clone()),
             Address::Name(_) => return None,
         };
-        Some(Endpoint::new(address, self.weight))
+        let (locality, peer) = (self.locality.clone(), self.peer.clone());
+        Some(Endpoint { address, weight: self.weight, locality, labels: Arc::default(), peer })
     }
 
     fn target(&self, port: &EntryPort) -> Option<DnsTarget> {
@@ -230,37 +253,56 @@ impl Backend {
     }
 }
 
-/// A pod and the addresses it bears.
-type AddressedPod<'a> = (&'a Object<Pod>, Vec<IpAddr>);
+/// A pod that may be an endpoint.
+struct AddressedPod<'a> {
+    pod: &'a Object<Pod>,
+    ips: &'a [IpAddr],
+    peer: Option<Arc<Peer>>,
+    labels: Arc<BTreeMap<String, String>>,
+    locality: Arc<str>,
+}
 
 /// Pods that may be endpoints, with the addresses they bear now.
 struct PodsByNamespace<'a> {
     pods: HashMap<&'a str, Vec<AddressedPod<'a>>>,
+    peers: &'a Peers<'a>,
 }
 
 impl<'a> PodsByNamespace<'a> {
-    fn new(objects: &'a Objects, addresses: &PodAddresses) -> Self {
+    fn new(objects: &'a Objects, peers: &'a Peers<'a>) -> Self {
         let mut pods: HashMap<&str, Vec<AddressedPod<'_>>> = HashMap::new();
         for pod in objects.pods.values() {
             let id = WorkloadId { namespace: pod.meta.namespace.clone(), name: pod.meta.name.clone() };
-            let own = addresses.get(&id).filter(|own| !own.is_empty()).unwrap_or(&pod.spec.ips);
-            if !own.is_empty() {
-                pods.entry(&pod.meta.namespace).or_default().push((&**pod, own.clone()));
+            let ips = peers.addresses(&id, pod);
+            if !ips.is_empty() {
+                pods.entry(&pod.meta.namespace).or_default().push(AddressedPod {
+                    pod,
+                    ips,
+                    peer: peers.of_pod(&id).cloned(),
+                    labels: Arc::new(pod.meta.labels.clone()),
+                    locality: locality::of_pod(&pod.meta.labels),
+                });
             }
         }
-        Self { pods }
+        Self { pods, peers }
     }
 
     /// One backend for each pod with these labels; `like` says which of a pod's address families is wanted.
     fn backends(&self, namespace: &str, selector: &BTreeMap<String, String>, like: Option<IpAddr>) -> Vec<Backend> {
         let pods = self.pods.get(namespace).map(Vec::as_slice).unwrap_or_default();
-        let chosen = pods.iter().filter(|(pod, _)| selects(selector, &pod.meta.labels));
-        let backends = chosen.filter_map(|(pod, ips)| {
+        let chosen = pods.iter().filter(|pod| selects(selector, &pod.labels));
+        let backends = chosen.filter_map(|AddressedPod { pod, ips, peer, labels, locality }| {
             let wanted = like.and_then(|like| ips.iter().find(|ip| ip.is_ipv4() == like.is_ipv4()));
             let named = pod.spec.ports.iter().filter_map(|port| Some((port.name.clone()?, port.port)));
-            let address = Address::Ip(*wanted.or(ips.first())?);
-            let labels = pod.meta.labels.clone();
-            Some(Backend { address, overrides: BTreeMap::new(), container_ports: named.collect(), labels, weight: 1 })
+            Some(Backend {
+                address: Address::Ip(*wanted.or(ips.first())?),
+                overrides: BTreeMap::new(),
+                container_ports: named.collect(),
+                labels: labels.clone(),
+                weight: 1,
+                locality: locality.clone(),
+                peer: peer.clone(),
+            })
         });
         backends.collect()
     }
@@ -292,8 +334,7 @@ fn service_body(service: &Object<Service>, pods: &PodsByNamespace<'_>, findings:
     let like = spec.cluster_ips.first().copied();
     let (finding, backends) = if let Some(name) = &spec.external_name {
         let address = Address::Name(canonical(name).into_owned());
-        let (overrides, container_ports, labels) = Default::default();
-        (Finding::Dns, vec![Backend { address, overrides, container_ports, labels, weight: 1 }])
+        (Finding::Dns, vec![Backend::new(address, 1)])
     } else if spec.selector.is_empty() {
         // Somebody else keeps the endpoints: the address dialled is all there is to go by.
         (Finding::Original, Vec::new())
@@ -361,11 +402,16 @@ fn entry_body(object: &Object<ServiceEntry>, pods: &PodsByNamespace<'_>, finding
         };
         match usable {
             Ok(()) => backends.push(Backend {
-                address,
                 overrides: endpoint.ports.clone(),
-                container_ports: BTreeMap::new(),
-                labels: endpoint.labels.clone(),
-                weight: endpoint.weight.max(1),
+                labels: Arc::new(endpoint.labels.clone()),
+                locality: locality::of_entry(endpoint),
+                peer: match (endpoint.service_account.as_str(), &address) {
+                    // Its address may be that of an enrolled pod, which a service of the mesh may list by hand.
+                    ("", Address::Ip(ip)) if spec.location == Location::MeshInternal => pods.peers.at(*ip).cloned(),
+                    ("", _) => None,
+                    (account, _) => Some(pods.peers.outside(&object.meta.namespace, account)),
+                },
+                ..Backend::new(address, endpoint.weight.max(1))
             }),
             Err(why) => findings.warn(object, &field, format!("{why}: this endpoint is ignored")),
         }

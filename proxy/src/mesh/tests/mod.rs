@@ -2,6 +2,7 @@
 
 mod credentials;
 mod guards;
+mod peers;
 mod random;
 mod rules;
 mod scale;
