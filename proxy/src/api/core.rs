@@ -42,8 +42,10 @@ pub struct ContainerPort {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Service {
     pub type_: String,
-    /// ClusterIPs; empty for headless (`None`) and ExternalName.
+    /// ClusterIPs; empty for headless and ExternalName, and where nobody assigned one (a file).
     pub cluster_ips: Vec<std::net::IpAddr>,
+    /// `clusterIP: None`: clients resolve the name to the pods themselves.
+    pub headless: bool,
     pub external_name: Option<String>,
     pub selector: BTreeMap<String, String>,
     pub ports: Vec<ServicePort>,

@@ -7,6 +7,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 pub struct Gateway {
     /// Labels of the pods that serve it; in its own namespace or any (Istio's PILOT_SCOPE_GATEWAY_TO_NAMESPACE is false).
     pub selector: BTreeMap<String, String>,
+    /// Made from a Gateway of the Gateway API: only pods of this namespace serve it.
+    pub pods_of: Option<String>,
     pub servers: Vec<Server>,
 }
 

@@ -3,6 +3,7 @@
 
 pub mod core;
 pub mod gateway;
+pub mod gateway_api;
 pub mod istio;
 pub mod meta;
 pub mod objects;

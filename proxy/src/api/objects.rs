@@ -40,6 +40,11 @@ pub struct Objects {
     pub destination_rules: Kind<super::istio::DestinationRule>,
     pub virtual_services: Kind<super::virtual_service::VirtualService>,
     pub gateways: Kind<super::gateway::Gateway>,
+    pub gateway_classes: Kind<super::gateway_api::GatewayClass>,
+    /// Gateways of the Gateway API.
+    pub kube_gateways: Kind<super::gateway_api::Gateway>,
+    pub http_routes: Kind<super::gateway_api::HttpRoute>,
+    pub reference_grants: Kind<super::gateway_api::ReferenceGrant>,
     /// ConfigMap `istio` (key `mesh`) or IstioOperator `spec.meshConfig`; the last one read counts.
     pub mesh_configs: Kind<super::istio::MeshConfig>,
 }
@@ -57,6 +62,10 @@ pub enum AnyObject {
     DestinationRule(Arc<Object<super::istio::DestinationRule>>),
     VirtualService(Arc<Object<super::virtual_service::VirtualService>>),
     Gateway(Arc<Object<super::gateway::Gateway>>),
+    GatewayClass(Arc<Object<super::gateway_api::GatewayClass>>),
+    KubeGateway(Arc<Object<super::gateway_api::Gateway>>),
+    HttpRoute(Arc<Object<super::gateway_api::HttpRoute>>),
+    ReferenceGrant(Arc<Object<super::gateway_api::ReferenceGrant>>),
     MeshConfig(Arc<Object<super::istio::MeshConfig>>),
 }
 
@@ -72,6 +81,10 @@ impl AnyObject {
             Self::DestinationRule(o) => &o.id,
             Self::VirtualService(o) => &o.id,
             Self::Gateway(o) => &o.id,
+            Self::GatewayClass(o) => &o.id,
+            Self::KubeGateway(o) => &o.id,
+            Self::HttpRoute(o) => &o.id,
+            Self::ReferenceGrant(o) => &o.id,
             Self::MeshConfig(o) => &o.id,
         }
     }
@@ -87,6 +100,10 @@ impl AnyObject {
             Self::DestinationRule(o) => &o.origin,
             Self::VirtualService(o) => &o.origin,
             Self::Gateway(o) => &o.origin,
+            Self::GatewayClass(o) => &o.origin,
+            Self::KubeGateway(o) => &o.origin,
+            Self::HttpRoute(o) => &o.origin,
+            Self::ReferenceGrant(o) => &o.origin,
             Self::MeshConfig(o) => &o.origin,
         }
     }
@@ -105,6 +122,10 @@ impl Objects {
             AnyObject::DestinationRule(o) => drop(self.destination_rules.insert(key, o)),
             AnyObject::VirtualService(o) => drop(self.virtual_services.insert(key, o)),
             AnyObject::Gateway(o) => drop(self.gateways.insert(key, o)),
+            AnyObject::GatewayClass(o) => drop(self.gateway_classes.insert(key, o)),
+            AnyObject::KubeGateway(o) => drop(self.kube_gateways.insert(key, o)),
+            AnyObject::HttpRoute(o) => drop(self.http_routes.insert(key, o)),
+            AnyObject::ReferenceGrant(o) => drop(self.reference_grants.insert(key, o)),
             AnyObject::MeshConfig(o) => drop(self.mesh_configs.insert(key, o)),
         }
     }

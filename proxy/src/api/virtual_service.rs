@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use ipnet::IpNet;
 
+use super::ObjectId;
+
 /// networking.istio.io VirtualService.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VirtualService {
@@ -15,12 +17,16 @@ pub struct VirtualService {
     pub tls: Vec<TlsRoute>,
     pub tcp: Vec<TcpRoute>,
     pub export_to: Vec<String>,
+    /// Made from HTTPRoutes: no port-80 rule. In the mesh one of the client's own namespace goes before all others.
+    pub gateway_api: bool,
 }
 
 /// `http[]`: exactly one of `route`, `redirect`, `direct_response` and `delegate` says what is done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HttpRoute {
     pub name: String,
+    /// The HTTPRoute that it comes from, where the VirtualService is made of several; None: the object itself.
+    pub source: Option<ObjectId>,
     /// One of them is enough; empty matches every request.
     pub matches: Vec<HttpMatch>,
     pub route: Vec<HttpDestination>,

@@ -340,7 +340,7 @@ fn service_body(service: &Object<Service>, pods: &PodsByNamespace<'_>, findings:
         (Finding::Original, Vec::new())
     } else {
         let backends = pods.backends(&service.meta.namespace, &spec.selector, like);
-        (if addresses.is_empty() { Finding::Original } else { Finding::Static }, backends)
+        (if spec.headless { Finding::Original } else { Finding::Static }, backends)
     };
     if finding == Finding::Original {
         // Headless: the client has resolved a pod's own address and means that pod, on the port it dialled.

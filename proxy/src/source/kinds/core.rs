@@ -221,6 +221,7 @@ pub fn service(root: &Fields<'_>) -> Option<Service> {
     if addresses.is_empty() {
         addresses.extend(fields.get("clusterIP"));
     }
+    let headless = addresses.iter().any(|f| f.node.text() == Some("None"));
     let given = |f: &&Field<'_>| !matches!(f.node.text(), Some("None" | ""));
     let cluster_ips = addresses.iter().filter(given).filter_map(Field::ip).collect();
     let external_name = fields.string("externalName");
@@ -234,7 +235,7 @@ pub fn service(root: &Fields<'_>) -> Option<Service> {
             field.error("`name` is missing: a Service with several ports names each");
         }
     }
-    Some(Service { type_, cluster_ips, external_name, selector: fields.string_map("selector"), ports })
+    Some(Service { type_, cluster_ips, headless, external_name, selector: fields.string_map("selector"), ports })
 }
 
 fn service_port(field: &Field<'_>) -> Option<ServicePort> {
