@@ -49,7 +49,12 @@ pub struct Errand {
     pub route: Option<Arc<Route>>,
     /// What `consistentHash` makes of the request.
     pub hash: Option<u64>,
+    /// Has the last word on the headers of each attempt (`x-envoy-attempt-count`).
+    pub mark: Option<Mark>,
 }
+
+/// Changes the headers of an attempt; given the attempt's number, 1 for the first.
+pub type Mark = fn(&mut HeaderMap, u32);
 
 /// The request, ready for any upstream connection.
 struct Outgoing {
@@ -154,7 +159,7 @@ async fn attempts(
         });
         log.sending();
         let this_body = body.take().unwrap_or_else(|| RequestBody::empty(outgoing.progress.clone()));
-        match send(errand, outgoing, this_body, &mut lease).await {
+        match send(errand, outgoing, this_body, &mut lease, retries + 1).await {
             Ok(response) => return answered(errand, outgoing, response, lease, down, log),
             Err(Failure::Unprocessed(back)) if lease.reused || retries < limits::RETRIES => {
                 // A pooled connection that turns out dead costs nothing; a fresh one that does counts.
@@ -188,6 +193,7 @@ async fn send(
     outgoing: &Outgoing,
     body: RequestBody,
     lease: &mut Lease,
+    attempt: u32,
 ) -> Result<Response<Incoming>, Failure> {
     let bodiless = http_body::Body::is_end_stream(&body);
     let before = lease.meta.read.load(Ordering::Relaxed);
@@ -195,6 +201,9 @@ async fn send(
     let Some(sender) = lease.sender() else { return Err(Failure::Unprocessed(Some(body))) };
     let h2 = matches!(sender, Sender::H2(_));
     let mut request = outgoing.request(body, h2, tls, &errand.authority);
+    if let Some(mark) = errand.mark {
+        mark(request.headers_mut(), attempt);
+    }
     if outgoing.expects {
         let progress = outgoing.progress.clone();
         hyper::ext::on_informational(&mut request, move |response| {
@@ -362,7 +371,7 @@ fn lost(
 impl Errand {
     /// With nothing that a route could say.
     pub fn new(connection: Arc<Connection>, snapshot: Arc<Snapshot>, cluster: Arc<Cluster>, authority: String) -> Self {
-        Self { connection, snapshot, cluster, authority, route: None, hash: None }
+        Self { connection, snapshot, cluster, authority, route: None, hash: None, mark: None }
     }
 
     /// Under a new snapshot, closes the pooled connections whose cluster or TLS context is not what it was.
