@@ -132,3 +132,7 @@ pub const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 pub const POD_CHECK: Duration = Duration::from_millis(500);
 /// How long the last access-log lines may take to be written before the process ends.
 pub const LOG_FLUSH: Duration = Duration::from_secs(1);
+/// Bytes of a `directResponse` body; Istio's limit is 1 MB, and an object of Kubernetes has 1.5 MiB at most.
+pub const DIRECT_RESPONSE_BYTES: usize = 1_000_000;
+/// Entries of a consistent-hash ring or Maglev table; Envoy's limit for rings (8 Mi) would be some 100 MiB a cluster.
+pub const HASH_TABLE_MOST: u32 = 1024 * 1024;

@@ -216,6 +216,24 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// A number with a fraction, from `min` to `max`; in Istio's kinds it may be written as text.
+    pub fn decimal(&self, min: f64, max: f64) -> Option<f64> {
+        let text = match &self.node.value {
+            Value::Plain(text) => Some(text),
+            Value::Text { text, .. } if self.dialect == Dialect::Istio => Some(text),
+            _ => None,
+        };
+        let Some(number) = text.and_then(|text| text.parse::<f64>().ok()).filter(|number| number.is_finite()) else {
+            self.expected("a number");
+            return None;
+        };
+        if !(min..=max).contains(&number) {
+            self.error(format!("must be from {min} to {max}, not {number}"));
+            return None;
+        }
+        Some(number)
+    }
+
     /// A port, 1 to 65535.
     pub fn port(&self) -> Option<u16> {
         self.number(1, u32::from(u16::MAX)).and_then(|n| u16::try_from(n).ok())

@@ -38,10 +38,7 @@ const ISTIO: &[&str] = &["v1", "v1beta1", "v1alpha3"];
 const LATER: &[(&str, &[&str])] = &[
     ("", &["Endpoints"]),
     ("discovery.k8s.io", &["EndpointSlice"]),
-    (
-        "networking.istio.io",
-        &["VirtualService", "Gateway", "Sidecar", "WorkloadEntry", "WorkloadGroup", "EnvoyFilter", "ProxyConfig"],
-    ),
+    ("networking.istio.io", &["Sidecar", "WorkloadEntry", "WorkloadGroup", "EnvoyFilter", "ProxyConfig"]),
     ("security.istio.io", &["PeerAuthentication", "AuthorizationPolicy", "RequestAuthentication"]),
     ("telemetry.istio.io", &["Telemetry"]),
     ("extensions.istio.io", &["WasmPlugin"]),
@@ -142,6 +139,16 @@ impl Reader {
                     AnyObject::DestinationRule,
                     |root, _| kinds::destination_rule::destination_rule(root),
                 );
+            }
+            ("networking.istio.io", "VirtualService") => {
+                self.object(&header, "VirtualService", ISTIO, &findings, &[], AnyObject::VirtualService, |root, _| {
+                    kinds::virtual_service::virtual_service(root)
+                });
+            }
+            ("networking.istio.io", "Gateway") => {
+                self.object(&header, "Gateway", ISTIO, &findings, &[], AnyObject::Gateway, |root, _| {
+                    kinds::gateway::gateway(root)
+                });
             }
             ("install.istio.io", "IstioOperator")
                 if root.get("spec").is_some_and(|s| s.get("meshConfig").is_some()) =>

@@ -56,6 +56,8 @@ fn mesh(text: &str) -> (Option<MeshConfig>, Vec<String>) {
     (mesh, said(&parsed))
 }
 
+mod routing;
+
 #[test]
 fn the_seed_is_read_whole_and_without_complaint() {
     let parsed = parse(SEED);
@@ -341,10 +343,10 @@ fn destination_rules_are_checked_as_istio_checks_them() {
             &["8:11: subsets[1].name: subset \"v1\" is given twice"],
         ),
         (
-            "  host: a.b\n  trafficPolicy:\n    outlierDetection: {consecutive5xxErrors: 1}\n    loadBalancer:\n      consistentHash: {useSourceIp: true}\n",
+            "  host: a.b\n  trafficPolicy:\n    tunnel: {targetHost: a, targetPort: 1}\n    loadBalancer:\n      consistentHash: {useSourceIp: false}\n",
             &[
-                "7:5: warning: trafficPolicy.outlierDetection: not honoured yet",
-                "9:7: warning: trafficPolicy.loadBalancer.consistentHash: not honoured yet",
+                "7:5: warning: trafficPolicy.tunnel: not honoured yet",
+                "9:37: trafficPolicy.loadBalancer.consistentHash.useSourceIp: false hashes nothing: leave `consistentHash` out",
             ],
         ),
         (
@@ -440,12 +442,12 @@ fn lists_json_and_kinds_that_are_not_read() {
         "f.json:6:98: error: Service default/s: spec.ports[0].port: must be from 1 to 65535, not 0"
     );
     let text = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\n---\napiVersion: extensions/v1beta1\nkind: Deployment\nmetadata: {name: b}\n---\n\
-                apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: v, namespace: n}\n---\napiVersion: serving.knative.dev/v1\nkind: Service\n";
+                apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: v, namespace: n}\n---\napiVersion: serving.knative.dev/v1\nkind: Service\n";
     assert_eq!(
         said(&parse(text)),
         [
             "2:7: info: kind Deployment means nothing to the data plane: skipped",
-            "10:7: warning: VirtualService n/v: kind VirtualService is not honoured yet",
+            "10:7: warning: Sidecar n/v: kind Sidecar is not honoured yet",
             "14:7: info: kind Service means nothing to the data plane: skipped",
         ]
     );

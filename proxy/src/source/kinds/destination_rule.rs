@@ -1,31 +1,16 @@
 //! networking.istio.io DestinationRule, checked as Istio's own validation does.
 
-use std::time::Duration;
-
 use super::{
     super::{
         decode::{Field, Fields},
         values,
     },
     service_entry::export_to,
+    traffic_policy::{connection_pool, load_balancer, outlier_detection},
 };
-use crate::{
-    api::istio::{
-        ClientTls, ConnectionPool, DestinationRule, LoadBalancer, LoadBalancing, Subset, TlsMode, TrafficPolicy,
-    },
-    limits,
-};
+use crate::api::istio::{ClientTls, DestinationRule, Subset, TlsMode, TrafficPolicy};
 
-const POLICY_LATER: &[&str] = &["outlierDetection", "tunnel", "proxyProtocol", "retryBudget"];
-const BALANCERS: &[(&str, LoadBalancer)] = &[
-    ("UNSPECIFIED", LoadBalancer::LeastRequest),
-    ("LEAST_REQUEST", LoadBalancer::LeastRequest),
-    // Istio kept the old name and serves least-request for it.
-    ("LEAST_CONN", LoadBalancer::LeastRequest),
-    ("ROUND_ROBIN", LoadBalancer::RoundRobin),
-    ("RANDOM", LoadBalancer::Random),
-    ("PASSTHROUGH", LoadBalancer::Passthrough),
-];
+const POLICY_LATER: &[&str] = &["tunnel", "proxyProtocol", "retryBudget"];
 const MODES: &[(&str, TlsMode)] = &[
     ("DISABLE", TlsMode::Disable),
     ("SIMPLE", TlsMode::Simple),
@@ -67,12 +52,12 @@ pub fn destination_rule(root: &Fields<'_>) -> Option<DestinationRule> {
 }
 
 fn traffic_policy(field: &Field<'_>) -> Option<TrafficPolicy> {
-    let read = &["loadBalancer", "connectionPool", "tls", "portLevelSettings"];
+    let read = &["loadBalancer", "connectionPool", "outlierDetection", "tls", "portLevelSettings"];
     let fields = field.fields(read, &[], POLICY_LATER)?;
     let mut policy = settings(&fields);
     for field in fields.items("portLevelSettings") {
-        let read = &["port", "loadBalancer", "connectionPool", "tls"];
-        let Some(fields) = field.fields(read, &[], &["outlierDetection"]) else { continue };
+        let read = &["port", "loadBalancer", "connectionPool", "outlierDetection", "tls"];
+        let Some(fields) = field.fields(read, &[], &[]) else { continue };
         let Some(number) = fields.require("port").and_then(|f| f.fields(&["number"], &[], &[])?.require("number"))
         else {
             continue;
@@ -93,65 +78,10 @@ fn settings(fields: &Fields<'_>) -> TrafficPolicy {
     TrafficPolicy {
         load_balancer: fields.get("loadBalancer").and_then(|f| load_balancer(&f)),
         connection_pool: fields.get("connectionPool").and_then(|f| connection_pool(&f)),
-        outlier_detection: None,
+        outlier_detection: fields.get("outlierDetection").and_then(|f| outlier_detection(&f)),
         tls: fields.get("tls").and_then(|f| client_tls(&f)),
         port_level_settings: Vec::new(),
     }
-}
-
-fn load_balancer(field: &Field<'_>) -> Option<LoadBalancing> {
-    let later = &["consistentHash", "localityLbSetting", "warmupDurationSecs", "warmup"];
-    let fields = field.fields(&["simple"], &[], later)?;
-    if field.node.get("simple").is_some() && field.node.get("consistentHash").is_some() {
-        field.error("`simple` and `consistentHash` exclude each other");
-    }
-    let simple = fields.get("simple").and_then(|f| f.choice(BALANCERS)).unwrap_or_default();
-    Some(LoadBalancing { simple, ..LoadBalancing::default() })
-}
-
-fn connection_pool(field: &Field<'_>) -> Option<ConnectionPool> {
-    let fields = field.fields(&["tcp", "http"], &[], &[])?;
-    let mut pool = ConnectionPool::default();
-    if let Some(tcp) = fields.get("tcp").and_then(|f| {
-        let read = &["maxConnections", "connectTimeout", "maxConnectionDuration", "idleTimeout"];
-        f.fields(read, &[], &["tcpKeepalive"])
-    }) {
-        pool.tcp_max_connections = limit(&tcp, "maxConnections");
-        pool.tcp_connect_timeout = tcp.get("connectTimeout").and_then(|f| f.duration());
-        pool.tcp_max_connection_duration = tcp.get("maxConnectionDuration").and_then(|f| f.duration());
-        pool.tcp_idle_timeout = idle(&tcp);
-    }
-    if let Some(http) = fields.get("http").and_then(|f| {
-        let read = &[
-            "http1MaxPendingRequests",
-            "http2MaxRequests",
-            "maxRequestsPerConnection",
-            "maxRetries",
-            "idleTimeout",
-            "h2UpgradePolicy",
-        ];
-        f.fields(read, &[], &["useClientProtocol", "maxConcurrentStreams"])
-    }) {
-        pool.http1_max_pending_requests = limit(&http, "http1MaxPendingRequests");
-        pool.http2_max_requests = limit(&http, "http2MaxRequests");
-        pool.http_max_requests_per_connection = limit(&http, "maxRequestsPerConnection");
-        pool.http_max_retries = limit(&http, "maxRetries");
-        pool.http_idle_timeout = idle(&http);
-        let policies = &[("DEFAULT", None), ("UPGRADE", Some(true)), ("DO_NOT_UPGRADE", Some(false))];
-        pool.http_h2_upgrade = http.get("h2UpgradePolicy").and_then(|f| f.choice(policies)).flatten();
-    }
-    Some(pool)
-}
-
-/// An int32 for which 0 means the default, as everywhere in protobuf.
-fn limit(fields: &Fields<'_>, name: &str) -> Option<u32> {
-    fields.get(name)?.number(0, i32::MAX.unsigned_abs()).filter(|n| *n != 0)
-}
-
-/// `idleTimeout`: zero means never.
-fn idle(fields: &Fields<'_>) -> Option<Duration> {
-    let timeout = fields.get("idleTimeout")?.duration_or_zero()?;
-    Some(if timeout.is_zero() { limits::NEVER } else { timeout })
 }
 
 fn client_tls(field: &Field<'_>) -> Option<ClientTls> {

@@ -1,6 +1,10 @@
 //! Mesh configuration: YAML inside the ConfigMap `istio` (key `mesh`), or `spec.meshConfig` of an IstioOperator.
 
-use super::super::{decode::Field, values};
+use super::{
+    super::{decode::Field, values},
+    traffic_policy::locality,
+    virtual_service::retries,
+};
 use crate::api::istio::MeshConfig;
 
 const READ: &[&str] = &[
@@ -12,6 +16,12 @@ const READ: &[&str] = &[
     "trustDomain",
     "connectTimeout",
     "tlsDefaults",
+    "enableAutoMtls",
+    "meshMTLS",
+    "meshMtls",
+    "localityLbSetting",
+    "defaultHttpRetryPolicy",
+    "trustDomainAliases",
 ];
 /// What only the control plane of a cluster acts on.
 const IGNORED: &[&str] = &[
@@ -20,7 +30,6 @@ const IGNORED: &[&str] = &[
     "ingressControllerMode",
     "ingressSelector",
     "configSources",
-    "enableAutoMtls",
     "enablePrometheusMerge",
     "verifyCertificateAtClient",
     "disableEnvoyListenerLog",
@@ -37,12 +46,10 @@ const LATER: &[&str] = &[
     "enableEnvoyAccessLogService",
     "defaultConfig",
     "inboundTrafficPolicy",
-    "trustDomainAliases",
     "caCertificates",
     "defaultServiceExportTo",
     "defaultVirtualServiceExportTo",
     "defaultDestinationRuleExportTo",
-    "localityLbSetting",
     "dnsRefreshRate",
     "h2UpgradePolicy",
     "inboundClusterStatName",
@@ -54,9 +61,6 @@ const LATER: &[&str] = &[
     "defaultProviders",
     "discoverySelectors",
     "pathNormalization",
-    "defaultHttpRetryPolicy",
-    "meshMTLS",
-    "meshMtls",
     "hboneIdleTimeout",
 ];
 const CURVES: &[&str] = &["P-256", "P-384", "P-521", "X25519", "X25519MLKEM768"];
@@ -100,5 +104,18 @@ pub fn mesh_config(field: &Field<'_>) -> Option<MeshConfig> {
             field.error(format!("is not one of {}", CURVES.join(", ")));
         }
     }
+    mesh.auto_mtls = fields.get("enableAutoMtls").and_then(|f| f.boolean());
+    if let Some(tls) = fields
+        .get("meshMTLS")
+        .or_else(|| fields.get("meshMtls"))
+        .and_then(|f| f.fields(&["minProtocolVersion"], &[], &["cipherSuites", "ecdhCurves"]))
+    {
+        let versions = &[("TLS_AUTO", None), ("TLSV1_2", Some("TLSV1_2")), ("TLSV1_3", Some("TLSV1_3"))];
+        let version = tls.get("minProtocolVersion").and_then(|f| f.choice(versions)).flatten();
+        mesh.mesh_tls_min_version = version.map(str::to_owned);
+    }
+    mesh.locality = fields.get("localityLbSetting").and_then(|f| locality(&f));
+    mesh.default_retries = fields.get("defaultHttpRetryPolicy").and_then(|f| retries(&f));
+    mesh.trust_domain_aliases = fields.strings("trustDomainAliases");
     Some(mesh)
 }

@@ -2,6 +2,9 @@
 
 pub mod core;
 pub mod destination_rule;
+pub mod gateway;
 pub mod mesh_config;
 pub mod meta;
 pub mod service_entry;
+pub mod traffic_policy;
+pub mod virtual_service;

@@ -149,10 +149,8 @@ fn workload_entry(field: &Field<'_>) -> Option<WorkloadEntry> {
     for (name, port) in fields.get("ports").map(|f| f.entries()).unwrap_or_default() {
         ports.extend(port.port().map(|number| (name.to_owned(), number)));
     }
-    for name in ["network", "locality"] {
-        if let Some(field) = fields.get(name) {
-            field.warn("not honoured yet");
-        }
+    if let Some(field) = fields.get("network") {
+        field.warn("not honoured yet");
     }
     Some(WorkloadEntry {
         address: fields.require("address")?.string()?,
