@@ -64,7 +64,7 @@ pub fn gateway(root: &Fields<'_>) -> Option<Gateway> {
         }
         servers.push(server);
     }
-    Some(Gateway { selector, servers })
+    Some(Gateway { selector, servers, ..Gateway::default() })
 }
 
 fn server(field: &Field<'_>) -> Option<Server> {

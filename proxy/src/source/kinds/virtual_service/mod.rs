@@ -79,7 +79,7 @@ pub fn virtual_service(root: &Fields<'_>) -> Option<VirtualService> {
             field.error("a delegate cannot delegate any further");
         }
     }
-    Some(VirtualService { hosts, gateways, http, tls, tcp, export_to: export_to(&fields) })
+    Some(VirtualService { hosts, gateways, http, tls, tcp, export_to: export_to(&fields), ..VirtualService::default() })
 }
 
 /// `mesh`, `name` or `namespace/name`.
@@ -142,6 +142,7 @@ fn http_route(field: &Field<'_>) -> Option<HttpRoute> {
         mirrors: actions::mirrors(&fields),
         cors_policy: fields.get("corsPolicy").and_then(|f| actions::cors(&f)),
         headers: fields.get("headers").map(|f| actions::headers(&f)).unwrap_or_default(),
+        ..HttpRoute::default()
     })
 }
 
