@@ -31,12 +31,12 @@ pub fn check(registry: &Registry, rules: &Rules, findings: &mut Findings) {
             }
         }
         for (field, tls) in every {
-            if tls.mode == TlsMode::IstioMutual {
-                let message = "ISTIO_MUTUAL is not honoured yet: traffic under this rule is refused";
-                findings.error(object, &format!("{field}.mode"), message);
+            if tls.mode == TlsMode::IstioMutual && tls.insecure_skip_verify {
+                let message = "ISTIO_MUTUAL always checks who answers: this is ignored";
+                findings.warn(object, &format!("{field}.insecureSkipVerify"), message);
             }
             let credential = tls.credential_name.as_ref().is_some_and(|name| !name.is_empty());
-            if credential && tls.encrypts() {
+            if credential && tls.originates() {
                 let field = format!("{field}.credentialName");
                 if object.spec.workload_selector.is_none() {
                     let message = "without workloadSelector Istio ignores this rule at sidecars and sends plain text; egret honours it";
@@ -67,7 +67,8 @@ fn used(registry: &Registry, rules: &Rules, findings: &mut Findings) -> Vec<bool
             for port in wrapped {
                 let Some(merged) = rules.merge(&[index], &mut Findings::default()) else { continue };
                 let policy = merged.policy(port.number, None);
-                if let Some(tls) = policy.tls.filter(|tls| tls.settings.encrypts()) {
+                // Mesh mTLS goes round whatever the application speaks.
+                if let Some(tls) = policy.tls.filter(|tls| tls.settings.originates()) {
                     let message = format!(
                         "port {} of {} is TLS already: the application's own TLS will be wrapped in a second one",
                         port.number, entry.object

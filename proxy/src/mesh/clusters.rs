@@ -7,14 +7,14 @@ use super::{
     origination::{Defaults, Holder, NO_LABELS, Upstream},
     registry::{Entry, EntryPort},
     routing::VirtualHost,
-    rules::{Chosen, Merged, Policy, Rules, every_tls},
-    table::{Cluster, Pool, TlsSettings, UpstreamTls},
+    rules::{Chosen, Merged, Policy, Rules, Tls, every_tls},
+    table::{Cluster, Discovery, LocalitySetting, OutlierDetection, Pool, TlsSettings, UpstreamTls},
     volumes::Volumes,
 };
 use crate::{
     api::{
         Objects,
-        istio::{ConnectionPool, DestinationRule},
+        istio::{ConnectionPool, DestinationRule, LoadBalancing, MeshConfig},
     },
     limits,
 };
@@ -26,6 +26,10 @@ pub struct Workshop<'a> {
     pub defaults: Defaults,
     /// Mesh configuration `connectTimeout`.
     pub connect_timeout: Duration,
+    /// Where no rule speaks of TLS, callers look for mesh mTLS themselves. False too where there is nobody to find.
+    pub auto_mtls: bool,
+    /// Mesh configuration `localityLbSetting`, which is on by default.
+    locality: LocalitySetting,
     pub findings: &'a mut Findings,
     merged: HashMap<Chosen, MergedRule>,
     made: HashMap<Key, Made>,
@@ -75,15 +79,17 @@ impl<'a> Workshop<'a> {
     pub fn new(
         objects: &'a Objects,
         rules: &'a Rules,
-        defaults: Defaults,
-        connect_timeout: Option<Duration>,
+        config: Option<&MeshConfig>,
+        auto_mtls: bool,
         findings: &'a mut Findings,
     ) -> Self {
         Self {
             objects,
             rules,
-            defaults,
-            connect_timeout: connect_timeout.unwrap_or(limits::CONNECT_TIMEOUT),
+            defaults: Defaults::new(config),
+            connect_timeout: config.and_then(|config| config.connect_timeout).unwrap_or(limits::CONNECT_TIMEOUT),
+            auto_mtls,
+            locality: config.and_then(|config| config.locality.clone()).unwrap_or_default(),
             findings,
             merged: HashMap::new(),
             made: HashMap::new(),
@@ -135,41 +141,35 @@ impl<'a> Workshop<'a> {
     ) -> Cluster {
         let policy = rule.map_or_else(Policy::default, |rule| rule.policy(port.number, subset));
         let subset = subset.and_then(|at| rule?.subsets().nth(at));
+        let name = subset.map_or("", |subset| subset.name.as_str());
         let pool = self.pool(policy.pool);
+        let locality = self.locality(policy.load_balancer, policy.outlier);
+        let labels = subset.map_or(&NO_LABELS, |subset| &subset.labels);
+        let discovery = match &locality {
+            Some(setting) if !setting.failover_priority.is_empty() => entry.labelled_discovery(port, labels),
+            _ => entry.discovery(port, labels),
+        };
         let upstream = Upstream {
             protocol: port.protocol,
             h2_upgrade: pool.h2_upgrade,
             subject_alt_names: &entry.body.subject_alt_names,
+            mesh_sni: &format!("outbound_.{}_.{name}_.{}", port.number, entry.host),
         };
         let tls = match &policy.tls {
+            None if self.may_be_captured(entry, &discovery) => upstream.mesh(None),
             None => UpstreamTls::Plain,
-            Some(tls) => {
-                let holder = Holder {
-                    objects: self.objects,
-                    defaults: &self.defaults,
-                    namespace: holder.namespace,
-                    volumes: holder.volumes,
-                };
-                match holder.originate(tls, upstream, self.findings) {
-                    UpstreamTls::Originate(settings) => {
-                        let shared = self.settings.entry(settings.clone()).or_insert(settings);
-                        UpstreamTls::Originate(shared.clone())
-                    }
-                    other => other,
-                }
-            }
+            Some(tls) => self.originate(tls, upstream, holder),
         };
-        let name = subset.map_or("", |subset| subset.name.as_str());
         Cluster {
             name: format!("outbound|{}|{name}|{}", port.number, entry.host),
             host: entry.host.clone(),
             port: port.number,
             subset: name.to_owned(),
             protocol: port.protocol,
-            discovery: entry.discovery(port, subset.map_or(&NO_LABELS, |subset| &subset.labels)),
+            discovery,
             load_balancer: policy.load_balancer.map(|balancing| balancing.simple).unwrap_or_default(),
             hash: policy.load_balancer.and_then(|balancing| balancing.consistent_hash.clone()),
-            locality: policy.load_balancer.and_then(|balancing| balancing.locality.clone()),
+            locality,
             warmup: policy.load_balancer.and_then(|balancing| balancing.warmup),
             outlier: policy.outlier.copied(),
             pool,
@@ -178,6 +178,45 @@ impl<'a> Workshop<'a> {
             service: entry.object.clone(),
             destination_rule: rule.map(|rule| rule.object.id.clone()),
         }
+    }
+
+    fn originate(&mut self, tls: &Tls<'_>, upstream: Upstream<'_>, holder: HolderOf<'_>) -> UpstreamTls {
+        let holder = Holder {
+            objects: self.objects,
+            defaults: &self.defaults,
+            namespace: holder.namespace,
+            volumes: holder.volumes,
+        };
+        match holder.originate(tls, upstream, self.findings) {
+            UpstreamTls::Originate(settings) => {
+                let shared = self.settings.entry(settings.clone()).or_insert(settings);
+                UpstreamTls::Originate(shared.clone())
+            }
+            other => other,
+        }
+    }
+
+    /// Auto mTLS: some endpoint is a pod whose inbound is captured, or will turn out to be one when it is dialled.
+    fn may_be_captured(&self, entry: &Entry, discovery: &Discovery) -> bool {
+        self.auto_mtls
+            && !entry.body.mesh_external
+            && match discovery {
+                Discovery::Static(list) => list.iter().any(|to| to.peer.as_ref().is_some_and(|peer| peer.captured)),
+                Discovery::OriginalDestination { .. } => true,
+                Discovery::Dns { .. } | Discovery::Dynamic { .. } => false,
+            }
+    }
+
+    /// The rule's setting, else the mesh's. Weights by place (`distribute`) count as they are; failing over from place to
+    /// place wants outlierDetection to tell when, as in Istio.
+    fn locality(
+        &self,
+        balancing: Option<&LoadBalancing>,
+        outlier: Option<&OutlierDetection>,
+    ) -> Option<LocalitySetting> {
+        let setting = balancing.and_then(|balancing| balancing.locality.as_ref()).unwrap_or(&self.locality);
+        let counts = setting.enabled != Some(false) && (outlier.is_some() || !setting.distribute.is_empty());
+        counts.then(|| setting.clone())
     }
 
     fn pool(&self, pool: Option<&ConnectionPool>) -> Pool {
@@ -203,5 +242,5 @@ impl<'a> Workshop<'a> {
 }
 
 fn takes_credentials(rule: &DestinationRule) -> bool {
-    every_tls(rule).iter().any(|(_, tls)| tls.encrypts())
+    every_tls(rule).iter().any(|(_, tls)| tls.originates())
 }

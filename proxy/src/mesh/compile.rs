@@ -12,7 +12,7 @@ use super::{
     findings::Findings,
     gateways::Gateways,
     locality,
-    origination::{Defaults, places},
+    origination::places,
     peers::{self, Peers},
     registry::Registry,
     rules::{Client, RuleIndex, Rules, files},
@@ -36,8 +36,8 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
     let rules = Rules::new(objects);
     check(&registry, &rules, &mut findings);
 
-    let timeout = config.and_then(|config| config.connect_timeout);
-    let mut workshop = Workshop::new(objects, &rules, Defaults::new(config), timeout, &mut findings);
+    let auto_mtls = settings.auto_mtls && peers.any_captured();
+    let mut workshop = Workshop::new(objects, &rules, config, auto_mtls, &mut findings);
     let scope = Scope { registry: &registry, root: &settings.root_namespace, policy: settings.outbound_policy };
     let mut tables = Tables::new(&rules);
     let mut mesh = Mesh::default();

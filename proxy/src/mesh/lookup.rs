@@ -73,8 +73,15 @@ impl Outbound {
             .or_else(|| self.address(dst, |table| &table.tcp))
             .or_else(|| self.tcp_any(dst.port()));
         match cluster {
-            // A sniffed service with a rule wants plain text encrypted; what is encrypted already is left alone.
-            Some(cluster) if cluster.protocol == Protocol::Auto && cluster.tls.encrypts() => self.by_policy(),
+            // A sniffed service with a rule wants plain text encrypted; what is encrypted already is left alone, unless the
+            // other side waits for mesh mTLS, whatever is in it.
+            Some(cluster)
+                if cluster.protocol == Protocol::Auto
+                    && cluster.tls.encrypts()
+                    && !matches!(cluster.tls, UpstreamTls::Mesh(_)) =>
+            {
+                self.by_policy()
+            }
             Some(cluster) => tunnel(cluster),
             None => self.by_policy(),
         }

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     findings::Findings,
     rules::Tls,
-    table::{IdentitySource, Material, Place, Protocol, TlsSettings, TrustSource, UpstreamTls},
+    table::{IdentitySource, Material, MeshTls, Place, Protocol, TlsSettings, TrustSource, UpstreamTls},
     volumes::Volumes,
 };
 use crate::api::{
@@ -50,6 +50,20 @@ pub struct Upstream<'a> {
     pub protocol: Protocol,
     pub h2_upgrade: bool,
     pub subject_alt_names: &'a [String],
+    /// The server name of mesh mTLS, where the rule has none.
+    pub mesh_sni: &'a str,
+}
+
+impl Upstream<'_> {
+    /// Mesh mTLS, as a rule asks for it, or by itself where none speaks of TLS. Nothing in it is the client's own.
+    pub fn mesh(self, rule: Option<&ClientTls>) -> UpstreamTls {
+        let own_names = rule.map(|tls| tls.subject_alt_names.as_slice()).filter(|names| !names.is_empty());
+        UpstreamTls::Mesh(Arc::new(MeshTls {
+            required: rule.is_some(),
+            sni: rule.and_then(|tls| given(tls.sni.as_ref())).unwrap_or(self.mesh_sni).to_owned(),
+            subject_alt_names: own_names.unwrap_or(self.subject_alt_names).to_vec(),
+        }))
+    }
 }
 
 /// A field below `tls`, and why it cannot be honoured.
@@ -57,27 +71,23 @@ type Refusal = (&'static str, String);
 
 impl Holder<'_> {
     pub fn originate(self, tls: &Tls<'_>, upstream: Upstream<'_>, findings: &mut Findings) -> UpstreamTls {
-        if !tls.settings.encrypts() {
-            return UpstreamTls::Plain;
+        match tls.settings.mode {
+            TlsMode::Disable => return UpstreamTls::Plain,
+            TlsMode::IstioMutual => return upstream.mesh(Some(tls.settings)),
+            TlsMode::Simple | TlsMode::Mutual => {}
         }
         match self.settings(tls.settings, upstream) {
             Ok(settings) => UpstreamTls::Originate(Arc::new(settings)),
             Err((field, why)) => {
                 let field = if field.is_empty() { tls.field.clone() } else { format!("{}.{field}", tls.field) };
-                // That ISTIO_MUTUAL is not honoured is said once for all workloads, by `check`.
-                if tls.settings.mode != TlsMode::IstioMutual {
-                    let whose = format!("{why}: traffic of workloads in {} under this rule is refused", self.namespace);
-                    findings.error(tls.object, &field, whose);
-                }
+                let whose = format!("{why}: traffic of workloads in {} under this rule is refused", self.namespace);
+                findings.error(tls.object, &field, whose);
                 UpstreamTls::Refuse(Arc::from(format!("{}: {why}", tls.object.id)))
             }
         }
     }
 
     fn settings(self, tls: &ClientTls, upstream: Upstream<'_>) -> Result<TlsSettings, Refusal> {
-        if tls.mode == TlsMode::IstioMutual {
-            return Err(("mode", "ISTIO_MUTUAL is not honoured yet".to_owned()));
-        }
         let (identity, trust) = match given(tls.credential_name.as_ref()) {
             Some(name) => self.secret_material(name, tls)?,
             None => self.file_material(tls)?,

@@ -265,6 +265,11 @@ impl ClientTls {
     pub(super) fn encrypts(&self) -> bool {
         self.mode != TlsMode::Disable
     }
+
+    /// With certificates and CAs of the workload's own; ISTIO_MUTUAL is the mesh's affair.
+    pub(super) fn originates(&self) -> bool {
+        matches!(self.mode, TlsMode::Simple | TlsMode::Mutual)
+    }
 }
 
 struct Scope<'a> {
@@ -314,7 +319,7 @@ pub fn every_tls(rule: &DestinationRule) -> Vec<(String, &ClientTls)> {
 
 /// The files that a rule names anywhere: where it does, it depends on the workload's volumes.
 pub fn files(rule: &DestinationRule) -> impl Iterator<Item = String> {
-    every_tls(rule).into_iter().filter(|(_, tls)| tls.encrypts()).flat_map(|(_, tls)| {
+    every_tls(rule).into_iter().filter(|(_, tls)| tls.originates()).flat_map(|(_, tls)| {
         let paths = [&tls.client_certificate, &tls.private_key, &tls.ca_certificates, &tls.ca_crl];
         paths.into_iter().flatten().cloned().collect::<Vec<_>>()
     })

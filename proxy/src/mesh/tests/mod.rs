@@ -96,7 +96,8 @@ impl Decision {
                     UpstreamTls::Plain => "",
                     UpstreamTls::Originate(settings) if settings.identity.is_some() => " MUTUAL",
                     UpstreamTls::Originate(_) => " SIMPLE",
-                    UpstreamTls::Mesh(_) => " MESH",
+                    UpstreamTls::Mesh(mesh) if mesh.required => " MESH",
+                    UpstreamTls::Mesh(_) => "",
                     UpstreamTls::Refuse(_) => " REFUSED",
                 };
                 format!("{}{tls}", cluster.name)

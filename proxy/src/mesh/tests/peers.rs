@@ -117,3 +117,113 @@ fn gateways_are_not_captured() {
     let said = mesh.said(Severity::Warning);
     assert_eq!(said, ["spec.selector: no enrolled pod bears these labels: nobody serves this Gateway"]);
 }
+
+fn tls(cluster: &Cluster) -> String {
+    match &cluster.tls {
+        UpstreamTls::Plain => "plain".to_owned(),
+        UpstreamTls::Mesh(mesh) => {
+            let how = if mesh.required { "required" } else { "auto" };
+            [&[how, &mesh.sni], mesh.subject_alt_names.iter().map(String::as_str).collect::<Vec<_>>().as_slice()]
+                .concat()
+                .join(" ")
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+#[test]
+fn auto_mtls_where_somebody_takes_it() {
+    let own = pod("client", "c", "{}");
+    let external = entry(
+        "client",
+        "external",
+        "{hosts: [ext.example], location: MESH_EXTERNAL, resolution: STATIC, ports: [{number: 80, name: http, protocol: HTTP}], endpoints: [{address: 10.1.0.1}]}",
+    );
+    let named = entry(
+        "client",
+        "named",
+        "{hosts: [dns.example], location: MESH_INTERNAL, resolution: DNS, ports: [{number: 80, name: http, protocol: HTTP}]}",
+    );
+    let text = format!("{WORLD}{own}{external}{named}");
+    let seen = |text: &str, host: &str, port: u16| {
+        let mesh = mesh(text);
+        let outbound = mesh.of("client", "c");
+        tls(&outbound.http(dst(&format!("9.9.9.9:{port}")), host).cluster())
+    };
+    for (host, port, want) in [
+        ("web.shop", 80, "auto outbound_.80_._.web.shop.svc.cluster.local"),
+        ("headless.shop", 81, "auto outbound_.81_._.headless.shop.svc.cluster.local"),
+        ("vm.example", 80, "auto outbound_.80_._.vm.example"),
+        ("ext.example", 80, "plain"),
+        ("dns.example", 80, "plain"),
+    ] {
+        assert_eq!(seen(&text, host, port), want, "{host}");
+    }
+    // Said to be off; and nobody there who would take it.
+    let off = text.replace("trustDomain: td.example", "enableAutoMtls: false");
+    let alone =
+        text.replace("annotations: {egret.dev/netns: inside}", "").replace("app: web, role: edge", "role: edge");
+    for host in ["web.shop", "vm.example"] {
+        assert_eq!(seen(&off, host, 80), "plain", "{host}");
+        assert_eq!(seen(&alone, host, 80), "plain", "{host}");
+    }
+}
+
+#[test]
+fn a_rule_says_whether_mesh_mtls_is_spoken() {
+    let seen = |host: &str, policy: &str, name: &str| {
+        let text = format!(
+            "{WORLD}{}{}",
+            pod("client", "c", "{}"),
+            rule("client", "r", &format!("{{host: {host}, {policy}}}"))
+        );
+        let mesh = mesh(&text);
+        assert!(mesh.said(Severity::Error).is_empty(), "{:?}", mesh.diagnostics);
+        tls(mesh.of("client", "c").cluster(name).unwrap_or_else(|| panic!("no {name}")))
+    };
+    let (host, web) = ("web.shop.svc.cluster.local", "outbound|80||web.shop.svc.cluster.local");
+    let subset = "outbound|80|s|web.shop.svc.cluster.local";
+    for (policy, name, want) in [
+        ("trafficPolicy: {tls: {mode: DISABLE}}", web, "plain"),
+        ("trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}", web, "required outbound_.80_._.web.shop.svc.cluster.local"),
+        (
+            "trafficPolicy: {tls: {mode: ISTIO_MUTUAL, sni: a.b, subjectAltNames: ['spiffe://x/ns/y/sa/z']}}",
+            web,
+            "required a.b spiffe://x/ns/y/sa/z",
+        ),
+        ("trafficPolicy: {loadBalancer: {simple: RANDOM}}", web, "auto outbound_.80_._.web.shop.svc.cluster.local"),
+        (
+            "subsets: [{name: s, labels: {app: web}, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}]",
+            subset,
+            "required outbound_.80_.s_.web.shop.svc.cluster.local",
+        ),
+        (
+            // A port level without `tls` has none, whatever is above it.
+            "trafficPolicy: {tls: {mode: DISABLE}, portLevelSettings: [{port: {number: 80}, loadBalancer: {simple: RANDOM}}]}",
+            web,
+            "auto outbound_.80_._.web.shop.svc.cluster.local",
+        ),
+        ("subsets: [{name: s, labels: {role: nobody}}]", subset, "plain"),
+        (
+            "subsets: [{name: s, trafficPolicy: {portLevelSettings: [{port: {number: 80}, tls: {mode: ISTIO_MUTUAL, sni: my.example}}]}}]",
+            subset,
+            "required my.example",
+        ),
+    ] {
+        assert_eq!(seen(host, policy, name), want, "{policy}");
+    }
+    // Whoever the endpoints are: what a rule wants encrypted is.
+    let vm = seen("vm.example", "trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}", "outbound|80||vm.example");
+    assert_eq!(vm, "required outbound_.80_._.vm.example");
+}
+
+#[test]
+fn clusters_of_mesh_mtls_are_shared() {
+    let text = format!("{WORLD}{}{}", pod("client", "a", "{}"), pod("other", "b", "{}"))
+        + &rule("istio-system", "r", "{host: '*.shop.svc.cluster.local', trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}");
+    let mesh = mesh(&text);
+    let of =
+        |namespace, name| mesh.of(namespace, name).cluster("outbound|80||web.shop.svc.cluster.local").unwrap().clone();
+    assert_eq!(tls(&of("client", "a")), "required outbound_.80_._.web.shop.svc.cluster.local");
+    assert!(Arc::ptr_eq(&of("client", "a"), &of("other", "b")));
+}
