@@ -21,6 +21,21 @@ pub mod maps {
     pub const ALL: [&str; 6] = [ENROLLED, OWN, ORIGINAL_DST, PENDING, CONFIG, COUNTERS];
 }
 
+/// The object that is loaded for each pod, see `inbound.rs`.
+pub mod inbound {
+    pub const PROGRAM: &str = "egret_inbound";
+    /// Which pod it is.
+    pub const COOKIE: &str = "COOKIE";
+    /// The agent's listeners, with an index for each family.
+    pub const SOCKETS: &str = "LISTENERS";
+    pub const LISTENERS: usize = 2;
+    pub const V4: u32 = 0;
+    pub const V6: u32 = 1;
+}
+
+/// The port of the in-pod outbound listener (Istio's own number for it). Connections to it are never captured inbound.
+pub const OUTBOUND_PORT: u16 = 15001;
+
 /// Pods of one node that may be enrolled at a time. Kubernetes supports 110 by default and some run 500.
 pub const MAX_ENROLLED: usize = 16_384;
 /// Addresses that enrolled pods may bear in all.

@@ -53,7 +53,9 @@ pub const RETRY_PAUSE: Duration = Duration::from_millis(25);
 /// How long requests in flight have after SIGTERM.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// The port of the in-pod outbound listener (Istio's own number for it).
-pub const OUTBOUND_PORT: u16 = 15001;
+pub const OUTBOUND_PORT: u16 = egret_ebpf::OUTBOUND_PORT;
+/// The port of the in-pod inbound listeners, on the loopback addresses (Istio's own number for it).
+pub const INBOUND_PORT: u16 = 15006;
 /// Connections that may wait for `accept` in a pod. The kernel's own ceiling (`net.core.somaxconn`) is 4096; a shorter
 /// queue drops SYNs when many pods start at once.
 pub const LISTEN_BACKLOG: i32 = 4096;

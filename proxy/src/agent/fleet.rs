@@ -12,12 +12,7 @@ use tokio::task::JoinHandle;
 use crate::{
     admin::rows::PodStatus,
     capture::Capture,
-    engine::{
-        Engine,
-        accept::Role,
-        pod::Pod,
-        resolve::{Resolver, ResolverFiles},
-    },
+    engine::{Engine, accept::Role, pod::Pod, resolve::Resolver},
     limits,
     mesh::{PodAddresses, WorkloadId},
     netns::{Namespace, listener_sockets},
@@ -231,13 +226,11 @@ fn open_one(netns: &str) -> Result<Member, String> {
 /// Listeners first, map entry last.
 fn start(capture: &Arc<Capture>, engine: &Arc<Engine>, id: &WorkloadId, member: &Member) -> Result<Serving, String> {
     let port = limits::OUTBOUND_PORT;
-    let resolver = member.namespace.resolver_files();
-    let files = ResolverFiles { resolv_conf: vec![resolver.resolv_conf], hosts: vec![resolver.hosts], port: None };
     let pod = Arc::new(Pod::new(
         Arc::new(id.clone()),
         member.namespace.clone(),
         capture.clone(),
-        Resolver::new(member.namespace.clone(), files),
+        Resolver::new(member.namespace.clone(), member.namespace.resolver_files()),
         member.addresses.clone(),
         port,
     ));
@@ -250,7 +243,7 @@ fn start(capture: &Arc<Capture>, engine: &Arc<Engine>, id: &WorkloadId, member: 
             ),
             _ => format!("cannot listen on {local} in {}: {error}", member.netns),
         })?;
-        listeners.push(listener.into_std().map_err(|error| format!("cannot listen on {local}: {error}"))?);
+        listeners.push(listener);
     }
     if listeners.is_empty() {
         return Err(format!("its namespace {} bears no address yet: bring an interface up in it", member.netns));
@@ -266,7 +259,7 @@ fn readdress(capture: &Capture, engine: &Arc<Engine>, member: &mut Member, addre
     if let Some(serving) = &mut member.serving {
         let known = listener_sockets(&member.addresses, port);
         for local in listener_sockets(&addresses, port).into_iter().filter(|local| !known.contains(local)) {
-            match member.namespace.listener(local).and_then(tokio::net::TcpListener::into_std) {
+            match member.namespace.listener(local) {
                 Ok(listener) => serving.tasks.push(engine.serve(listener, serving.pod.clone(), Role::Outbound)),
                 Err(error) => log::error!("pod {}: cannot listen on {local}: {error}", serving.pod.id),
             }

@@ -51,6 +51,8 @@ pub enum CaptureError {
     Object(&'static str),
     #[error("cannot {what}: {error}")]
     Map { what: &'static str, error: Box<MapError> },
+    #[error("cannot tell where a pod's inbound listener is bound: {error}")]
+    Listener { error: io::Error },
     #[error("network namespace `{namespace}` bears no address to listen on: give its interface one")]
     NoAddress { namespace: String },
     #[error("an agent is still running as instance `{instance}` (process {process}): stop it first")]

@@ -17,7 +17,7 @@ use egret_ebpf::{
 use parking_lot::Mutex;
 
 use super::{
-    Capture, CaptureError, Options, cgroup, logs,
+    Capture, CaptureError, Options, cgroup, inbound, logs,
     pins::{HOOKS, Pins},
     preflight,
 };
@@ -76,6 +76,7 @@ pub(super) fn start(options: &Options) -> Result<Capture, CaptureError> {
         config: Mutex::new(config),
         original: take(&mut ebpf, maps::ORIGINAL_DST)?.try_into().map_err(open)?,
         counters: take(&mut ebpf, maps::COUNTERS)?.try_into().map_err(open)?,
+        inbound: inbound::Loader::new(&pins),
         pins,
         programs,
         guarded,

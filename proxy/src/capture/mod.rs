@@ -7,6 +7,7 @@
 
 mod cgroup;
 mod error;
+mod inbound;
 mod load;
 mod logs;
 mod pins;
@@ -15,7 +16,7 @@ mod uninstall;
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, TcpListener},
     os::fd::BorrowedFd,
 };
 
@@ -24,6 +25,7 @@ use egret_ebpf::{Config, Counter, Enrolment, Original, OwnKey};
 use parking_lot::Mutex;
 
 pub use error::CaptureError;
+pub use inbound::Inbound;
 pub use uninstall::{Removed, uninstall};
 
 use crate::{
@@ -73,6 +75,7 @@ pub struct Capture {
     counters: PerCpuArray<MapData, u64>,
     programs: Vec<(&'static str, u32)>,
     guarded: bool,
+    inbound: inbound::Loader,
     _logs: Option<logs::Drain>,
 }
 
@@ -114,6 +117,18 @@ impl Capture {
         // Last: from here on the pod is captured.
         self.enrolled.lock().insert(cookie, Enrolment::new(v4, v6, port), 0).map_err(map)?;
         self.remove_own(cookie, &keep).map_err(map)
+    }
+
+    /// Captures the connections that come to a pod from outside, on all of its TCP ports but the outbound listener's: they
+    /// are accepted by these listeners of the pod, at most one of each family, whose accepted sockets bear the address dialled
+    /// as their own. Connections of the pod to itself, over the loopback or its own addresses (see [`Capture::enrol`]), are
+    /// left alone, and so are those of the agent from inside the pod: it can pass on what it accepted to the same address.
+    ///
+    /// A family without a listener is not captured, nor is any once the listeners are closed. A port on which the
+    /// application does not listen is accepted too: the agent learns it only when it passes the connection on, and resets
+    /// it then. UDP and ICMP are left alone.
+    pub fn capture_inbound(&self, namespace: &Namespace, listeners: &[TcpListener]) -> Result<Inbound, CaptureError> {
+        self.inbound.attach(namespace, listeners)
     }
 
     /// Lets a pod's connections go their own way again. A pod that is not enrolled: nothing happens.

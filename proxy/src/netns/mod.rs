@@ -12,7 +12,7 @@ use std::{
     fs::File,
     io,
     os::{
-        fd::{AsFd, AsRawFd},
+        fd::{AsFd, BorrowedFd},
         unix::fs::MetadataExt,
     },
     path::{Path, PathBuf},
@@ -23,7 +23,7 @@ use nix::sched::{CloneFlags, setns};
 
 pub use addresses::{listener_addresses, listener_sockets};
 
-use crate::sys;
+use crate::{engine::resolve::ResolverFiles, sys};
 
 /// Where `ip netns` keeps its names.
 const NAMED: &str = "/run/netns";
@@ -60,13 +60,6 @@ impl Identity {
     fn of(metadata: &std::fs::Metadata) -> Self {
         Self { device: metadata.dev(), inode: metadata.ino() }
     }
-}
-
-/// The files that a pod's resolver reads.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ResolverFiles {
-    pub resolv_conf: PathBuf,
-    pub hosts: PathBuf,
 }
 
 /// An open network namespace.
@@ -143,16 +136,11 @@ impl Namespace {
 
     /// The resolver's files as `ip netns exec` would show them: those of the name where they exist, else the host's.
     pub fn resolver_files(&self) -> ResolverFiles {
-        self.resolver_files_in(Path::new(NAMED_ETC))
-    }
-
-    fn resolver_files_in(&self, named_etc: &Path) -> ResolverFiles {
-        let of_name = self.path.strip_prefix(NAMED).ok().map(|name| named_etc.join(name));
-        let pick = |file: &str| {
-            let own = of_name.as_ref().map(|folder| folder.join(file)).filter(|path| path.exists());
-            own.unwrap_or_else(|| Path::new("/etc").join(file))
+        let of_name = self.path.strip_prefix(NAMED).ok().map(|name| Path::new(NAMED_ETC).join(name));
+        let places = |file: &str| {
+            of_name.iter().map(PathBuf::as_path).chain([Path::new("/etc")]).map(|at| at.join(file)).collect()
         };
-        ResolverFiles { resolv_conf: pick("resolv.conf"), hosts: pick("hosts") }
+        ResolverFiles { resolv_conf: places("resolv.conf"), hosts: places("hosts"), port: None }
     }
 }
 
@@ -213,9 +201,9 @@ impl Drop for WayBack {
     }
 }
 
-impl AsRawFd for Namespace {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.file.as_raw_fd()
+impl AsFd for Namespace {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 

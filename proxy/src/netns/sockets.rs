@@ -2,18 +2,18 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, TcpListener},
     path::Path,
 };
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use tokio::net::{TcpListener, TcpSocket, UdpSocket, UnixStream};
+use tokio::net::{TcpSocket, UdpSocket, UnixStream};
 
 use super::Namespace;
 use crate::{engine::ports::Sockets, limits};
 
 impl Namespace {
-    /// A listening TCP socket of the pod. Must be called within a tokio runtime.
+    /// A listening TCP socket of the pod, non-blocking.
     pub fn listener(&self, local: SocketAddr) -> io::Result<TcpListener> {
         let socket = self.socket(local, Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
@@ -27,7 +27,7 @@ impl Namespace {
         }
         socket.bind(&local.into())?;
         socket.listen(limits::LISTEN_BACKLOG)?;
-        TcpListener::from_std(socket.into())
+        Ok(socket.into())
     }
 
     fn socket(&self, address: SocketAddr, kind: Type, protocol: Option<Protocol>) -> io::Result<Socket> {

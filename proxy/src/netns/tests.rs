@@ -121,6 +121,7 @@ async fn sockets_are_the_pods() {
     made.ip("link set lo up");
     let namespace = Namespace::open(&made.0).unwrap();
     let listener = namespace.listener("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     let address = listener.local_addr().unwrap();
     assert!(std::net::TcpStream::connect(address).is_err(), "the listener must not be on the host's loopback");
     let stream = namespace.tcp(address).unwrap().connect(address).await.unwrap();
@@ -130,8 +131,8 @@ async fn sockets_are_the_pods() {
     assert_eq!(sys::netns_cookie(udp.as_fd()).unwrap(), namespace.cookie());
 }
 
-#[tokio::test]
-async fn listeners_come_back_at_once_and_keep_to_their_family() {
+#[test]
+fn listeners_come_back_at_once_and_keep_to_their_family() {
     let made = Made::new();
     made.ip("link set lo up");
     let namespace = Namespace::open(&made.0).unwrap();
@@ -158,12 +159,8 @@ async fn unix_sockets_are_reached_by_path() {
 #[test]
 fn resolver_files_of_the_name_come_first() {
     let made = Made::new();
-    let namespace = Namespace::open(&made.0).unwrap();
-    let etc = tempfile::tempdir().unwrap();
-    let own = etc.path().join(&made.0);
-    std::fs::create_dir(&own).unwrap();
-    std::fs::write(own.join("resolv.conf"), "nameserver 192.0.2.1\n").unwrap();
-    let files = namespace.resolver_files_in(etc.path());
-    assert_eq!(files.resolv_conf, own.join("resolv.conf"));
-    assert_eq!(files.hosts, Path::new("/etc/hosts"));
+    let files = Namespace::open(&made.0).unwrap().resolver_files();
+    let own = Path::new("/etc/netns").join(&made.0);
+    assert_eq!(files.resolv_conf, [own.join("resolv.conf"), "/etc/resolv.conf".into()]);
+    assert_eq!(files.hosts, [own.join("hosts"), "/etc/hosts".into()]);
 }

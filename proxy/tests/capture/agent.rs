@@ -1,6 +1,7 @@
 //! The agent's half of a test, in a process of its own: captures one pod and tells each client what it saw.
 //!
-//! A client of port 7 is relayed, all others get `captured <destination> from <client>`. Commands come on stdin, one a
+//! A client of port 7 is relayed, all others get `captured <destination> from <client>`. With inbound capture, a client from
+//! outside gets `inbound <destination> from <client>`, and is passed on to the pod's own server on port 80. Commands come on stdin, one a
 //! line, and each is answered by one line on stdout that begins with `@`. End of input ends the process.
 
 use std::{
@@ -9,9 +10,9 @@ use std::{
 };
 
 use egret::{
-    capture::{Capture, Options},
+    capture::{Capture, Inbound, Options},
     engine::ports::{OriginalDestination, Sockets},
-    limits::OUTBOUND_PORT,
+    limits::{INBOUND_PORT, OUTBOUND_PORT},
     netns::{Namespace, listener_sockets},
 };
 use std::os::fd::AsFd;
@@ -25,6 +26,8 @@ use tokio::{
 /// `instance pod`, for the child.
 pub const ENVIRONMENT: &str = "EGRET_TEST_AGENT";
 pub const RELAYED: u16 = 7;
+/// Where the pods of these tests have a server of their own.
+pub const SERVED: u16 = 80;
 
 /// Not a test: what [`crate::lab::Agent`] runs the test binary for.
 #[tokio::test]
@@ -53,6 +56,19 @@ async fn agent_process() {
             "release" => {
                 capture.unenrol(serving.namespace.cookie()).unwrap();
                 say(&format!("{:?}", capture.enrolled().unwrap()));
+            }
+            "inbound" => {
+                serving.capture_inbound(&capture);
+                say("inbound captured");
+            }
+            "direct" => {
+                serving.inbound = None;
+                say("inbound direct");
+            }
+            // The listeners first, so that for a while the program finds none.
+            "deaf" => {
+                serving.inbound_tasks.drain(..).for_each(|task| task.abort());
+                say("deaf");
             }
             // What the agent does when it finds that a name leads to another namespace now.
             "renew" => {
@@ -96,6 +112,8 @@ fn say(line: &str) {
 struct Serving {
     namespace: Arc<Namespace>,
     tasks: Vec<JoinHandle<()>>,
+    inbound: Option<Inbound>,
+    inbound_tasks: Vec<JoinHandle<()>>,
 }
 
 impl Serving {
@@ -108,17 +126,27 @@ impl Serving {
         let serve = |listener| tokio::spawn(serve(listener, capture.clone(), namespace.clone()));
         let tasks = listeners.into_iter().map(serve).collect();
         say("enrolled");
-        Self { namespace, tasks }
+        Self { namespace, tasks, inbound: None, inbound_tasks: Vec::new() }
+    }
+
+    fn capture_inbound(&mut self, capture: &Capture) {
+        let loopback = [format!("127.0.0.1:{INBOUND_PORT}"), format!("[::1]:{INBOUND_PORT}")];
+        let listen = |address: String| self.namespace.listener(address.parse().unwrap()).unwrap();
+        let listeners = loopback.map(listen);
+        self.inbound = Some(capture.capture_inbound(&self.namespace, &listeners).unwrap());
+        let serve = |listener| tokio::spawn(serve_inbound(listener, self.namespace.clone()));
+        self.inbound_tasks = listeners.into_iter().map(serve).collect();
     }
 }
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        self.tasks.iter().for_each(JoinHandle::abort);
+        self.tasks.iter().chain(&self.inbound_tasks).for_each(JoinHandle::abort);
     }
 }
 
-async fn serve(listener: TcpListener, capture: Arc<Capture>, namespace: Arc<Namespace>) {
+async fn serve(listener: std::net::TcpListener, capture: Arc<Capture>, namespace: Arc<Namespace>) {
+    let listener = TcpListener::from_std(listener).unwrap();
     loop {
         let (mut stream, peer) = listener.accept().await.unwrap();
         let original = capture.original_destination(stream.as_fd()).unwrap();
@@ -137,6 +165,26 @@ async fn serve(listener: TcpListener, capture: Arc<Capture>, namespace: Arc<Name
             let _ = stream.write_all(answer.as_bytes()).await;
             let _ = stream.shutdown().await;
             // The client's bytes are read, or the close would be a reset that overtakes the answer.
+            let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+        });
+    }
+}
+
+async fn serve_inbound(listener: std::net::TcpListener, namespace: Arc<Namespace>) {
+    let listener = TcpListener::from_std(listener).unwrap();
+    loop {
+        let (mut stream, peer) = listener.accept().await.unwrap();
+        let namespace = namespace.clone();
+        tokio::spawn(async move {
+            let original = stream.local_addr().unwrap();
+            let mut answer = format!("inbound {original} from {peer}");
+            if original.port() == SERVED {
+                let mut application = namespace.tcp(original).unwrap().connect(original).await.unwrap();
+                answer.push_str(" -> ");
+                application.read_to_string(&mut answer).await.unwrap();
+            }
+            let _ = stream.write_all(answer.as_bytes()).await;
+            let _ = stream.shutdown().await;
             let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
         });
     }

@@ -5,6 +5,7 @@
 
 mod agent;
 mod clients;
+mod inbound;
 mod lab;
 mod left_alone;
 mod lifecycle;
