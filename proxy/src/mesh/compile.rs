@@ -66,6 +66,8 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
     mesh.origins = origins(&objects.service_entries)
         .chain(origins(&objects.services))
         .chain(origins(&objects.destination_rules))
+        .chain(origins(&objects.virtual_services))
+        .chain(origins(&objects.gateways))
         .collect();
     mesh.peers = peers.by_address;
     mesh.settings = settings;

@@ -21,6 +21,7 @@ pub mod routing;
 mod rules;
 pub mod table;
 mod view;
+mod virtual_services;
 mod volumes;
 
 pub use compile::compile;

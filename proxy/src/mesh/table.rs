@@ -161,6 +161,10 @@ pub struct Outbound {
     /// Hosts that a TLS rule names (on all ports or some). Consulted when nothing in `ports` matched: what a rule wants
     /// encrypted is refused, never passed through in the clear.
     pub guards: Guards,
+    /// The ports of every service that the client sees, by its full name; of a layer, those of `base`. What destinations
+    /// of routes are resolved with.
+    #[serde(skip)]
+    pub services: HashMap<String, Vec<u16>>,
     /// What lies beneath: asked for what this table does not have. Never nested deeper.
     #[serde(skip)]
     pub base: Option<Arc<Outbound>>,

@@ -175,6 +175,9 @@ impl<'a> Builder<'a> {
             }
             let made = workshop.made((selected.entry, entry), index, rule, None, holder);
             self.place(entry, index, &made);
+            if self.base.is_none() {
+                self.table.services.entry(entry.host.clone()).or_default().push(number);
+            }
             self.table.clusters.insert(made.cluster.name.clone(), made.cluster);
             for subset in 0..rule.map_or(0, |rule| rule.rule.subsets().count()) {
                 let cluster = workshop.made((selected.entry, entry), index, rule, Some(subset), holder).cluster;
