@@ -8,7 +8,7 @@ use super::{
     kinds,
     yaml::{self, Fault, Node, Position, Value},
 };
-use crate::api::{AnyObject, Diagnostic, Object, ObjectId, ObjectMeta, Origin, Severity};
+use crate::api::{AnyObject, Diagnostic, Object, ObjectId, ObjectMeta, Origin, Severity, gateway_api};
 
 /// What a file holds.
 #[derive(Debug, Default)]
@@ -33,6 +33,10 @@ pub struct Refused {
 
 const CORE: &[&str] = &["v1"];
 const ISTIO: &[&str] = &["v1", "v1beta1", "v1alpha3"];
+const GATEWAY_API: &[&str] = &["v1", "v1beta1"];
+
+/// Kinds whose objects are in no namespace.
+const CLUSTER_WIDE: &[&str] = &["Namespace", "GatewayClass"];
 
 /// Kinds that the data plane will read one day. Their absence changes what happens to traffic, so it is said.
 const LATER: &[(&str, &[&str])] = &[
@@ -42,19 +46,7 @@ const LATER: &[(&str, &[&str])] = &[
     ("security.istio.io", &["PeerAuthentication", "AuthorizationPolicy", "RequestAuthentication"]),
     ("telemetry.istio.io", &["Telemetry"]),
     ("extensions.istio.io", &["WasmPlugin"]),
-    (
-        "gateway.networking.k8s.io",
-        &[
-            "Gateway",
-            "HTTPRoute",
-            "GRPCRoute",
-            "TLSRoute",
-            "TCPRoute",
-            "UDPRoute",
-            "ReferenceGrant",
-            "BackendTLSPolicy",
-        ],
-    ),
+    ("gateway.networking.k8s.io", &["GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute", "BackendTLSPolicy"]),
 ];
 
 /// Reads every document of a file (`.json` is JSON, all else YAML, several documents each).
@@ -160,7 +152,38 @@ impl Reader {
                     kinds::mesh_config::mesh_config(&mesh)
                 });
             }
+            (gateway_api::GROUP, kind) => self.gateway_api(&header, kind, findings, faults),
             _ => self.foreign(&header, faults),
+        }
+    }
+
+    fn gateway_api(&mut self, header: &Header<'_>, kind: &str, findings: Findings, faults: &[Fault]) {
+        use kinds::gateway_api as read;
+        let (versions, none): (_, &[&str]) = (GATEWAY_API, &[]);
+        match kind {
+            "GatewayClass" => {
+                self.object(header, "GatewayClass", versions, &findings, none, AnyObject::GatewayClass, |root, _| {
+                    read::gateway_class(root)
+                });
+            }
+            "Gateway" => {
+                let kind = gateway_api::GATEWAY;
+                self.object(header, kind, versions, &findings, none, AnyObject::KubeGateway, |root, _| {
+                    read::gateway(root)
+                });
+            }
+            "HTTPRoute" => {
+                self.object(header, "HTTPRoute", versions, &findings, none, AnyObject::HttpRoute, |root, _| {
+                    read::http_route(root)
+                });
+            }
+            "ReferenceGrant" => {
+                let wrap = AnyObject::ReferenceGrant;
+                self.object(header, "ReferenceGrant", versions, &findings, none, wrap, |root, _| {
+                    read::reference_grant(root)
+                });
+            }
+            _ => self.foreign(header, faults),
         }
     }
 
@@ -205,13 +228,17 @@ impl Reader {
         wrap: fn(Arc<Object<S>>) -> AnyObject,
         spec: impl FnOnce(&Fields<'_>, &ObjectMeta) -> Option<S>,
     ) {
-        let dialect = if header.group.is_empty() { Dialect::Kubernetes } else { Dialect::Istio };
+        // Istio's kinds are protobuf JSON, all others plain Go structs.
+        let dialect = match header.group {
+            "" | gateway_api::GROUP => Dialect::Kubernetes,
+            _ => Dialect::Istio,
+        };
         let mut names = vec!["metadata", "spec"];
         names.extend(read);
         let ignored = ["apiVersion", "kind", "status", "type", "immutable", "binaryData"];
         let root = Field::root(header.root, "", dialect, findings);
         let fields = root.fields(&names, if header.group.is_empty() { &ignored } else { &ignored[..3] }, &[]);
-        let meta = fields.as_ref().and_then(|fields| kinds::meta::metadata(fields, kind != "Namespace"));
+        let meta = fields.as_ref().and_then(|fields| kinds::meta::metadata(fields, !CLUSTER_WIDE.contains(&kind)));
         let id =
             meta.as_ref().map(|meta| ObjectId { kind, namespace: meta.namespace.clone(), name: meta.name.clone() });
         if !versions.contains(&header.version) {

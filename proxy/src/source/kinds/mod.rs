@@ -3,6 +3,7 @@
 pub mod core;
 pub mod destination_rule;
 pub mod gateway;
+pub mod gateway_api;
 pub mod mesh_config;
 pub mod meta;
 pub mod service_entry;
