@@ -9,6 +9,8 @@ pub const SNIFF_BYTES: usize = 16 * 1024;
 pub const SNIFF_SILENCE: Duration = Duration::from_millis(300);
 /// How long a ClientHello or request head that has begun may take to become whole.
 pub const HEAD_TIME: Duration = Duration::from_secs(5);
+/// A client's ClientHello and TLS handshake together: what we give servers (`connectTimeout`), we give clients.
+pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// Bytes of an HTTP/1 request head; more is answered 431. Envoy's default is 60 KiB.
 pub const HEAD_BYTES: usize = 64 * 1024;
 /// Fields of a request head; more is answered 431. Envoy's default is 100.

@@ -1,29 +1,16 @@
-//! From the in-pod listener to a decision: where was it going, what does it speak, what does the table say.
+//! Accepting connections, and what is known of each before its first byte.
 
 use std::{
     io,
     net::SocketAddr,
-    os::fd::AsFd,
     sync::Arc,
     time::{Instant, SystemTime},
 };
 
-use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{
-    Engine, http,
-    pod::Pod,
-    raw::{self, Raw},
-    silent::{self, First},
-    sniff::{self, Kind, Prefixed},
-    stream::reset_on_close,
-};
-use crate::{
-    limits,
-    mesh::{Decision, FirstBytes, ListenerId},
-    telemetry::record::Flag,
-};
+use super::{Engine, gateway, inbound, outbound, pod::Pod};
+use crate::{limits, mesh::ListenerId};
 
 /// How a downstream connection came to the engine; decides which table it is matched against.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,12 +54,29 @@ pub struct ConnectionInfo {
     pub started: Instant,
 }
 
+impl ConnectionInfo {
+    pub fn new(arrival: Arrival, original: SocketAddr, peer: SocketAddr) -> Self {
+        Self {
+            arrival,
+            identity: None,
+            tls: false,
+            sni: None,
+            original: canonical(original),
+            peer: canonical(peer),
+            h2: false,
+            start: SystemTime::now(),
+            started: Instant::now(),
+        }
+    }
+}
+
 /// Accepts until the engine drains or the pod is unenrolled.
 pub(super) async fn run(engine: Arc<Engine>, listener: std::net::TcpListener, pod: Arc<Pod>, role: Role) {
     let listener = match listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)) {
         Ok(listener) => listener,
         Err(error) => return log::error!("{}: the listener cannot be used: {error}", pod.id),
     };
+    let port = listener.local_addr().map_or(0, |local| local.port());
     let mut failing = false;
     loop {
         let accepted = tokio::select! {
@@ -87,7 +91,7 @@ pub(super) async fn run(engine: Arc<Engine>, listener: std::net::TcpListener, po
                     log::info!("{}: accepting connections again", pod.id);
                     failing = false;
                 }
-                tokio::spawn(connection(engine.clone(), pod.clone(), role, stream, peer));
+                tokio::spawn(connection(engine.clone(), pod.clone(), (role, port), stream, peer));
             }
             // What accept(2) says of a connection that is gone already; the listener is fine.
             Err(error) if of_the_connection(&error) => log::debug!("{}: accept: {error}", pod.id),
@@ -122,103 +126,26 @@ fn of_the_connection(error: &io::Error) -> bool {
     )
 }
 
-async fn connection(engine: Arc<Engine>, pod: Arc<Pod>, role: Role, stream: TcpStream, peer: SocketAddr) {
+async fn connection(engine: Arc<Engine>, pod: Arc<Pod>, at: (Role, u16), stream: TcpStream, peer: SocketAddr) {
     let _in_flight = engine.enter();
-    if role != Role::Outbound {
-        log::debug!("{}: {peer}: nothing is served at {role:?} yet", pod.id);
-        return reset_on_close(&stream);
-    }
     let closed = pod.closed.clone();
     tokio::select! {
         biased;
         () = closed.cancelled() => {}
-        () = decide(engine.clone(), pod, stream, peer) => {}
+        () = arrived(engine.clone(), pod, at, stream, peer) => {}
     }
 }
 
-async fn decide(engine: Arc<Engine>, pod: Arc<Pod>, mut stream: TcpStream, peer: SocketAddr) {
-    let original = match pod.capture.original_destination(stream.as_fd()) {
-        Ok(Some(original)) => canonical(original),
-        Ok(None) => return log::debug!("{}: {peer} dialled the listener itself; closed", pod.id),
-        Err(error) => {
-            log::warn!("{}: where {peer} was going cannot be told: {error}; closed", pod.id);
-            return reset_on_close(&stream);
-        }
-    };
-    let info = ConnectionInfo {
-        arrival: Arrival::Outbound,
-        identity: None,
-        tls: false,
-        sni: None,
-        original,
-        peer: canonical(peer),
-        h2: false,
-        start: SystemTime::now(),
-        started: Instant::now(),
-    };
-    let snapshot = engine.snapshot();
-    let Some(outbound) = snapshot.outbound(&pod.id) else {
-        log::debug!("{}: not in the table (any more); connection to {original} reset", pod.id);
-        return reset_on_close(&stream);
-    };
-    if pod.is_listener(original) {
-        log::warn!("{}: {peer} wants {original}, which is the proxy's own listener; reset", pod.id);
-        return reset_on_close(&stream);
-    }
+/// `at`: what the listener is for, and its port.
+async fn arrived(engine: Arc<Engine>, pod: Arc<Pod>, at: (Role, u16), stream: TcpStream, peer: SocketAddr) {
     if let Err(error) = stream.set_nodelay(true) {
         log::debug!("{}: TCP_NODELAY: {error}", pod.id);
     }
-    if outbound.first_bytes(original) == FirstBytes::None {
-        let raw = Raw { stream, first: Bytes::new(), info, sni: None, tls: false, connected: None };
-        return raw::serve(&engine, &snapshot, &pod, raw, outbound.tcp(original)).await;
-    }
-    let mut connected = None;
-    let (kind, first) = loop {
-        match sniff::sniff(&mut stream, limits::SNIFF_SILENCE).await {
-            Ok((Kind::Silent, _)) => {}
-            Ok(sniffed) => break sniffed,
-            Err(error) => return log::debug!("{}: {peer} before its first bytes: {error}", pod.id),
-        }
-        let decision = raw::settle(outbound.tcp(original));
-        match silent::first_to_speak(&engine, &snapshot, &pod, &stream, &info, &decision).await {
-            First::Client(upstream) => connected = upstream.map(Ok),
-            First::Server(connected) => {
-                let connected = Some(connected);
-                let raw = Raw { stream, first: Bytes::new(), info, sni: None, tls: false, connected };
-                return raw::serve(&engine, &snapshot, &pod, raw, decision).await;
-            }
-            First::Nobody => {
-                let raw = Raw { stream, first: Bytes::new(), info, sni: None, tls: false, connected: None };
-                return match decision {
-                    Decision::Block | Decision::Refuse(_) | Decision::Route(_) => {
-                        raw::serve(&engine, &snapshot, &pod, raw, decision).await
-                    }
-                    _ => raw::refuse(&engine, &pod, raw, Flag::SI, "idle_timeout"),
-                };
-            }
-        }
-    };
-    match kind {
-        Kind::Http1 | Kind::Http2 => {
-            // HTTP asks the table anew for each request.
-            drop((snapshot, outbound, connected));
-            let info = ConnectionInfo { h2: kind == Kind::Http2, ..info };
-            Box::pin(http::serve(engine, pod, Prefixed::new(first, stream), info)).await;
-        }
-        Kind::Tls(hello) => {
-            let decision = outbound.tls(original, hello.sni.as_deref());
-            let raw = Raw { stream, first, info, sni: hello.sni, tls: true, connected: None };
-            raw::serve(&engine, &snapshot, &pod, raw, decision).await;
-        }
-        // What might still become a request does not pass where a rule wants requests encrypted.
-        Kind::Stalled { tls } if tls || outbound.wants_tls_on(original.port()) => {
-            let raw = Raw { stream, first, info, sni: None, tls, connected: None };
-            raw::refuse(&engine, &pod, raw, Flag::DPE, "first_bytes_incomplete");
-        }
-        Kind::Other | Kind::Silent | Kind::Stalled { .. } => {
-            let raw = Raw { stream, first, info, sni: None, tls: false, connected };
-            raw::serve(&engine, &snapshot, &pod, raw, outbound.tcp(original)).await;
-        }
+    let (role, port) = at;
+    match role {
+        Role::Outbound => outbound::arrived(engine, pod, stream, peer).await,
+        Role::Gateway(id) => gateway::arrived(engine, pod, id, stream, peer).await,
+        Role::Inbound => inbound::arrived(engine, pod, stream, peer, port).await,
     }
 }
 

@@ -60,4 +60,8 @@ impl OriginalDestination for Destinations {
         let peer = socket2::SockRef::from(&accepted.as_fd()).peer_addr()?.as_socket();
         Ok(peer.and_then(|peer| self.by_client.lock().get(&peer).copied()).or(*self.default.lock()))
     }
+
+    fn inbound_destination(&self, accepted: BorrowedFd<'_>) -> io::Result<SocketAddr> {
+        self.original_destination(accepted)?.ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+    }
 }

@@ -9,8 +9,11 @@ pub mod client_hello;
 pub mod copy;
 pub mod dial;
 pub mod dial_error;
+mod gateway;
 pub mod host_sockets;
 pub mod http;
+mod inbound;
+mod outbound;
 pub mod pod;
 pub mod ports;
 pub mod prefixed;
@@ -20,6 +23,7 @@ pub mod resolve;
 pub mod silent;
 pub mod sniff;
 pub mod stream;
+mod terminate;
 #[cfg(test)]
 mod tests;
 
@@ -62,10 +66,18 @@ impl Snapshot {
         match &info.arrival {
             accept::Arrival::Outbound => Some(workload.outbound.http(info.original, authority)),
             accept::Arrival::Gateway { listener, server } => {
-                Some(workload.gateway.as_ref()?.http(*listener, server.as_deref(), authority))
+                // A listener that a reload has removed has no host.
+                let gateway = workload.gateway.as_ref();
+                Some(gateway.map_or(HttpDecision::NotFound, |g| g.http(*listener, server.as_deref(), authority)))
             }
             accept::Arrival::Inbound => None,
         }
+    }
+
+    /// What takes mesh mTLS off this pod's connections, or why nothing can.
+    fn mesh_server(&self, pod: &WorkloadId) -> Result<Arc<tls::ServerContext>, String> {
+        let workload = self.mesh.workloads.get(pod).ok_or_else(|| format!("{pod} is not enrolled any more"))?;
+        self.tls.mesh_server(&workload.identity).map_err(|error| error.to_string())
     }
 }
 
@@ -73,10 +85,12 @@ impl Snapshot {
 pub trait Sink: Send + Sync + 'static {
     /// One request, or one connection that was not HTTP, has ended.
     fn record(&self, record: Record);
-    /// A raw (TCP, TLS) connection was accepted and its cluster is known.
-    fn connection_opened(&self, workload: &Arc<WorkloadId>, cluster: Option<&Arc<Cluster>>, cluster_name: &str);
-    /// The counterpart of [`Sink::connection_opened`]; its [`Record`] bears the bytes.
-    fn connection_closed(&self, workload: &Arc<WorkloadId>, cluster: Option<&Arc<Cluster>>, cluster_name: &str);
+    /// A raw (TCP, TLS) connection was accepted and its cluster is known. The record is at its beginning.
+    fn connection_opened(&self, record: &Record);
+    /// The counterpart of [`Sink::connection_opened`], with the same record; the one that tells of the end bears the bytes.
+    fn connection_closed(&self, record: &Record);
+    /// A client's TLS handshake has ended; `Err` holds the reason.
+    fn handshake_accepted(&self, workload: &Arc<WorkloadId>, result: Result<(), &str>, time: Duration);
     /// An upstream TLS handshake has ended; `Err` holds the reason.
     fn handshake(&self, workload: &Arc<WorkloadId>, cluster: &Arc<Cluster>, result: Result<(), &str>, time: Duration);
 }

@@ -12,8 +12,14 @@ pub trait Sockets: Send + Sync + 'static {
     fn unix(&self, path: &std::path::Path) -> io::Result<tokio::net::UnixStream>;
 }
 
-/// Where an accepted connection was going before capture.
+/// Where an accepted connection was going before it was captured, or steered to the inbound listener.
 pub trait OriginalDestination: Send + Sync + 'static {
     /// `None`: nobody redirected it, somebody dialled the listener itself; close it.
     fn original_destination(&self, accepted: BorrowedFd<'_>) -> io::Result<Option<SocketAddr>>;
+    /// The port of the pod's own that a connection at the inbound listener was for. The kernel hands such a connection over
+    /// with its address unchanged.
+    fn inbound_destination(&self, accepted: BorrowedFd<'_>) -> io::Result<SocketAddr> {
+        let local = socket2::SockRef::from(&accepted).local_addr()?;
+        local.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+    }
 }

@@ -4,21 +4,20 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use rand::RngExt as _;
-use tokio::net::TcpStream;
 
 use super::{
     Engine, Snapshot,
-    accept::ConnectionInfo,
+    accept::{Arrival, ConnectionInfo},
     copy::{self, Carried, End, Limits},
     dial::{self, BLACK_HOLE, DialError, PASSTHROUGH, Target, Upstream},
     pod::Pod,
     sniff::Prefixed,
-    stream::reset_on_close,
+    stream::{ClientIo, UpstreamIo},
 };
 use crate::{
     limits,
-    mesh::{Cluster, ClusterRef, Decision, TunnelRoute, UpstreamTls},
-    telemetry::record::{Flag, Record},
+    mesh::{ClusterRef, Decision, TunnelRoute, UpstreamTls},
+    telemetry::record::{Flag, Record, Reporter},
     tls::TlsError,
 };
 
@@ -28,13 +27,10 @@ const CUT_OFF: &str =
 
 /// A raw connection that was decided.
 pub struct Raw {
-    pub stream: TcpStream,
-    /// What sniffing read.
-    pub first: Bytes,
+    /// With what sniffing read before it.
+    pub client: ClientIo,
     pub info: ConnectionInfo,
-    /// The server name of a ClientHello.
-    pub sni: Option<String>,
-    /// The connection began with a ClientHello.
+    /// The bytes are the client's own TLS, which is passed on.
     pub tls: bool,
     /// The upstream, where it was dialled already while the client was silent.
     pub connected: Option<Result<Connected, DialError>>,
@@ -50,7 +46,6 @@ pub struct Connected {
 /// Carries the connection to where the decision says, or resets it; one record either way.
 pub async fn serve(engine: &Engine, snapshot: &Snapshot, pod: &Pod, mut raw: Raw, decision: Decision) {
     let mut record = record(pod, &raw.info);
-    record.requested_server_name = raw.sni.clone();
     let cluster = match settle(decision) {
         Decision::Route(route) => {
             let (name, why) = match route.destinations.first() {
@@ -86,19 +81,27 @@ pub async fn serve(engine: &Engine, snapshot: &Snapshot, pod: &Pod, mut raw: Raw
     if raw.tls && matches!(cluster.tls, UpstreamTls::Originate(_)) {
         log::debug!("{}: TLS inside TLS to {}: the client speaks TLS and a rule originates it", pod.id, cluster.name);
     }
-    let name = record.cluster_name.clone().unwrap_or_default();
-    engine.sink().connection_opened(&pod.id, record.cluster.as_ref(), &name);
-    let _closed = Closed { engine, pod, cluster: record.cluster.clone(), name };
+    let _closed = Opened::new(engine, &record);
     let connected = match raw.connected.take() {
         Some(connected) => connected,
         None => {
-            let target =
-                Target { cluster: &cluster, original: raw.info.original, host: raw.sni.as_deref(), hash: None };
+            // What the client calls the service inside TLS that was taken off is between it and us.
+            let host = if raw.tls { raw.info.sni.as_deref() } else { None };
+            let target = Target { cluster: &cluster, original: raw.info.original, host, hash: None };
             dial_any(engine, snapshot, pod, &target).await
         }
     };
     match connected {
-        Ok(connected) => carry(engine, raw, connected, &cluster, record).await,
+        Ok(Connected { upstream, picked: _picked, first }) => {
+            record.upstream_host = Some(dial::address_text(&upstream.address));
+            record.upstream_local_address = upstream.local;
+            record.upstream_tls = upstream.tls;
+            let limits = Limits {
+                idle: cluster.pool.tcp_idle_timeout,
+                until: cluster.pool.max_connection_duration.map(|longest| tokio::time::Instant::now() + longest),
+            };
+            carry(engine, raw, Prefixed::new(first, upstream.io), limits, record).await;
+        }
         Err(error) => {
             log::debug!("{}: {}: {error}", pod.id, cluster.name);
             record.flags.push(error.flag());
@@ -144,21 +147,26 @@ pub fn refuse(engine: &Engine, pod: &Pod, raw: Raw, flag: Flag, details: &'stati
     let mut record = record(pod, &raw.info);
     record.flags.push(flag);
     record.connection_termination_details = Some(details.to_owned());
-    record.requested_server_name = raw.sni.clone();
     reset(engine, raw, record);
 }
 
-/// Tells the sink that the connection is gone, however this ends.
-struct Closed<'a> {
+/// An open connection as the sink knows it, which hears that it is gone however this ends.
+pub(super) struct Opened<'a> {
     engine: &'a Engine,
-    pod: &'a Pod,
-    cluster: Option<Arc<Cluster>>,
-    name: String,
+    record: Record,
 }
 
-impl Drop for Closed<'_> {
+impl<'a> Opened<'a> {
+    /// `record` knows the cluster by now.
+    pub fn new(engine: &'a Engine, record: &Record) -> Self {
+        engine.sink().connection_opened(record);
+        Self { engine, record: record.clone() }
+    }
+}
+
+impl Drop for Opened<'_> {
     fn drop(&mut self) {
-        self.engine.sink().connection_closed(&self.pod.id, self.cluster.as_ref(), &self.name);
+        self.engine.sink().connection_closed(&self.record);
     }
 }
 
@@ -186,37 +194,38 @@ pub(super) async fn dial_any(
     Err(failure.unwrap_or(DialError::NoEndpoints))
 }
 
-async fn carry(engine: &Engine, raw: Raw, connected: Connected, cluster: &Cluster, mut record: Record) {
-    let Connected { upstream, picked: _picked, first } = connected;
-    record.upstream_host = Some(dial::address_text(&upstream.address));
-    record.upstream_local_address = upstream.local;
-    record.upstream_tls = upstream.tls;
-    let limits = Limits {
-        idle: cluster.pool.tcp_idle_timeout,
-        until: cluster.pool.max_connection_duration.map(|longest| tokio::time::Instant::now() + longest),
-    };
-    let mut downstream = Prefixed::new(raw.first, raw.stream);
-    let mut io = Prefixed::new(first, upstream.io);
-    let (end, carried) = copy::both_ways(&mut downstream, &mut io, limits).await;
+/// Copies until both sides have ended, or what stops it; then writes the record.
+pub(super) async fn carry(
+    engine: &Engine,
+    raw: Raw,
+    mut upstream: Prefixed<UpstreamIo>,
+    limits: Limits,
+    mut record: Record,
+) {
+    let Raw { mut client, info, .. } = raw;
+    let (end, carried) = copy::both_ways(&mut client, &mut upstream, limits).await;
     match end {
         End::Done => {}
         End::Downstream(error) => {
             log::debug!("{}: downstream: {error}", record.workload);
             record.flags.push(Flag::DC);
-            io.get_ref().socket().reset_on_close();
+            if info.tls && error.kind() == std::io::ErrorKind::UnexpectedEof {
+                record.connection_termination_details = Some("downstream_tls_cut_off".to_owned());
+            }
+            upstream.get_ref().socket().reset_on_close();
         }
         End::Upstream(error) => {
             // A TLS stream cut off without close_notify counts as an error too: the client, who sees no TLS, could
             // not tell it from the end of the data.
-            log::debug!("{}: upstream {}: {error}", record.workload, cluster.name);
+            log::debug!("{}: upstream {}: {error}", record.workload, record.cluster_name().unwrap_or_default());
             record.flags.push(Flag::UC);
-            if upstream.tls {
+            if record.upstream_tls {
                 record.upstream_transport_failure_reason = Some(match error.kind() {
                     std::io::ErrorKind::UnexpectedEof => CUT_OFF.to_owned(),
                     _ => format!("TLS_error: {}", TlsError::from_io(&error)),
                 });
             }
-            reset_on_close(downstream.get_ref());
+            client.reset_on_close();
         }
         End::Idle => {
             record.flags.push(Flag::SI);
@@ -227,16 +236,16 @@ async fn carry(engine: &Engine, raw: Raw, connected: Connected, cluster: &Cluste
             record.connection_termination_details = Some("max_connection_duration".to_owned());
         }
     }
-    finish(engine, record, raw.info.started, carried);
+    finish(engine, record, info.started, carried);
 }
 
-fn reset(engine: &Engine, raw: Raw, record: Record) {
-    reset_on_close(&raw.stream);
-    drop(raw.stream);
+pub(super) fn reset(engine: &Engine, raw: Raw, record: Record) {
+    raw.client.reset_on_close();
+    drop(raw.client);
     finish(engine, record, raw.info.started, Carried::default());
 }
 
-fn finish(engine: &Engine, mut record: Record, started: Instant, carried: Carried) {
+pub(super) fn finish(engine: &Engine, mut record: Record, started: Instant, carried: Carried) {
     record.duration = started.elapsed();
     record.bytes_received = carried.received;
     record.bytes_sent = carried.sent;
@@ -259,6 +268,7 @@ pub fn record(pod: &Pod, info: &ConnectionInfo) -> Record {
         response_code_details: None,
         connection_termination_details: None,
         upstream_transport_failure_reason: None,
+        downstream_transport_failure_reason: None,
         bytes_received: 0,
         bytes_sent: 0,
         upstream_service_time: None,
@@ -267,7 +277,13 @@ pub fn record(pod: &Pod, info: &ConnectionInfo) -> Record {
         upstream_local_address: None,
         downstream_local_address: Some(original),
         downstream_remote_address: Some(info.peer),
-        requested_server_name: None,
+        requested_server_name: info.sni.as_deref().map(str::to_owned),
+        reporter: match info.arrival {
+            Arrival::Outbound | Arrival::Gateway { .. } => Reporter::Source,
+            Arrival::Inbound => Reporter::Destination,
+        },
+        source_identity: info.identity.clone(),
+        downstream_tls: info.tls,
         route_name: None,
         cluster: None,
         cluster_name: None,

@@ -4,6 +4,8 @@
 //! To call the second kind TCP would let its request past the rules in plain text. So the upstream is dialled and
 //! nothing is sent: whoever speaks first decides. No HTTP server speaks before it is asked.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 
@@ -13,6 +15,7 @@ use super::{
     dial::{self, DialError, Target},
     pod::Pod,
     raw::{self, Connected},
+    stream::UpstreamIo,
 };
 use crate::{limits, mesh::Decision};
 
@@ -57,20 +60,40 @@ pub async fn first_to_speak(
     };
     let idle = cluster.pool.tcp_idle_timeout;
     let idle = if idle.is_zero() { limits::IDLE_TIMEOUT } else { idle };
-    let mut first = vec![0; 2048];
+    match first_of(client, &mut connected.upstream.io, idle).await {
+        Spoke::Client => First::Client(Some(connected)),
+        Spoke::Server(first) => {
+            connected.first = first;
+            First::Server(Ok(connected))
+        }
+        Spoke::Nobody => First::Nobody,
+    }
+}
+
+/// Who spoke first on two connections that are there.
+pub enum Spoke {
+    /// The client, or it ended.
+    Client,
+    /// The server, and what it said; nothing where it ended.
+    Server(Bytes),
+    /// Nobody for the time given.
+    Nobody,
+}
+
+/// Waits until one side speaks. Nothing is read of what the client says.
+pub async fn first_of(client: &TcpStream, server: &mut UpstreamIo, idle: Duration) -> Spoke {
+    let (mut byte, mut first) = ([0], vec![0; 2048]);
     let read = tokio::select! {
         biased;
-        _ = client.peek(&mut byte) => return First::Client(Some(connected)),
-        read = timeout(idle, connected.upstream.io.read(&mut first)) => read,
+        _ = client.peek(&mut byte) => return Spoke::Client,
+        read = timeout(idle, server.read(&mut first)) => read,
     };
     match read {
-        Err(_) => First::Nobody,
+        Err(_) => Spoke::Nobody,
         // The end, and an error, are met again by who copies.
-        Ok(Err(_)) => First::Server(Ok(connected)),
-        Ok(Ok(count)) => {
-            first.truncate(count);
-            connected.first = Bytes::from(first);
-            First::Server(Ok(connected))
+        Ok(read) => {
+            first.truncate(read.unwrap_or(0));
+            Spoke::Server(Bytes::from(first))
         }
     }
 }

@@ -33,42 +33,75 @@ pub enum Kind {
     Stalled { tls: bool },
 }
 
-/// Reads until it is clear what the client speaks. Answers with all bytes read.
+/// What a listener has to tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// A port of unknown protocol: [`Kind`] as it is.
+    Anything,
+    /// TLS or not: what does not begin with a ClientHello is [`Kind::Other`] from its first byte on.
+    Tls,
+    /// HTTP/1 or h2: what does not begin with the HTTP/2 preface is [`Kind::Http1`], for HTTP to refuse.
+    Http,
+}
+
+/// Reads until it is clear what the client speaks, and `silence` at most for the first byte. Answers with all bytes read.
 ///
 /// # Errors
 /// The client's reset, or another failure to read.
-pub async fn sniff<S: AsyncRead + Unpin>(stream: &mut S, silence: Duration) -> io::Result<(Kind, Bytes)> {
+pub async fn sniff<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    expect: Expect,
+    silence: Duration,
+) -> io::Result<(Kind, Bytes)> {
     let mut bytes = BytesMut::with_capacity(2048);
     let mut deadline = Instant::now() + silence;
     loop {
         let read = match timeout_at(deadline, stream.read_buf(&mut bytes)).await {
             Ok(read) => read?,
             Err(_) if bytes.is_empty() => return Ok((Kind::Silent, bytes.freeze())),
-            Err(_) => return Ok((stalled(&bytes), bytes.freeze())),
+            Err(_) => return Ok((expect.stalled(&bytes), bytes.freeze())),
         };
         if read == 0 {
             // The client sends no more: what is not a request by now will never be one.
-            let kind = classify(&bytes).unwrap_or(Kind::Other);
+            let kind = expect.classify(&bytes).unwrap_or(Kind::Other);
             return Ok((kind, bytes.freeze()));
         }
         if bytes.len() == read {
             deadline = Instant::now() + limits::HEAD_TIME;
         }
-        if let Some(kind) = classify(&bytes) {
+        if let Some(kind) = expect.classify(&bytes) {
             return Ok((kind, bytes.freeze()));
         }
         if bytes.len() >= limits::SNIFF_BYTES {
-            return Ok((stalled(&bytes), bytes.freeze()));
+            return Ok((expect.stalled(&bytes), bytes.freeze()));
         }
         bytes.reserve(2048.min(limits::SNIFF_BYTES - bytes.len()).max(1));
     }
 }
 
-fn stalled(bytes: &[u8]) -> Kind {
-    match text(bytes) {
-        // A method and the beginning of a target: a request, however slow or long. HTTP has its own clock for those.
-        Text::Undecided { method: true } => Kind::Http1,
-        _ => Kind::Stalled { tls: bytes.first() == Some(&22) },
+impl Expect {
+    /// None: more bytes are needed.
+    fn classify(self, bytes: &[u8]) -> Option<Kind> {
+        match self {
+            Self::Anything => classify(bytes),
+            Self::Tls if bytes.is_empty() => None,
+            Self::Tls => match client_hello::parse(bytes) {
+                Parsed::Incomplete => None,
+                Parsed::Hello(hello) => Some(Kind::Tls(hello)),
+                Parsed::NotTls => Some(Kind::Other),
+            },
+            Self::Http if bytes.starts_with(H2_PREFACE) => Some(Kind::Http2),
+            Self::Http => (!H2_PREFACE.starts_with(bytes)).then_some(Kind::Http1),
+        }
+    }
+
+    fn stalled(self, bytes: &[u8]) -> Kind {
+        match (self, text(bytes)) {
+            (Self::Tls, _) => Kind::Stalled { tls: true },
+            // A method and the beginning of a target: a request, however slow or long. HTTP has its own clock for those.
+            (Self::Http, _) | (Self::Anything, Text::Undecided { method: true }) => Kind::Http1,
+            (Self::Anything, _) => Kind::Stalled { tls: bytes.first() == Some(&22) },
+        }
     }
 }
 
@@ -286,7 +319,7 @@ mod tests {
     async fn silence_is_told_from_everything_else() {
         let (_client, mut server) = tokio::io::duplex(64);
         let started = Instant::now();
-        let (kind, bytes) = sniff(&mut server, limits::SNIFF_SILENCE).await.unwrap();
+        let (kind, bytes) = sniff(&mut server, Expect::Anything, limits::SNIFF_SILENCE).await.unwrap();
         assert_eq!((kind, bytes.len()), (Kind::Silent, 0));
         assert_eq!(started.elapsed(), limits::SNIFF_SILENCE);
     }
@@ -301,7 +334,7 @@ mod tests {
             let (mut client, mut server) = tokio::io::duplex(1024);
             client.write_all(begun).await.unwrap();
             let started = Instant::now();
-            let (kind, bytes) = sniff(&mut server, limits::SNIFF_SILENCE).await.unwrap();
+            let (kind, bytes) = sniff(&mut server, Expect::Anything, limits::SNIFF_SILENCE).await.unwrap();
             assert_eq!(kind, expected);
             assert_eq!(bytes, begun);
             assert_eq!(started.elapsed(), limits::HEAD_TIME);
@@ -315,7 +348,7 @@ mod tests {
             client.write_all(OPENSSL).await.unwrap();
             client.write_all(b"more").await.unwrap();
         });
-        let (kind, bytes) = sniff(&mut server, limits::SNIFF_SILENCE).await.unwrap();
+        let (kind, bytes) = sniff(&mut server, Expect::Anything, limits::SNIFF_SILENCE).await.unwrap();
         assert!(matches!(kind, Kind::Tls(hello) if hello.sni.as_deref() == Some("edition.cnn.com")));
         let mut all = Vec::new();
         Prefixed::new(bytes, server).read_to_end(&mut all).await.unwrap();
@@ -328,10 +361,10 @@ mod tests {
         let (mut client, mut server) = tokio::io::duplex(64);
         client.write_all(b"ping").await.unwrap();
         client.shutdown().await.unwrap();
-        assert_eq!(sniff(&mut server, limits::SNIFF_SILENCE).await.unwrap().0, Kind::Other);
+        assert_eq!(sniff(&mut server, Expect::Anything, limits::SNIFF_SILENCE).await.unwrap().0, Kind::Other);
         let (mut client, mut server) = tokio::io::duplex(1 << 20);
         client.write_all(&vec![b'a'; 1 << 20]).await.unwrap();
-        let (kind, bytes) = sniff(&mut server, limits::SNIFF_SILENCE).await.unwrap();
+        let (kind, bytes) = sniff(&mut server, Expect::Anything, limits::SNIFF_SILENCE).await.unwrap();
         assert_eq!(kind, Kind::Stalled { tls: false });
         assert!(bytes.len() <= limits::SNIFF_BYTES + 4096, "{}", bytes.len());
     }

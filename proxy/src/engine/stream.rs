@@ -1,4 +1,4 @@
-//! The kinds of upstream streams as one type, so that copying and HTTP need no type parameter and no box.
+//! The kinds of streams, upstream and downstream, each as one type, so that copying and HTTP need no type parameter.
 
 use std::{
     io,
@@ -7,11 +7,14 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
 };
-use tokio_rustls::client::TlsStream;
+use tokio_rustls::{client, server};
+
+use super::prefixed::Prefixed;
 
 /// A connected socket.
 #[derive(Debug)]
@@ -48,7 +51,7 @@ pub fn reset_on_close(stream: &TcpStream) {
 #[derive(Debug)]
 pub enum UpstreamIo {
     Plain(Socket),
-    Tls(Box<TlsStream<Socket>>),
+    Tls(Box<client::TlsStream<Socket>>),
 }
 
 impl UpstreamIo {
@@ -58,6 +61,33 @@ impl UpstreamIo {
             Self::Plain(socket) => socket,
             Self::Tls(stream) => stream.get_ref().0,
         }
+    }
+}
+
+/// A downstream connection's byte stream, with what sniffing read put back. In TLS a close_notify ends one direction, as a
+/// FIN does in TCP; an end without it is an error (RFC 8446 section 6.1), never the end of the data.
+#[derive(Debug)]
+pub enum ClientIo {
+    Plain(Prefixed<TcpStream>),
+    /// The outer prefix is decrypted, the inner one is the ClientHello.
+    Tls(Box<Prefixed<server::TlsStream<Prefixed<TcpStream>>>>),
+}
+
+impl ClientIo {
+    pub fn plain(first: Bytes, stream: TcpStream) -> Self {
+        Self::Plain(Prefixed::new(first, stream))
+    }
+
+    pub fn tls(first: Bytes, stream: server::TlsStream<Prefixed<TcpStream>>) -> Self {
+        Self::Tls(Box::new(Prefixed::new(first, stream)))
+    }
+
+    /// Closing it will be a reset: an orderly end would make what was sent look whole.
+    pub fn reset_on_close(&self) {
+        reset_on_close(match self {
+            Self::Plain(stream) => stream.get_ref(),
+            Self::Tls(stream) => stream.get_ref().get_ref().0.get_ref(),
+        });
     }
 }
 
@@ -100,3 +130,4 @@ macro_rules! forward {
 
 forward!(Socket, Tcp, Unix);
 forward!(UpstreamIo, Plain, Tls);
+forward!(ClientIo, Plain, Tls);

@@ -131,12 +131,16 @@ impl crate::engine::Sink for Telemetry {
         Self::record(self, &record);
     }
 
-    fn connection_opened(&self, workload: &Arc<WorkloadId>, cluster: Option<&Arc<Cluster>>, cluster_name: &str) {
-        self.metrics.opened(workload, cluster.map(|cluster| &**cluster), cluster_name);
+    fn connection_opened(&self, record: &Record) {
+        self.metrics.opened(record);
     }
 
-    fn connection_closed(&self, workload: &Arc<WorkloadId>, cluster: Option<&Arc<Cluster>>, cluster_name: &str) {
-        self.metrics.closed(workload, cluster.map(|cluster| &**cluster), cluster_name);
+    fn connection_closed(&self, record: &Record) {
+        self.metrics.closed(record);
+    }
+
+    fn handshake_accepted(&self, _: &Arc<WorkloadId>, result: Result<(), &str>, _: Duration) {
+        self.metrics.handshake_accepted(result.is_ok());
     }
 
     fn handshake(&self, _: &Arc<WorkloadId>, _: &Arc<Cluster>, result: Result<(), &str>, time: Duration) {

@@ -79,10 +79,22 @@ impl Flag {
     }
 }
 
+/// Whose side of a connection speaks (the label `reporter` of Istio's metrics).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Reporter {
+    /// The client's: what a pod, or a gateway, calls.
+    #[default]
+    Source,
+    /// The server's: what comes to a pod's own ports.
+    Destination,
+}
+
 /// What happened to one request, or to one connection that was not HTTP.
 #[derive(Clone, Debug)]
 pub struct Record {
+    /// The pod that this speaks of: the client, or on the server's side the server.
     pub workload: Arc<WorkloadId>,
+    pub reporter: Reporter,
     pub start: SystemTime,
     pub duration: Duration,
     /// `HTTP/1.1`, `HTTP/2`, `HTTP/1.0`; None for TCP and TLS.
@@ -97,6 +109,9 @@ pub struct Record {
     pub response_code_details: Option<String>,
     pub connection_termination_details: Option<String>,
     pub upstream_transport_failure_reason: Option<String>,
+    /// Why the client's TLS handshake failed. Shown as `%CONNECTION_TERMINATION_DETAILS%` too, which stands in the default
+    /// format.
+    pub downstream_transport_failure_reason: Option<String>,
     /// Body bytes from the downstream (HTTP), or all bytes (TCP).
     pub bytes_received: u64,
     pub bytes_sent: u64,
@@ -107,9 +122,13 @@ pub struct Record {
     pub upstream_local_address: Option<SocketAddr>,
     pub downstream_local_address: Option<SocketAddr>,
     pub downstream_remote_address: Option<SocketAddr>,
+    /// SPIFFE identity that the downstream has proved.
+    pub source_identity: Option<Arc<str>>,
+    /// The downstream's TLS was taken off here.
+    pub downstream_tls: bool,
     pub requested_server_name: Option<String>,
     pub route_name: Option<Arc<str>>,
-    /// `None` with `cluster_name` set: PassthroughCluster or BlackHoleCluster.
+    /// `None` with `cluster_name` set: PassthroughCluster, BlackHoleCluster, or the pod's own application.
     pub cluster: Option<Arc<Cluster>>,
     pub cluster_name: Option<String>,
     /// True where TLS was originated and verified.

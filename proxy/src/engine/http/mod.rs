@@ -38,14 +38,11 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pub use pool::Pools;
 
-use super::{Engine, accept::ConnectionInfo, pod::Pod, sniff::Prefixed, stream};
+use super::{Engine, accept::ConnectionInfo, pod::Pod, stream::ClientIo};
 use crate::limits;
 
 type Handle = head_guard::Handle<Downstream>;
@@ -78,11 +75,11 @@ impl Connection {
 
 /// Serves the HTTP connection to its end: the client's, the idle timeout's, a drain's (after the requests in flight),
 /// or the pod's.
-pub async fn serve(engine: Arc<Engine>, pod: Arc<Pod>, io: Prefixed<TcpStream>, info: ConnectionInfo) {
+pub async fn serve(engine: Arc<Engine>, pod: Arc<Pod>, io: ClientIo, info: ConnectionInfo) {
     if info.h2 { serve_h2(engine, pod, io, info).await } else { serve_h1(engine, pod, io, info).await }
 }
 
-async fn serve_h1(engine: Arc<Engine>, pod: Arc<Pod>, io: Prefixed<TcpStream>, info: ConnectionInfo) {
+async fn serve_h1(engine: Arc<Engine>, pod: Arc<Pod>, io: ClientIo, info: ConnectionInfo) {
     let reset = Arc::new(AtomicBool::new(false));
     let (io, guard) = head_guard::guard(Downstream { io, reset: reset.clone() }, limits::IDLE_TIMEOUT);
     let connection = Arc::new(Connection::new(engine, pod, info, Some(guard), reset));
@@ -114,7 +111,7 @@ async fn serve_h1(engine: Arc<Engine>, pod: Arc<Pod>, io: Prefixed<TcpStream>, i
     }
 }
 
-async fn serve_h2(engine: Arc<Engine>, pod: Arc<Pod>, io: Prefixed<TcpStream>, info: ConnectionInfo) {
+async fn serve_h2(engine: Arc<Engine>, pod: Arc<Pod>, io: ClientIo, info: ConnectionInfo) {
     let reset = Arc::new(AtomicBool::new(false));
     let connection = Arc::new(Connection::new(engine, pod, info, None, reset.clone()));
     let service = service_fn({
@@ -181,16 +178,16 @@ impl Connection {
     }
 }
 
-/// The client's socket; closed with a reset where told so.
+/// The client's stream; closed with a reset where told so.
 struct Downstream {
-    io: Prefixed<TcpStream>,
+    io: ClientIo,
     reset: Arc<AtomicBool>,
 }
 
 impl Drop for Downstream {
     fn drop(&mut self) {
         if self.reset.load(Ordering::Acquire) {
-            stream::reset_on_close(self.io.get_ref());
+            self.io.reset_on_close();
         }
     }
 }

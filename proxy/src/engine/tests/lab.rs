@@ -33,6 +33,8 @@ pub struct Recorder {
     pub records: Mutex<Vec<Record>>,
     pub open: Mutex<Vec<String>>,
     pub handshakes: Mutex<Vec<Result<(), String>>>,
+    /// Those of clients.
+    pub accepted: Mutex<Vec<Result<(), String>>>,
 }
 
 impl Sink for Recorder {
@@ -40,14 +42,21 @@ impl Sink for Recorder {
         self.records.lock().push(record);
     }
 
-    fn connection_opened(&self, _: &Arc<WorkloadId>, _: Option<&Arc<Cluster>>, cluster_name: &str) {
-        self.open.lock().push(cluster_name.to_owned());
+    fn connection_opened(&self, record: &Record) {
+        self.open.lock().push(record.cluster_name().unwrap().to_owned());
     }
 
-    fn connection_closed(&self, _: &Arc<WorkloadId>, _: Option<&Arc<Cluster>>, cluster_name: &str) {
+    fn connection_closed(&self, record: &Record) {
         let mut open = self.open.lock();
-        let at = open.iter().position(|name| name == cluster_name).expect("closed, but never opened");
+        let at = open
+            .iter()
+            .position(|name| Some(name.as_str()) == record.cluster_name())
+            .expect("closed, but never opened");
         open.remove(at);
+    }
+
+    fn handshake_accepted(&self, _: &Arc<WorkloadId>, result: Result<(), &str>, _: Duration) {
+        self.accepted.lock().push(result.map_err(str::to_owned));
     }
 
     fn handshake(&self, _: &Arc<WorkloadId>, _: &Arc<Cluster>, result: Result<(), &str>, _: Duration) {

@@ -75,8 +75,16 @@ impl Field {
             Self::ResponseFlags => flags(record, super::super::record::Flag::name),
             Self::ResponseFlagsLong => flags(record, super::super::record::Flag::long_name),
             Self::ResponseCodeDetails => Value::text(record.response_code_details.as_deref()),
-            Self::ConnectionTerminationDetails => Value::text(record.connection_termination_details.as_deref()),
+            Self::ConnectionTerminationDetails => match &record.downstream_transport_failure_reason {
+                // The field stands without quotes in the default format, so that it is one word, as Envoy's details are.
+                Some(reason) => Value::Text(reason.split_whitespace().collect::<Vec<_>>().join("_")),
+                None => Value::text(record.connection_termination_details.as_deref()),
+            },
             Self::UpstreamTransportFailureReason => Value::text(record.upstream_transport_failure_reason.as_deref()),
+            Self::DownstreamTransportFailureReason => {
+                Value::text(record.downstream_transport_failure_reason.as_deref())
+            }
+            Self::DownstreamPeerUriSan => Value::text(record.source_identity.as_deref()),
             Self::BytesReceived => Value::Number(record.bytes_received),
             Self::BytesSent => Value::Number(record.bytes_sent),
             Self::Duration => Value::millis(record.duration),
@@ -108,7 +116,7 @@ fn request<'a>(record: &'a Record, header: &Header) -> Value<'a> {
         Header::Path => Value::text(record.path.as_deref()),
         Header::Authority => Value::text(record.authority.as_deref()),
         // What is captured was sent in the clear.
-        Header::Scheme => Value::text(record.protocol.map(|_| "http")),
+        Header::Scheme => Value::text(record.protocol.map(|_| if record.downstream_tls { "https" } else { "http" })),
         // Never added towards MESH_EXTERNAL, but every logged request has one.
         Header::Name(name) if name == "x-request-id" => match lookup(&record.request_headers, name) {
             Value::Missing => Value::text(record.request_id.as_deref()),

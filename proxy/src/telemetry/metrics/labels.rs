@@ -1,4 +1,4 @@
-//! Istio's standard labels, as the client's side reports them.
+//! Istio's standard labels, as the side that reports knows them.
 
 use std::{
     collections::HashMap,
@@ -16,7 +16,7 @@ use crate::{
 
 const UNKNOWN: &str = "unknown";
 
-/// The labels that speak of the client.
+/// The labels that speak of the pod that reports: the client, or at its own ports the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     workload: String,
@@ -124,6 +124,14 @@ impl Destination {
     }
 }
 
+/// The labels that the server's side has of a client. An identity is one that our CA has given out, so there are no more
+/// than service accounts.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Caller {
+    /// Proved by mesh mTLS; None: plain text, or TLS that was passed on.
+    pub principal: Option<Arc<str>>,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RequestProtocol {
     Http,
@@ -155,6 +163,8 @@ impl Flags {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Labels {
     pub source: Arc<Source>,
+    /// Some: `source` is the server and this is who called it. None: `source` is the client.
+    pub caller: Option<Caller>,
     pub destination: Destination,
     pub protocol: RequestProtocol,
     /// None for TCP, which has no such label.
@@ -196,7 +206,6 @@ impl Labels {
 
 impl EncodeLabelSet for Labels {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
-        let (source, destination) = (&*self.source, &self.destination);
         let protocol = match self.protocol {
             RequestProtocol::Http => "http",
             RequestProtocol::Grpc => "grpc",
@@ -204,33 +213,81 @@ impl EncodeLabelSet for Labels {
         };
         let flags = self.flags.label();
         let mut pair = |key: &'static str, value: &str| (key, value).encode(encoder.encode_label());
-        pair("reporter", "source")?;
-        pair("source_workload", &source.workload)?;
-        pair("source_canonical_service", &source.canonical_service)?;
-        pair("source_canonical_revision", &source.canonical_revision)?;
-        pair("source_workload_namespace", &source.namespace)?;
-        pair("source_principal", UNKNOWN)?;
-        pair("source_app", &source.app)?;
-        pair("source_version", &source.version)?;
-        pair("source_cluster", "Kubernetes")?;
-        pair("destination_workload", UNKNOWN)?;
-        pair("destination_workload_namespace", UNKNOWN)?;
-        pair("destination_principal", UNKNOWN)?;
-        pair("destination_app", UNKNOWN)?;
-        pair("destination_version", UNKNOWN)?;
-        pair("destination_service", &destination.service)?;
-        pair("destination_canonical_service", UNKNOWN)?;
-        pair("destination_canonical_revision", UNKNOWN)?;
-        pair("destination_service_name", &destination.name)?;
-        pair("destination_service_namespace", &destination.namespace)?;
-        pair("destination_cluster", UNKNOWN)?;
+        let known = Pod::known(&self.source);
+        let (source, destination) = match &self.caller {
+            None => (known, Pod::UNKNOWN),
+            Some(caller) => (Pod { principal: caller.principal.as_deref().unwrap_or(UNKNOWN), ..Pod::UNKNOWN }, known),
+        };
+        pair("reporter", if self.caller.is_none() { "source" } else { "destination" })?;
+        pair("source_workload", source.workload)?;
+        pair("source_canonical_service", source.canonical_service)?;
+        pair("source_canonical_revision", source.canonical_revision)?;
+        pair("source_workload_namespace", source.namespace)?;
+        pair("source_principal", source.principal)?;
+        pair("source_app", source.app)?;
+        pair("source_version", source.version)?;
+        pair("source_cluster", source.cluster)?;
+        pair("destination_workload", destination.workload)?;
+        pair("destination_workload_namespace", destination.namespace)?;
+        pair("destination_principal", destination.principal)?;
+        pair("destination_app", destination.app)?;
+        pair("destination_version", destination.version)?;
+        pair("destination_service", &self.destination.service)?;
+        pair("destination_canonical_service", destination.canonical_service)?;
+        pair("destination_canonical_revision", destination.canonical_revision)?;
+        pair("destination_service_name", &self.destination.name)?;
+        pair("destination_service_namespace", &self.destination.namespace)?;
+        pair("destination_cluster", destination.cluster)?;
         pair("request_protocol", protocol)?;
         if let Some(code) = self.code() {
             pair("response_code", &code)?;
             pair("grpc_response_status", &self.grpc())?;
         }
         pair("response_flags", &flags)?;
-        // Only the server's side knows, says Istio, and prints this on the client's.
-        pair("connection_security_policy", UNKNOWN)
+        // Only the server's side knows, says Istio, and prints `unknown` on the client's.
+        let policy = match &self.caller {
+            None => UNKNOWN,
+            Some(Caller { principal: None }) => "none",
+            Some(Caller { principal: Some(_) }) => "mutual_tls",
+        };
+        pair("connection_security_policy", policy)
+    }
+}
+
+/// One side's labels, in Istio's words.
+struct Pod<'a> {
+    workload: &'a str,
+    namespace: &'a str,
+    app: &'a str,
+    version: &'a str,
+    canonical_service: &'a str,
+    canonical_revision: &'a str,
+    principal: &'a str,
+    cluster: &'a str,
+}
+
+impl<'a> Pod<'a> {
+    const UNKNOWN: Pod<'static> = Pod {
+        workload: UNKNOWN,
+        namespace: UNKNOWN,
+        app: UNKNOWN,
+        version: UNKNOWN,
+        canonical_service: UNKNOWN,
+        canonical_revision: UNKNOWN,
+        principal: UNKNOWN,
+        cluster: UNKNOWN,
+    };
+
+    fn known(source: &'a Source) -> Self {
+        Self {
+            workload: &source.workload,
+            namespace: &source.namespace,
+            app: &source.app,
+            version: &source.version,
+            canonical_service: &source.canonical_service,
+            canonical_revision: &source.canonical_revision,
+            principal: UNKNOWN,
+            cluster: "Kubernetes",
+        }
     }
 }

@@ -30,9 +30,9 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use self::labels::{Destination, Flags, Labels, RequestProtocol, Source, Sources};
-use super::record::Record;
-use crate::mesh::{Cluster, Mesh, WorkloadId};
+use self::labels::{Caller, Destination, Flags, Labels, RequestProtocol, Source, Sources};
+use super::record::{Record, Reporter};
+use crate::mesh::Mesh;
 
 /// The media type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -79,6 +79,8 @@ struct Agent {
     handshakes_ok: AtomicU64,
     handshakes_failed: AtomicU64,
     handshake_time: Histogram,
+    accepted_ok: AtomicU64,
+    accepted_failed: AtomicU64,
     reloads_accepted: AtomicU64,
     reloads_rejected: AtomicU64,
     objects_rejected: AtomicU64,
@@ -96,6 +98,8 @@ impl Metrics {
             handshakes_failed: AtomicU64::new(0),
             // 0.5 ms to 16 s.
             handshake_time: Histogram::new(exponential_buckets(0.5, 2.0, 16)),
+            accepted_ok: AtomicU64::new(0),
+            accepted_failed: AtomicU64::new(0),
             reloads_accepted: AtomicU64::new(0),
             reloads_rejected: AtomicU64::new(0),
             objects_rejected: AtomicU64::new(0),
@@ -133,9 +137,15 @@ impl Metrics {
         self.agent.handshake_time.observe(time.as_secs_f64() * 1000.0);
     }
 
+    /// A client's TLS handshake ended.
+    pub fn handshake_accepted(&self, succeeded: bool) {
+        let count = if succeeded { &self.agent.accepted_ok } else { &self.agent.accepted_failed };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// A request, or a connection that was not HTTP, ended.
     pub fn record(&self, record: &Record) {
-        let mut labels = self.labels(&record.workload, record.cluster.as_deref(), record.cluster_name().unwrap_or(""));
+        let mut labels = self.labels(record);
         labels.flags = Flags::new(&record.flags);
         if record.protocol.is_none() {
             let tcp = self.istio.tcp.get(labels, |source| self.lives(source));
@@ -154,15 +164,15 @@ impl Metrics {
         http.observe(record.duration, record.bytes_received, record.bytes_sent);
     }
 
-    /// A connection that is not HTTP was opened.
-    pub fn opened(&self, workload: &WorkloadId, cluster: Option<&Cluster>, cluster_name: &str) {
-        let labels = self.labels(workload, cluster, cluster_name);
+    /// A connection that is not HTTP was opened; the record is at its beginning.
+    pub fn opened(&self, record: &Record) {
+        let labels = self.labels(record);
         self.istio.tcp.get(labels, |source| self.lives(source)).opened.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The counterpart of [`Self::opened`].
-    pub fn closed(&self, workload: &WorkloadId, cluster: Option<&Cluster>, cluster_name: &str) {
-        let labels = self.labels(workload, cluster, cluster_name);
+    pub fn closed(&self, record: &Record) {
+        let labels = self.labels(record);
         self.istio.tcp.get(labels, |source| self.lives(source)).closed.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -171,14 +181,19 @@ impl Metrics {
     }
 
     /// Labels of a TCP connection without flags.
-    fn labels(&self, workload: &WorkloadId, cluster: Option<&Cluster>, cluster_name: &str) -> Labels {
-        let source = match self.sources.load().get(workload) {
+    fn labels(&self, record: &Record) -> Labels {
+        let source = match self.sources.load().get(&*record.workload) {
             Some(source) => source.clone(),
-            None => Arc::new(Source::named(workload)),
+            None => Arc::new(Source::named(&record.workload)),
+        };
+        let caller = match record.reporter {
+            Reporter::Source => None,
+            Reporter::Destination => Some(Caller { principal: record.source_identity.clone() }),
         };
         Labels {
             source,
-            destination: Destination::new(cluster, cluster_name),
+            caller,
+            destination: Destination::new(record.cluster.as_deref(), record.cluster_name().unwrap_or_default()),
             protocol: RequestProtocol::Tcp,
             response_code: None,
             grpc_status: None,
@@ -215,6 +230,12 @@ impl Collector for Agent {
         let out =
             e.encode_descriptor("egret_tls_handshake_duration_milliseconds", help, None, MetricType::Histogram)?;
         self.handshake_time.encode(out)?;
+        results(
+            e,
+            "egret_tls_accepted_handshakes",
+            "TLS handshakes of clients, at gateways and at pods' own ports.",
+            [("success", &self.accepted_ok), ("failure", &self.accepted_failed)],
+        )?;
         certificates(e, &scraped.certificates)?;
         let capture = scraped.capture;
         counter(e, "egret_capture_redirected", "Connections redirected to the agent.", capture.redirected)?;

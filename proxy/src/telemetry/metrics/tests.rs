@@ -1,9 +1,12 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::*;
-use crate::telemetry::{
-    access_log::tests::{connection, request},
-    record::Flag,
+use crate::{
+    mesh::WorkloadId,
+    telemetry::{
+        access_log::tests::{connection, request},
+        record::Flag,
+    },
 };
 
 fn metrics() -> Metrics {
@@ -83,11 +86,11 @@ fn requests_come_out_in_istios_names() {
 #[expect(clippy::float_cmp, reason = "small whole numbers")]
 fn connections_are_counted_apart_from_requests() {
     let metrics = metrics();
-    let id = connection().workload;
-    metrics.opened(&id, None, "BlackHoleCluster");
-    metrics.opened(&id, None, "BlackHoleCluster");
-    metrics.closed(&id, None, "BlackHoleCluster");
-    metrics.record(&Record { cluster_name: Some("BlackHoleCluster".into()), ..connection() });
+    let lost = Record { cluster_name: Some("BlackHoleCluster".into()), ..connection() };
+    metrics.opened(&lost);
+    metrics.opened(&lost);
+    metrics.closed(&lost);
+    metrics.record(&lost);
     let samples = scrape(&metrics);
     let one = |name| {
         let found =
@@ -101,6 +104,23 @@ fn connections_are_counted_apart_from_requests() {
     assert_eq!(one("istio_tcp_received_bytes_total"), 906.0);
     assert_eq!(one("istio_tcp_sent_bytes_total"), 5583.0);
     assert!(find(&samples, "istio_requests_total", &[]).is_empty());
+}
+
+#[test]
+fn the_servers_side_knows_itself_and_whom_mesh_mtls_has_proved() {
+    let metrics = metrics();
+    let plain = Record { reporter: Reporter::Destination, cluster_name: Some("inbound|80||".into()), ..connection() };
+    let caller = "spiffe://cluster.local/ns/default/sa/caller";
+    metrics.record(&plain);
+    metrics.record(&Record { source_identity: Some(caller.into()), ..plain });
+    let samples = scrape(&metrics);
+    let name = "istio_tcp_received_bytes_total";
+    let own = ["reporter=\"destination\"", "destination_workload=\"sleep\"", "source_workload=\"unknown\""];
+    assert_eq!(find(&samples, name, &own).len(), 2);
+    let proved = [&*format!("source_principal=\"{caller}\""), "connection_security_policy=\"mutual_tls\""];
+    assert_eq!(find(&samples, name, &proved).len(), 1);
+    let other = ["source_principal=\"unknown\"", "connection_security_policy=\"none\""];
+    assert_eq!(find(&samples, name, &other).len(), 1);
 }
 
 #[test]
@@ -126,6 +146,7 @@ fn series_of_pods_that_are_gone_make_room_and_then_the_rest_is_unknown() {
     let table = istio::Series::<istio::Tcp>::with_limit(3);
     let labels = |pod: &str| Labels {
         source: Arc::new(Source::named(&WorkloadId { namespace: "n".into(), name: pod.into() })),
+        caller: None,
         destination: Destination::new(None, "PassthroughCluster"),
         protocol: RequestProtocol::Tcp,
         response_code: None,
@@ -148,6 +169,8 @@ fn the_agents_own_metrics_have_their_exact_names() {
     let metrics = metrics();
     metrics.handshake(true, Duration::from_millis(3));
     metrics.handshake(false, Duration::from_millis(9));
+    metrics.handshake_accepted(true);
+    metrics.handshake_accepted(false);
     metrics.reload(true, 0);
     metrics.reload(false, 2);
     metrics.on_scrape(|| Scraped {
@@ -162,6 +185,8 @@ fn the_agents_own_metrics_have_their_exact_names() {
         ("egret_tls_handshakes_total{result=\"success\"}", 1.0),
         ("egret_tls_handshakes_total{result=\"failure\"}", 1.0),
         ("egret_tls_handshake_duration_milliseconds_count", 2.0),
+        ("egret_tls_accepted_handshakes_total{result=\"success\"}", 1.0),
+        ("egret_tls_accepted_handshakes_total{result=\"failure\"}", 1.0),
         ("egret_certificate_expiry_timestamp_seconds{name=\"kubernetes://c\",namespace=\"default\"}", 100.0),
         ("egret_capture_redirected_total", 7.0),
         ("egret_capture_denied_total", 1.0),

@@ -39,8 +39,9 @@ impl Sink for Records {
     fn record(&self, record: Record) {
         self.0.lock().push(record);
     }
-    fn connection_opened(&self, _: &Arc<WorkloadId>, _: Option<&Arc<Cluster>>, _: &str) {}
-    fn connection_closed(&self, _: &Arc<WorkloadId>, _: Option<&Arc<Cluster>>, _: &str) {}
+    fn connection_opened(&self, _: &Record) {}
+    fn connection_closed(&self, _: &Record) {}
+    fn handshake_accepted(&self, _: &Arc<WorkloadId>, _: Result<(), &str>, _: Duration) {}
     fn handshake(&self, _: &Arc<WorkloadId>, _: &Arc<Cluster>, _: Result<(), &str>, _: Duration) {}
 }
 

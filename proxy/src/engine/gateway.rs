@@ -1,0 +1,159 @@
+//! Connections to a gateway's listeners. What a listener speaks is declared, never guessed; which of its TLS servers is
+//! meant, the client's hello says.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncRead, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::{
+    Engine, Snapshot,
+    accept::{Arrival, ConnectionInfo},
+    http,
+    pod::Pod,
+    raw::{self, Raw},
+    sniff::{self, Expect, Kind, Prefixed},
+    stream::{ClientIo, reset_on_close},
+    terminate,
+};
+use crate::{
+    limits,
+    mesh::{Behind, Decision, DownstreamTls, HostMap, ListenerId, Servers, TlsServer, TunnelRoute},
+    telemetry::record::Flag,
+};
+
+pub(super) async fn arrived(engine: Arc<Engine>, pod: Arc<Pod>, id: ListenerId, stream: TcpStream, peer: SocketAddr) {
+    let original = match stream.local_addr() {
+        Ok(original) => original,
+        Err(error) => return log::debug!("{}: {peer} at {id:?}: {error}", pod.id),
+    };
+    let info = ConnectionInfo::new(Arrival::Gateway { listener: id, server: None }, original, peer);
+    let snapshot = engine.snapshot();
+    let workload = snapshot.mesh.workloads.get(&pod.id);
+    let gateway = workload.and_then(|workload| workload.gateway.as_ref());
+    let Some(listener) = gateway.and_then(|gateway| gateway.listeners.get(&id)).cloned() else {
+        log::debug!("{}: the listener at {original} is not in the table any more; connection reset", pod.id);
+        return reset_on_close(&stream);
+    };
+    match &listener.serves {
+        Servers::Http(_) => {
+            // HTTP asks the table anew for each request.
+            drop((snapshot, listener));
+            plain_http(engine, pod, stream, info).await;
+        }
+        Servers::Tcp(route) => {
+            let client = ClientIo::plain(Bytes::new(), stream);
+            tunnel(&engine, &snapshot, &pod, client, info, route.as_ref()).await;
+        }
+        Servers::Tls(servers) => Box::pin(tls(engine, snapshot, pod, stream, info, servers)).await,
+    }
+}
+
+async fn plain_http(engine: Arc<Engine>, pod: Arc<Pod>, mut stream: TcpStream, info: ConnectionInfo) {
+    let Some((h2, first)) = version(&engine, &mut stream).await else { return };
+    let info = ConnectionInfo { h2, ..info };
+    Box::pin(http::serve(engine, pod, ClientIo::plain(first, stream), info)).await;
+}
+
+/// Takes TLS off, where a server is meant.
+async fn tls(
+    engine: Arc<Engine>,
+    snapshot: Arc<Snapshot>,
+    pod: Arc<Pod>,
+    mut stream: TcpStream,
+    mut info: ConnectionInfo,
+    servers: &HostMap<Arc<TlsServer>>,
+) {
+    let (kind, first) = match sniff::sniff(&mut stream, Expect::Tls, limits::HANDSHAKE_TIME).await {
+        Ok(sniffed) => sniffed,
+        Err(error) => return log::debug!("{}: {} before its first bytes: {error}", pod.id, info.peer),
+    };
+    if first.is_empty() {
+        return log::debug!("{}: {} sent nothing; closed", pod.id, info.peer);
+    }
+    let client = |stream| Prefixed::new(first, stream);
+    let server = match kind {
+        Kind::Tls(hello) => {
+            info.sni = hello.sni.map(Arc::from);
+            // Without a name only the server of every name can be meant.
+            info.sni.as_deref().map_or(servers.any.as_ref(), |sni| servers.get(sni))
+        }
+        Kind::Stalled { .. } => {
+            let raw = Raw { client: ClientIo::Plain(client(stream)), info, tls: true, connected: None };
+            return raw::refuse(&engine, &pod, raw, Flag::DPE, "first_bytes_incomplete");
+        }
+        _ => None,
+    };
+    let mut record = raw::record(&pod, &info);
+    let Some(server) = server else {
+        record.flags.push(Flag::NR);
+        record.response_code_details = Some("filter_chain_not_found".to_owned());
+        let raw = Raw { client: ClientIo::Plain(client(stream)), info, tls: true, connected: None };
+        return raw::reset(&engine, raw, record);
+    };
+    let Arrival::Gateway { listener, .. } = info.arrival else { return };
+    info.arrival = Arrival::Gateway { listener, server: Some(server.name.clone()) };
+    let context = match &server.tls {
+        DownstreamTls::Refuse(reason) => Err(reason.to_string()),
+        DownstreamTls::IstioMutual => snapshot.mesh_server(&pod.id),
+    };
+    let context = match context {
+        Ok(context) => context,
+        Err(why) => return terminate::refuse(&engine, ClientIo::Plain(client(stream)), info, record, &why),
+    };
+    let Some(mut stream) = terminate::take_off(&engine, &context, client(stream), &mut info, record).await else {
+        return;
+    };
+    match &server.serves {
+        Behind::Tunnel(route) => {
+            let client = ClientIo::tls(Bytes::new(), stream);
+            tunnel(&engine, &snapshot, &pod, client, info, route.as_ref()).await;
+        }
+        Behind::Http(_) => {
+            drop((snapshot, context));
+            let Some((h2, first)) = version(&engine, &mut stream).await else {
+                let _ = stream.shutdown().await;
+                return;
+            };
+            let info = ConnectionInfo { h2, ..info };
+            Box::pin(http::serve(engine, pod, ClientIo::tls(first, stream), info)).await;
+        }
+    }
+}
+
+/// Tells h2 from HTTP/1 by the first bytes, and nothing from either; a client may be as long idle before its first request
+/// as after it. None: there will be no request.
+async fn version<S: AsyncRead + Unpin>(engine: &Engine, stream: &mut S) -> Option<(bool, Bytes)> {
+    let sniffed = tokio::select! {
+        biased;
+        sniffed = sniff::sniff(stream, Expect::Http, limits::IDLE_TIMEOUT) => sniffed,
+        () = engine.draining().cancelled() => return None,
+    };
+    match sniffed {
+        Ok((_, first)) if first.is_empty() => None,
+        Ok((kind, first)) => Some((kind == Kind::Http2, first)),
+        Err(error) => {
+            log::debug!("a client before its first request: {error}");
+            None
+        }
+    }
+}
+
+/// Bytes as they are. The upstream is dialled at once: it may be the one that speaks first.
+async fn tunnel(
+    engine: &Engine,
+    snapshot: &Snapshot,
+    pod: &Pod,
+    client: ClientIo,
+    info: ConnectionInfo,
+    route: Option<&Arc<TunnelRoute>>,
+) {
+    let raw = Raw { client, info, tls: false, connected: None };
+    match route {
+        Some(route) => raw::serve(engine, snapshot, pod, raw, Decision::Route(route.clone())).await,
+        None => raw::refuse(engine, pod, raw, Flag::NR, "route_not_found"),
+    }
+}

@@ -1,0 +1,81 @@
+//! TLS taken off a downstream connection: the handshake within its time, and a failure told once.
+
+use std::time::Instant;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::server::TlsStream;
+
+use super::{
+    Engine,
+    accept::ConnectionInfo,
+    copy::Carried,
+    raw::{self, Raw},
+    sniff::Prefixed,
+    stream::ClientIo,
+};
+use crate::{
+    limits,
+    telemetry::record::{Flag, Record},
+    tls::{ServerContext, client_fault, peer_identity},
+};
+
+/// Does the handshake; `info` then knows the client. None: it failed, `record` tells why and is written.
+pub(super) async fn take_off(
+    engine: &Engine,
+    context: &ServerContext,
+    stream: Prefixed<TcpStream>,
+    info: &mut ConnectionInfo,
+    mut record: Record,
+) -> Option<TlsStream<Prefixed<TcpStream>>> {
+    let begun = Instant::now();
+    let handshake = timeout(limits::HANDSHAKE_TIME, context.accept(stream)).await;
+    let (why, stream) = match handshake {
+        Ok(Ok(stream)) => {
+            engine.sink().handshake_accepted(&record.workload, Ok(()), begun.elapsed());
+            info.tls = true;
+            info.identity = peer_identity(stream.get_ref().1);
+            return Some(stream);
+        }
+        Ok(Err((error, stream))) => (client_fault(&error), Some(stream)),
+        Err(_) => ("the client did not finish the TLS handshake in time".to_owned(), None),
+    };
+    engine.sink().handshake_accepted(&record.workload, Err(&why), begun.elapsed());
+    log::debug!("{}: {}: {why}", record.workload, info.peer);
+    record.flags.push(Flag::DPE);
+    record.downstream_transport_failure_reason = Some(format!("TLS_error: {why}"));
+    raw::finish(engine, record, info.started, Carried::default());
+    if let Some(stream) = stream {
+        linger(stream).await;
+    }
+    None
+}
+
+/// Ends a connection before its handshake: there is nothing to do it with.
+pub(super) fn refuse(engine: &Engine, client: ClientIo, info: ConnectionInfo, mut record: Record, why: &str) {
+    log::warn!("{}: TLS connection to {} refused: {why}", record.workload, info.original);
+    record.flags.push(Flag::NR);
+    record.downstream_transport_failure_reason = Some(format!("TLS_error: {why}"));
+    raw::reset(engine, Raw { client, info, tls: true, connected: None }, record);
+}
+
+/// Lets the alert arrive: closing with unread bytes makes the kernel send a reset, which would overtake it.
+async fn linger(mut stream: Prefixed<TcpStream>) {
+    let rest = async {
+        if stream.shutdown().await.is_err() {
+            return;
+        }
+        let mut scratch = [0; 1024];
+        let mut left = limits::LINGER_BYTES;
+        while let Ok(count @ 1..) = stream.read(&mut scratch).await {
+            left = left.saturating_sub(count);
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    let _ = timeout(limits::LINGER_TIME, rest).await;
+}
