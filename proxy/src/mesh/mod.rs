@@ -12,8 +12,10 @@ mod host;
 pub mod listeners;
 mod locality;
 mod lookup;
+mod matching;
 mod names;
 mod origination;
+pub mod paths;
 mod peers;
 mod protocol;
 mod registry;
@@ -29,6 +31,7 @@ pub use enrol::NETNS;
 pub use host::{authority_host, canonical, covers};
 pub use listeners::*;
 pub use locality::augmented as topology_labels;
+pub use matching::RequestHead;
 pub use routing::*;
 pub use table::*;
 

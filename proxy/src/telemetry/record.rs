@@ -37,6 +37,10 @@ pub enum Flag {
     SI,
     /// Upstream max connection duration reached / duration timeout.
     DT,
+    /// Delay injected by a fault.
+    DI,
+    /// Fault (abort) injected.
+    FI,
 }
 
 impl Flag {
@@ -56,6 +60,8 @@ impl Flag {
             Self::DPE => "DPE",
             Self::SI => "SI",
             Self::DT => "DT",
+            Self::DI => "DI",
+            Self::FI => "FI",
         }
     }
 
@@ -75,6 +81,8 @@ impl Flag {
             Self::DPE => "DownstreamProtocolError",
             Self::SI => "StreamIdleTimeout",
             Self::DT => "DurationTimeout",
+            Self::DI => "DelayInjected",
+            Self::FI => "FaultInjected",
         }
     }
 }

@@ -25,6 +25,7 @@ use super::{
     log::RequestLog,
     pool::{Lease, Sender},
     reply::{self, NO_ANSWER, reply},
+    routes::Changes,
     service::{origin_form, violated},
     tunnel,
 };
@@ -51,6 +52,8 @@ pub struct Errand {
     pub hash: Option<u64>,
     /// Has the last word on the headers of each attempt (`x-envoy-attempt-count`).
     pub mark: Option<Mark>,
+    /// What becomes of the headers.
+    pub changes: Changes,
 }
 
 /// Changes the headers of an attempt; given the attempt's number, 1 for the first.
@@ -98,6 +101,7 @@ pub async fn exchange(
     if let Some(host) = parts.uri.authority().and_then(|named| HeaderValue::from_str(named.as_str()).ok()) {
         headers.insert(HOST, host);
     }
+    errand.change_request(&mut headers, log.request_id());
     let outgoing = Outgoing { method: parts.method, uri: parts.uri, headers, progress, expects };
     let body = RequestBody::new(body, outgoing.progress.clone());
 
@@ -317,6 +321,7 @@ fn answered(
         guard.tunnel();
         let mut head = response.map(|_| ());
         headers::strip(head.headers_mut());
+        errand.change_response(head.headers_mut(), log.service_time());
         headers::set_upgrade(head.headers_mut(), protocol);
         *head.version_mut() = Version::HTTP_11;
         log.response(&head);
@@ -324,6 +329,7 @@ fn answered(
         return head.map(|()| ResponseBody::none());
     }
     headers::strip(response.headers_mut());
+    errand.change_response(response.headers_mut(), log.service_time());
     *response.version_mut() = Version::HTTP_11;
     *response.extensions_mut() = http::Extensions::new();
     log.response(&response);
@@ -371,7 +377,16 @@ fn lost(
 impl Errand {
     /// With nothing that a route could say.
     pub fn new(connection: Arc<Connection>, snapshot: Arc<Snapshot>, cluster: Arc<Cluster>, authority: String) -> Self {
-        Self { connection, snapshot, cluster, authority, route: None, hash: None, mark: None }
+        Self {
+            connection,
+            snapshot,
+            cluster,
+            authority,
+            route: None,
+            hash: None,
+            mark: None,
+            changes: Changes::default(),
+        }
     }
 
     /// Under a new snapshot, closes the pooled connections whose cluster or TLS context is not what it was.

@@ -24,6 +24,8 @@ pub struct RequestLog {
     progress: Option<Arc<Progress>>,
     version: Version,
     grpc: bool,
+    /// The response has no body (RFC 9110 section 9.3.2).
+    head: bool,
     /// Counted as in flight until the record is written.
     held: Option<Counted>,
     endpoint: Option<Picked>,
@@ -55,6 +57,7 @@ impl RequestLog {
             progress: None,
             version: request.version(),
             grpc: headers::is_grpc(headers),
+            head: request.method() == http::Method::HEAD,
             held: None,
             endpoint: None,
         })
@@ -62,6 +65,20 @@ impl RequestLog {
 
     pub fn is_grpc(&self) -> bool {
         self.grpc
+    }
+
+    pub fn is_head(&self) -> bool {
+        self.head
+    }
+
+    /// The client's own, or one made for the log.
+    pub fn request_id(&self) -> Option<&str> {
+        self.record.as_ref()?.request_id.as_deref()
+    }
+
+    /// Since the request went out.
+    pub fn service_time(&self) -> Option<std::time::Duration> {
+        self.sent_upstream.map(|sent| sent.elapsed())
     }
 
     /// Changes the record; it is there until [`RequestLog::finish`].
@@ -181,5 +198,23 @@ pub fn grpc_code(status: StatusCode) -> u32 {
         404 => 12,
         429 | 502..=504 => 14,
         _ => 2,
+    }
+}
+
+/// The way back, for a client that does not speak gRPC (Envoy's `grpcToHttpStatus`).
+pub fn http_code(grpc: u32) -> StatusCode {
+    match grpc {
+        0 => StatusCode::OK,
+        1 => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
+        3 | 9 | 11 => StatusCode::BAD_REQUEST,
+        4 => StatusCode::GATEWAY_TIMEOUT,
+        5 => StatusCode::NOT_FOUND,
+        6 | 10 => StatusCode::CONFLICT,
+        7 => StatusCode::FORBIDDEN,
+        8 => StatusCode::TOO_MANY_REQUESTS,
+        12 => StatusCode::NOT_IMPLEMENTED,
+        14 => StatusCode::SERVICE_UNAVAILABLE,
+        16 => StatusCode::UNAUTHORIZED,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

@@ -60,7 +60,7 @@ pub async fn answer(connection: Arc<Connection>, request: Request<Incoming>) -> 
             return reply::reply(log, StatusCode::BAD_GATEWAY, "");
         }
         Decision::Refuse(reason) => return reply::refused(log, reason),
-        Decision::Route(_) => return routes::no_cluster(log, "", "the route leads to no cluster"),
+        Decision::Route(_) => return routes::no_cluster(log, "", "", "the route leads to no cluster"),
     };
     log.route("", Some(&cluster), &cluster.name);
     forward::exchange(Errand::new(connection, snapshot, cluster, authority), request, log).await

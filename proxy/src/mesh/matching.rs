@@ -1,0 +1,124 @@
+//! Which route of a virtual host a request takes.
+
+use std::{borrow::Cow, sync::Arc};
+
+use http::{HeaderMap, HeaderName, header::HOST};
+
+use super::routing::{RequestMatch, Route, TextMatch, VirtualHost};
+
+/// What of a request is matched.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestHead<'a> {
+    pub method: &'a str,
+    /// `http` or `https`.
+    pub scheme: &'a str,
+    /// Host or `:authority`, as sent.
+    pub authority: &'a str,
+    /// Without query.
+    pub path: &'a str,
+    pub query: Option<&'a str>,
+    pub headers: &'a HeaderMap,
+}
+
+impl VirtualHost {
+    /// The first route that holds for the request.
+    #[must_use]
+    pub fn route(&self, head: &RequestHead<'_>) -> Option<&Arc<Route>> {
+        self.routes.iter().find(|route| route.matches.holds(head))
+    }
+
+    /// Some route looks at the path: it is then brought into normal form first, see [`super::paths::normal`].
+    #[must_use]
+    pub fn matches_paths(&self) -> bool {
+        self.routes.iter().any(|route| route.matches.path.is_some())
+    }
+}
+
+impl RequestMatch {
+    #[must_use]
+    pub fn holds(&self, head: &RequestHead<'_>) -> bool {
+        let Self { path, ignore_path_case, scheme, method, authority, headers, without_headers, query } = self;
+        let text = |wanted: &Option<TextMatch>, is: &str| wanted.as_ref().is_none_or(|wanted| wanted.matches(is));
+        path.as_ref().is_none_or(|path| path.matches_in(head.path, *ignore_path_case))
+            && text(scheme, head.scheme)
+            && text(method, head.method)
+            && text(authority, head.authority)
+            && headers.iter().all(|(name, wanted)| head.header(name).is_some_and(|value| wanted.matches(&value)))
+            && !without_headers.iter().any(|(name, unwanted)| match (head.header(name), unwanted) {
+                (Some(value), _) => unwanted.matches(&value),
+                (None, TextMatch::Present) => false,
+                // Istio sets `treat_missing_header_as_empty`: without `x: {regex: ".*"}` means never.
+                (None, _) => unwanted.matches(""),
+            })
+            && query.iter().all(|(name, wanted)| head.parameter(name).is_some_and(|value| wanted.matches(value)))
+    }
+}
+
+impl RequestHead<'_> {
+    /// The value of a header, several lines joined with `,` (Envoy); `host` is the authority, whatever the version.
+    fn header(&self, name: &HeaderName) -> Option<Cow<'_, str>> {
+        if name == HOST {
+            return Some(Cow::Borrowed(self.authority));
+        }
+        let mut lines = self.headers.get_all(name).iter().map(|line| String::from_utf8_lossy(line.as_bytes()));
+        let first = lines.next()?;
+        Some(lines.fold(first, |mut joined, line| {
+            let text = joined.to_mut();
+            text.push(',');
+            text.push_str(&line);
+            joined
+        }))
+    }
+
+    /// The first value of a query parameter, not decoded, as Envoy compares it; empty where it has no `=`.
+    #[must_use]
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.query?.split('&').find_map(|parameter| {
+            let (found, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            (found == name).then_some(value)
+        })
+    }
+}
+
+impl TextMatch {
+    #[must_use]
+    pub fn matches(&self, text: &str) -> bool {
+        self.matches_in(text, false)
+    }
+
+    /// `any_case` is for all but expressions (Istio `ignoreUriCase`), which have `(?i)`.
+    fn matches_in(&self, text: &str, any_case: bool) -> bool {
+        match self {
+            Self::Exact(exact) if any_case => text.eq_ignore_ascii_case(exact),
+            Self::Exact(exact) => text == exact,
+            Self::Prefix(prefix) => after(text, prefix, any_case).is_some(),
+            Self::PathPrefix(prefix) => {
+                after(text, prefix, any_case).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }
+            Self::Regex(pattern) => pattern.matches(text),
+            Self::Present => true,
+        }
+    }
+
+    /// How many bytes of a path that matched are the prefix that a rewrite replaces: all of it where the match was no
+    /// prefix.
+    #[must_use]
+    pub fn matched_length(&self, path: &str) -> usize {
+        match self {
+            Self::Prefix(prefix) | Self::PathPrefix(prefix) => prefix.len().min(path.len()),
+            Self::Exact(_) | Self::Regex(_) | Self::Present => path.len(),
+        }
+    }
+}
+
+/// What follows `prefix`, where `text` begins with it.
+fn after<'t>(text: &'t str, prefix: &str, any_case: bool) -> Option<&'t str> {
+    if !any_case {
+        return text.strip_prefix(prefix);
+    }
+    let (start, rest) = text.split_at_checked(prefix.len())?;
+    start.eq_ignore_ascii_case(prefix).then_some(rest)
+}
+
+#[cfg(test)]
+mod tests;
