@@ -68,10 +68,7 @@ pub fn text_match(text: &StringMatch) -> Result<TextMatch, String> {
     Ok(match text {
         StringMatch::Exact(text) => TextMatch::Exact(text.clone()),
         StringMatch::Prefix(text) => TextMatch::Prefix(text.clone()),
-        StringMatch::PathPrefix(text) => match text.trim_end_matches('/') {
-            "" => TextMatch::Prefix("/".to_owned()),
-            text => TextMatch::PathPrefix(text.to_owned()),
-        },
+        StringMatch::PathPrefix(text) => TextMatch::PathPrefix(text.trim_end_matches('/').to_owned()),
         StringMatch::Regex(expression) => {
             TextMatch::Regex(Pattern::new(expression).map_err(|why| format!("{expression} is no expression: {why}"))?)
         }
@@ -85,8 +82,9 @@ impl RequestMatch {
         let path = match &self.path {
             None | Some(TextMatch::Present) => true,
             Some(TextMatch::Prefix(prefix)) => prefix.is_empty() || prefix == "/",
+            Some(TextMatch::PathPrefix(prefix)) => prefix.is_empty(),
             Some(TextMatch::Regex(pattern)) => pattern.as_str() == ".*",
-            Some(TextMatch::Exact(_) | TextMatch::PathPrefix(_)) => false,
+            Some(TextMatch::Exact(_)) => false,
         };
         path && self.scheme.is_none()
             && self.method.is_none()
