@@ -140,3 +140,5 @@ pub const LOG_FLUSH: Duration = Duration::from_secs(1);
 pub const DIRECT_RESPONSE_BYTES: usize = 1_000_000;
 /// Entries of a consistent-hash ring or Maglev table; Envoy's limit for rings (8 Mi) would be some 100 MiB a cluster.
 pub const HASH_TABLE_MOST: u32 = 1024 * 1024;
+/// Longest ejection of an endpoint (Envoy's `max_ejection_time`), unless `baseEjectionTime` is longer.
+pub const EJECTION_LONGEST: Duration = Duration::from_secs(300);

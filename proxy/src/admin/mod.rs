@@ -16,7 +16,11 @@ use std::{fmt, net::IpAddr, pin::Pin, sync::Arc};
 
 pub use server::{Admin, AdminError, encode, listen, start};
 
-use crate::{api::Diagnostic, engine::Snapshot, mesh::WorkloadId};
+use crate::{
+    api::Diagnostic,
+    engine::Snapshot,
+    mesh::{EndpointAddress, WorkloadId},
+};
 
 /// An answer that takes a while.
 pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -35,6 +39,8 @@ pub trait AdminState: Send + Sync + 'static {
     /// The addresses of `name` as this pod resolves it, from its cache where it is there. Sockets must be driven by the
     /// agent's runtime, not by the one that polls this.
     fn resolve<'a>(&'a self, workload: &'a WorkloadId, name: &'a str) -> Later<'a, Result<Vec<IpAddr>, String>>;
+    /// True while outlier detection keeps this endpoint of the cluster from this pod.
+    fn is_ejected(&self, workload: &WorkloadId, cluster: &str, address: &EndpointAddress) -> bool;
     /// All metrics, see [`crate::telemetry::metrics::CONTENT_TYPE`].
     fn metrics(&self) -> Result<String, fmt::Error>;
     /// Begins to drain, as SIGTERM does. Returns at once.

@@ -196,13 +196,25 @@ pub async fn endpoints(state: &dyn AdminState, workload: &Workload) -> Vec<Endpo
     let found: Vec<_> = lookups.buffer_unordered(ADMIN_LOOKUPS).collect().await;
     let rows: BTreeSet<_> = found.into_iter().flatten().collect();
     rows.into_iter()
-        .map(|(cluster, endpoint)| EndpointRow {
-            endpoint,
-            status: "HEALTHY".to_owned(),
-            outlier_check: "OK".to_owned(),
-            cluster,
+        .map(|(cluster, endpoint)| {
+            let ejected = parsed(&endpoint).is_some_and(|at| state.is_ejected(&workload.id, &cluster, &at));
+            // STATUS is what discovery says of it, as in istioctl: ejection is the pod's own finding.
+            EndpointRow {
+                endpoint,
+                status: "HEALTHY".to_owned(),
+                outlier_check: if ejected { "FAILED" } else { "OK" }.to_owned(),
+                cluster,
+            }
         })
         .collect()
+}
+
+/// The address that [`addresses`] has as text.
+fn parsed(endpoint: &str) -> Option<EndpointAddress> {
+    match endpoint.strip_prefix("unix://") {
+        Some(path) => Some(EndpointAddress::Unix(path.into())),
+        None => endpoint.parse().ok().map(EndpointAddress::Ip),
+    }
 }
 
 /// Certificates and CAs, of one pod or of all.

@@ -154,6 +154,10 @@ impl AdminState for Fake {
         rows::Status { version: "0".into(), state: "ready".into(), pods: vec![pod], ..rows::Status::default() }
     }
 
+    fn is_ejected(&self, _: &WorkloadId, cluster: &str, address: &EndpointAddress) -> bool {
+        cluster == "outbound|3306||db.example" && *address == EndpointAddress::Ip("10.9.9.9:3306".parse().unwrap())
+    }
+
     fn diagnostics(&self) -> Vec<Diagnostic> {
         vec![Diagnostic {
             severity: Severity::Error,

@@ -14,7 +14,7 @@ use crate::{
     api::{Diagnostic, Severity},
     capture::Capture,
     engine::{Engine, Snapshot, pod::Pod},
-    mesh::WorkloadId,
+    mesh::{EndpointAddress, WorkloadId},
     telemetry::{
         Telemetry,
         metrics::{CaptureCounters, CertificateExpiry, Scraped},
@@ -169,6 +169,11 @@ impl AdminState for Shared {
                 Err(_) => Err("the agent is stopping".to_owned()),
             }
         })
+    }
+
+    fn is_ejected(&self, workload: &WorkloadId, cluster: &str, address: &EndpointAddress) -> bool {
+        let pod = self.seen.lock().serving.get(workload).cloned();
+        pod.is_some_and(|pod| pod.is_ejected(cluster, address))
     }
 
     fn metrics(&self) -> Result<String, fmt::Error> {

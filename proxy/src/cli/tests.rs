@@ -84,7 +84,7 @@ edition.cnn.com        443      -          outbound      STRICT_DNS
     );
     let endpoints = shown(What::Endpoint, None);
     assert!(
-        endpoints.contains("10.9.9.9:3306            HEALTHY     OK                outbound|3306||db.example\n"),
+        endpoints.contains("10.9.9.9:3306            HEALTHY     FAILED            outbound|3306||db.example\n"),
         "{endpoints}"
     );
     assert!(shown(What::Secret, Some("sleep")).starts_with("RESOURCE NAME     TYPE     STATUS     VALID CERT"));

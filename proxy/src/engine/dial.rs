@@ -4,24 +4,28 @@
 
 use std::{
     fmt, io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, LazyLock},
     time::Instant,
 };
 
 use rustls_pki_types::ServerName;
-use tokio::time::timeout_at;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{net::TcpSocket, time::timeout_at};
 
 pub use super::dial_error::DialError;
 use super::{
     Engine, Snapshot,
-    balance::{ClusterState, Counted},
+    balance::{ClusterState, Counted, From, Observed, Wish, hash_of},
+    endpoints::{self, Endpoints},
     pod::Pod,
     stream::{Socket, UpstreamIo},
 };
 use crate::{
     limits,
-    mesh::{Cluster, Discovery, Endpoint, EndpointAddress, LoadBalancer, Pool, Protocol, UpstreamTls},
+    mesh::{
+        Cluster, Discovery, Endpoint, EndpointAddress, HashKey, Keepalive, LoadBalancer, Pool, Protocol, UpstreamTls,
+    },
     tls::{ClientContext, UpstreamName, alpn_is_h2},
 };
 
@@ -44,10 +48,24 @@ pub struct Target<'a> {
 #[derive(Debug)]
 pub struct Picked {
     pub endpoint: Endpoint,
-    /// Others of the same cluster, tried within the same attempt where the kernel has no route to `endpoint`.
-    alternatives: Vec<Endpoint>,
+    /// All of the cluster: others are tried within the same attempt where the kernel has no route to `endpoint`.
+    candidates: Endpoints,
+    cluster: Arc<Cluster>,
     _guard: Counted,
     state: Arc<ClusterState>,
+}
+
+impl Picked {
+    /// Takes note of how the endpoint did, for `outlierDetection`.
+    pub fn observe(&self, observed: Observed) {
+        self.observe_at(&self.endpoint.address, observed);
+    }
+
+    fn observe_at(&self, address: &EndpointAddress, observed: Observed) {
+        if let Some(settings) = &self.cluster.outlier {
+            self.state.observe(settings, address, observed);
+        }
+    }
 }
 
 /// What two requests must have in common to share an upstream connection, besides pod and address.
@@ -146,6 +164,12 @@ pub fn passthrough() -> &'static Arc<Cluster> {
     &CLUSTER
 }
 
+/// The hash of a raw connection, where the cluster's rule is `useSourceIp`: such a connection has nothing else to hash.
+pub fn source_hash(cluster: &Cluster, peer: SocketAddr) -> Option<u64> {
+    let hashed = cluster.hash.as_ref()?;
+    matches!(hashed.key, HashKey::SourceIp).then(|| hash_of(peer.ip().to_canonical().to_string().as_bytes()))
+}
+
 /// Finds the endpoints and chooses one by the cluster's policy, not among `tried` where another is left.
 pub async fn pick(
     snapshot: &Snapshot,
@@ -154,15 +178,15 @@ pub async fn pick(
     tried: &[EndpointAddress],
 ) -> Result<Picked, DialError> {
     let cluster = target.cluster;
-    let mut candidates = endpoints(snapshot, pod, target).await?;
-    if candidates.iter().any(|candidate| pod.families.usable(&candidate.address)) {
-        candidates.retain(|candidate| pod.families.usable(&candidate.address));
-    }
+    let candidates = endpoints::endpoints(snapshot, pod, target).await?;
     let state = pod.cluster(cluster);
-    let endpoint = state.choose(cluster.load_balancer, &candidates, tried).ok_or(DialError::NoEndpoints)?.clone();
+    let workload = cluster.locality.as_ref().and_then(|_| snapshot.mesh.workloads.get(&pod.id));
+    let from = workload.map(|workload| From { locality: &workload.locality, labels: &workload.labels });
+    let wish = Wish { cluster, from, hash: target.hash, tried, families: &pod.families };
+    let chosen = state.choose(&wish, &candidates).and_then(|index| candidates.get(index));
+    let endpoint = chosen.ok_or(DialError::NoEndpoints)?.clone();
     let guard = state.use_endpoint(&endpoint.address);
-    candidates.retain(|other| other.address != endpoint.address);
-    Ok(Picked { endpoint, alternatives: candidates, _guard: guard, state })
+    Ok(Picked { endpoint, candidates, cluster: cluster.clone(), _guard: guard, state })
 }
 
 /// What a pooled connection to `endpoint` must match; fails where the cluster's TLS rule cannot be honoured.
@@ -229,6 +253,7 @@ pub async fn dial(
     let key = key(context.as_deref(), target)?;
     let local = socket.local();
     let Some(context) = context else {
+        picked.observe_at(&address, Observed::Connected);
         return Ok(Upstream { io: UpstreamIo::Plain(socket), address, local, h2: false, tls: false, key, guard });
     };
     let begun = Instant::now();
@@ -241,6 +266,7 @@ pub async fn dial(
     };
     let told = result.as_ref().map(|_| ()).map_err(ToString::to_string);
     engine.sink().handshake(&pod.id, cluster, told.as_ref().copied().map_err(String::as_str), begun.elapsed());
+    picked.observe_at(&address, if result.is_ok() { Observed::Connected } else { Observed::Failed });
     let stream = result?;
     let h2 = alpn_is_h2(&stream);
     Ok(Upstream { io: UpstreamIo::Tls(Box::new(stream)), address, local, h2, tls: true, key, guard })
@@ -253,14 +279,19 @@ async fn connect<'p>(
     deadline: tokio::time::Instant,
 ) -> Result<(Socket, &'p Endpoint), DialError> {
     let mut failure = None;
-    for endpoint in std::iter::once(&picked.endpoint).chain(&picked.alternatives) {
+    let others = picked.candidates.iter().filter(|other| other.address != picked.endpoint.address);
+    for endpoint in std::iter::once(&picked.endpoint).chain(others) {
         let address = &endpoint.address;
         let text = || address_text(address);
         let attempt = async {
             match address {
                 EndpointAddress::Unix(path) => pod.sockets.unix(path).map(Socket::Unix),
                 EndpointAddress::Ip(remote) => {
-                    let stream = pod.sockets.tcp(*remote)?.connect(*remote).await?;
+                    let socket = pod.sockets.tcp(*remote)?;
+                    if let Some(keepalive) = &picked.cluster.pool.tcp_keepalive {
+                        keep_alive(&socket, keepalive)?;
+                    }
+                    let stream = socket.connect(*remote).await?;
                     stream.set_nodelay(true)?;
                     Ok(Socket::Tcp(stream))
                 }
@@ -272,7 +303,10 @@ async fn connect<'p>(
             return Err(DialError::Myself(*remote));
         }
         match timeout_at(deadline, attempt).await {
-            Err(_) => return Err(DialError::Timeout { address: text() }),
+            Err(_) => {
+                picked.observe_at(address, Observed::Failed);
+                return Err(DialError::Timeout { address: text() });
+            }
             Ok(Ok(socket)) => {
                 if let EndpointAddress::Ip(remote) = address {
                     pod.families.reachable(*remote);
@@ -284,6 +318,7 @@ async fn connect<'p>(
                 if no_route && let EndpointAddress::Ip(remote) = address {
                     pod.families.unreachable(*remote);
                 }
+                picked.observe_at(address, Observed::Failed);
                 failure.get_or_insert(DialError::Connect { address: text(), source: Arc::new(error) });
                 if !no_route {
                     break;
@@ -294,67 +329,22 @@ async fn connect<'p>(
     Err(failure.unwrap_or(DialError::NoEndpoints))
 }
 
+/// `tcpKeepalive`; what it leaves out is the kernel's default.
+fn keep_alive(socket: &TcpSocket, wanted: &Keepalive) -> io::Result<()> {
+    let mut settings = TcpKeepalive::new();
+    if let Some(time) = wanted.time {
+        settings = settings.with_time(time);
+    }
+    if let Some(interval) = wanted.interval {
+        settings = settings.with_interval(interval);
+    }
+    if let Some(probes) = wanted.probes {
+        settings = settings.with_retries(probes);
+    }
+    SockRef::from(socket).set_tcp_keepalive(&settings)
+}
+
 /// The kernel's ways of saying at once that an address cannot be reached from here.
 fn no_route(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENETUNREACH | libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT))
-}
-
-/// Every endpoint of the cluster, names resolved as the pod would.
-async fn endpoints(snapshot: &Snapshot, pod: &Pod, target: &Target<'_>) -> Result<Vec<Endpoint>, DialError> {
-    let one = |address: SocketAddr| {
-        let peer = snapshot.mesh.peers.get(&address.ip().to_canonical()).filter(|_| !target.cluster.mesh_external);
-        vec![Endpoint { peer: peer.cloned(), ..Endpoint::new(EndpointAddress::Ip(address), 1) }]
-    };
-    if target.cluster.load_balancer == LoadBalancer::Passthrough {
-        let port = match target.cluster.discovery {
-            Discovery::OriginalDestination { port: Some(port) } => port,
-            _ => target.original.port(),
-        };
-        return Ok(one(SocketAddr::new(target.original.ip(), port)));
-    }
-    match &target.cluster.discovery {
-        Discovery::Static(endpoints) => Ok(endpoints.clone()),
-        Discovery::OriginalDestination { port } => {
-            Ok(one(SocketAddr::new(target.original.ip(), port.unwrap_or(target.original.port()))))
-        }
-        Discovery::Dynamic { port } => {
-            let host = target.host.map(host_name).ok_or(DialError::NoEndpoints)?;
-            let addresses = resolve(pod, host).await?;
-            Ok(addresses.iter().flat_map(|ip| one(SocketAddr::new(*ip, *port))).collect())
-        }
-        Discovery::Dns { targets, one_at_a_time } => {
-            let answers = futures_util::future::join_all(targets.iter().map(|t| resolve(pod, &t.name))).await;
-            let mut candidates = Vec::new();
-            let mut failure = None;
-            for (target, answer) in targets.iter().zip(answers) {
-                match answer {
-                    Ok(addresses) => {
-                        let mut all = addresses.iter().map(|ip| {
-                            Endpoint::new(EndpointAddress::Ip(SocketAddr::new(*ip, target.port)), target.weight)
-                        });
-                        if *one_at_a_time {
-                            // The first that leads anywhere from this pod.
-                            let first = all.clone().find(|c| pod.families.usable(&c.address)).or_else(|| all.next());
-                            candidates.extend(first);
-                        } else {
-                            candidates.extend(all);
-                        }
-                    }
-                    Err(error) => failure = Some(error),
-                }
-            }
-            match failure {
-                Some(error) if candidates.is_empty() => Err(error),
-                _ => Ok(candidates),
-            }
-        }
-    }
-}
-
-/// An address written as such, or the resolver's answer.
-async fn resolve(pod: &Pod, name: &str) -> Result<Arc<[IpAddr]>, DialError> {
-    match name.parse::<IpAddr>() {
-        Ok(ip) => Ok(Arc::from([ip])),
-        Err(_) => Ok(pod.resolver.lookup(name).await?),
-    }
 }

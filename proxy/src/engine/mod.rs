@@ -9,6 +9,7 @@ pub mod client_hello;
 pub mod copy;
 pub mod dial;
 pub mod dial_error;
+pub mod endpoints;
 mod gateway;
 pub mod host_sockets;
 pub mod http;

@@ -15,7 +15,7 @@ use super::{
     ports::{OriginalDestination, Sockets},
     resolve::Resolver,
 };
-use crate::mesh::{Cluster, WorkloadId};
+use crate::mesh::{Cluster, EndpointAddress, WorkloadId};
 
 /// One enrolled pod.
 pub struct Pod {
@@ -84,6 +84,11 @@ impl Pod {
         let state = Arc::new(ClusterState::default());
         clusters.insert(cluster.name.clone(), state.clone());
         state
+    }
+
+    /// True while `outlierDetection` keeps the endpoint of the cluster of this name out.
+    pub fn is_ejected(&self, cluster: &str, address: &EndpointAddress) -> bool {
+        self.clusters.lock().get(cluster).is_some_and(|state| state.is_ejected(address))
     }
 
     /// Forgets the counters of clusters that `known` denies and nothing uses any more; called after a reload.

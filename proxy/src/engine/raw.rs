@@ -8,6 +8,7 @@ use rand::RngExt as _;
 use super::{
     Engine, Snapshot,
     accept::{Arrival, ConnectionInfo},
+    balance::Observed,
     copy::{self, Carried, End, Limits},
     dial::{self, BLACK_HOLE, DialError, PASSTHROUGH, Target, Upstream},
     pod::Pod,
@@ -87,7 +88,8 @@ pub async fn serve(engine: &Engine, snapshot: &Snapshot, pod: &Pod, mut raw: Raw
         None => {
             // What the client calls the service inside TLS that was taken off is between it and us.
             let host = if raw.tls { raw.info.sni.as_deref() } else { None };
-            let target = Target { cluster: &cluster, original: raw.info.original, host, hash: None };
+            let hash = dial::source_hash(&cluster, raw.info.peer);
+            let target = Target { cluster: &cluster, original: raw.info.original, host, hash };
             dial_any(engine, snapshot, pod, &target).await
         }
     };
@@ -185,7 +187,10 @@ pub(super) async fn dial_any(
             break;
         }
         match dial::dial(engine, snapshot, pod, target, &picked).await {
-            Ok(upstream) => return Ok(Connected { upstream, picked, first: Bytes::new() }),
+            Ok(upstream) => {
+                picked.observe(Observed::Served);
+                return Ok(Connected { upstream, picked, first: Bytes::new() });
+            }
             Err(error) if error.retryable() => failure = Some(error),
             Err(error) => return Err(error),
         }

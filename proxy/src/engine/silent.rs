@@ -47,7 +47,7 @@ pub async fn first_to_speak(
             return late(client).await.unwrap_or(First::Nobody);
         }
     };
-    let target = Target { cluster, original: info.original, host: None, hash: None };
+    let target = Target { cluster, original: info.original, host: None, hash: dial::source_hash(cluster, info.peer) };
     let connected = tokio::select! {
         biased;
         _ = client.peek(&mut byte) => return First::Client(None),

@@ -33,6 +33,7 @@ use crate::{
     engine::{
         Snapshot,
         dial::{self, Target},
+        endpoints::endpoint_at,
     },
     limits,
     mesh::{Cluster, Route},
@@ -402,8 +403,8 @@ impl Errand {
             };
             let name = key.tls.name.as_ref().map(|name| name.to_str());
             let target = Target { cluster, original: self.connection.info.original, host: name.as_deref(), hash: None };
-            dial::tls_key(&self.snapshot, pod, &target, &cluster.endpoint(&key.address))
-                .is_ok_and(|tls| tls.context_id == key.tls.context_id)
+            let endpoint = endpoint_at(&self.snapshot, cluster, key.address.clone());
+            dial::tls_key(&self.snapshot, pod, &target, &endpoint).is_ok_and(|tls| tls.context_id == key.tls.context_id)
         });
     }
 }
