@@ -44,23 +44,36 @@ pub struct Origin {
     pub start: (u32, u32),
     /// Field path (`spec.ports[0].number`) to line and column, both from 1.
     pub positions: Arc<HashMap<String, (u32, u32)>>,
+    /// Of an object that was made from others (the Gateway API's): which field of it is which of theirs.
+    pub made_from: Arc<BTreeMap<String, Written>>,
+}
+
+/// A field as its author wrote it, from which another one was made.
+#[derive(Clone, Debug)]
+pub struct Written {
+    pub object: ObjectId,
+    pub origin: Origin,
+    pub field: String,
 }
 
 impl Origin {
     /// Line and column of `field`, or of the nearest enclosing field that the document has.
     #[must_use]
     pub fn locate(&self, field: &str) -> (u32, u32) {
-        let mut path = field;
-        loop {
-            if let Some(position) = self.positions.get(path) {
-                return *position;
-            }
-            match path.rfind(['.', '[']) {
-                Some(cut) => path = &path[..cut],
-                None => return self.start,
-            }
-        }
+        enclosing(field).find_map(|path| self.positions.get(path)).copied().unwrap_or(self.start)
     }
+
+    /// What `field`, or the nearest field around it, was made from, with the path of `field` there. None: written as it is.
+    #[must_use]
+    pub fn written(&self, field: &str) -> Option<(&Written, String)> {
+        let (path, written) = enclosing(field).find_map(|path| Some((path, self.made_from.get(path)?)))?;
+        Some((written, format!("{}{}", written.field, field.get(path.len()..).unwrap_or_default())))
+    }
+}
+
+/// A field path and those around it, from the inside out: `a.b[0]`, `a.b`, `a`.
+fn enclosing(field: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(field), |path| path.rfind(['.', '[']).and_then(|cut| path.get(..cut)))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -100,5 +113,43 @@ impl fmt::Display for Diagnostic {
             write!(f, "{}: ", self.field)?;
         }
         f.write_str(&self.message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Object;
+
+    #[test]
+    fn a_finding_about_what_was_made_is_one_about_what_was_written() {
+        let origin = |file: &str, fields: &[(&str, (u32, u32))], made_from| Origin {
+            file: Arc::from(Path::new(file)),
+            start: (1, 1),
+            positions: Arc::new(fields.iter().map(|(field, at)| ((*field).to_owned(), *at)).collect()),
+            made_from: Arc::new(made_from),
+        };
+        let id = |name: &str| ObjectId { kind: "HTTPRoute", namespace: "default".into(), name: name.into() };
+        let places = [("spec.rules[4]", (7, 3)), ("spec.rules[4].backendRefs[0].name", (9, 9))];
+        let written = Written {
+            object: id("b"),
+            origin: origin("b.yaml", &places, BTreeMap::new()),
+            field: "spec.rules[4]".into(),
+        };
+        let made_from = BTreeMap::from([("spec.http[0]".to_owned(), written)]);
+        let origin = origin("a.yaml", &[("spec", (3, 1))], made_from);
+        let made = Object { id: id("a"), meta: ObjectMeta::default(), spec: (), origin };
+        for (field, want) in [
+            ("spec.http[0]", "b.yaml:7:3: warning: HTTPRoute default/b: spec.rules[4]: x"),
+            (
+                "spec.http[0].backendRefs[0].name",
+                "b.yaml:9:9: warning: HTTPRoute default/b: spec.rules[4].backendRefs[0].name: x",
+            ),
+            ("spec.http[0].timeout", "b.yaml:7:3: warning: HTTPRoute default/b: spec.rules[4].timeout: x"),
+            ("spec.http[01]", "a.yaml:3:1: warning: HTTPRoute default/a: spec.http[01]: x"),
+            ("", "a.yaml:1:1: warning: HTTPRoute default/a: x"),
+        ] {
+            assert_eq!(made.diagnostic(Severity::Warning, field, "x").to_string(), want);
+        }
     }
 }

@@ -14,18 +14,16 @@ pub struct Object<S> {
 }
 
 impl<S> Object<S> {
-    /// A finding about `field` of this object, with its line and column.
+    /// A finding about `field` of this object, with its line and column: those of the object that was written, where this
+    /// one was made from others.
     pub fn diagnostic(&self, severity: Severity, field: &str, message: impl Into<String>) -> Diagnostic {
-        let (line, column) = self.origin.locate(field);
-        Diagnostic {
-            severity,
-            object: Some(self.id.clone()),
-            file: self.origin.file.clone(),
-            line,
-            column,
-            field: field.to_owned(),
-            message: message.into(),
-        }
+        let (object, origin, field) = match self.origin.written(field) {
+            Some((written, field)) => (&written.object, &written.origin, field),
+            None => (&self.id, &self.origin, field.to_owned()),
+        };
+        let (line, column) = origin.locate(&field);
+        let (object, file) = (Some(object.clone()), origin.file.clone());
+        Diagnostic { severity, object, file, line, column, field, message: message.into() }
     }
 }
 

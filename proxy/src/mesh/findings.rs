@@ -12,9 +12,10 @@ pub struct Findings {
 
 impl Findings {
     pub fn add<S>(&mut self, object: &Object<S>, severity: Severity, field: &str, message: impl Into<String>) {
-        let message = message.into();
-        if self.seen.insert((object.id.clone(), field.to_owned(), message.clone())) {
-            self.found.push(object.diagnostic(severity, field, message));
+        let found = object.diagnostic(severity, field, message);
+        let about = found.object.clone().unwrap_or_else(|| object.id.clone());
+        if self.seen.insert((about, found.field.clone(), found.message.clone())) {
+            self.found.push(found);
         }
     }
 

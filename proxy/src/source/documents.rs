@@ -256,7 +256,8 @@ impl Reader {
             (Some(id), Some(meta), Some(spec)) if !errors => {
                 self.note(Some(&id), found);
                 let positions = Arc::new(positions(header.root, dialect));
-                let origin = Origin { file: self.path.clone(), start: header.root.at, positions };
+                let (file, start) = (self.path.clone(), header.root.at);
+                let origin = Origin { file, start, positions, made_from: Arc::default() };
                 self.parsed.objects.push(wrap(Arc::new(Object { id, meta, spec, origin })));
             }
             (id, ..) => self.refuse(id, found),

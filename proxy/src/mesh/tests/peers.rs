@@ -14,7 +14,12 @@ pub fn gateway(namespace: &str, name: &str, selector: &[(&str, &str)]) -> AnyObj
         id: ObjectId { kind: "Gateway", namespace: namespace.clone(), name: name.clone() },
         meta: ObjectMeta { name, namespace, ..ObjectMeta::default() },
         spec,
-        origin: Origin { file: Arc::from(Path::new("test.yaml")), start: (1, 1), positions: Arc::default() },
+        origin: Origin {
+            file: Arc::from(Path::new("test.yaml")),
+            start: (1, 1),
+            positions: Arc::default(),
+            made_from: Arc::default(),
+        },
     }))
 }
 
