@@ -20,6 +20,10 @@ pub fn config(state: &dyn AdminState) -> Result<Value, serde_json::Error> {
                 "serviceAccount": workload.service_account,
                 "labels": workload.labels,
                 "netns": workload.netns,
+                "identity": workload.identity,
+                "locality": workload.locality,
+                "inbound": workload.inbound,
+                "gateway": workload.gateway,
                 "table": table,
             }),
         );

@@ -5,6 +5,8 @@
 
 mod dump;
 mod explain;
+mod listeners;
+mod routes;
 pub mod rows;
 mod server;
 mod tables;

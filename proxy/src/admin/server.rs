@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::{AdminState, dump, explain, tables};
+use super::{AdminState, dump, explain, listeners, routes, tables};
 use crate::{
     limits::{ADMIN_CONNECTIONS, ADMIN_HEAD_BYTES, ADMIN_TIME},
     mesh::{Mesh, Workload, WorkloadId},
@@ -216,11 +216,10 @@ async fn explain_url(state: &dyn AdminState, query: &Query) -> Result<Answer, Re
 async fn proxy_config(state: &dyn AdminState, path: &str, query: &Query) -> Result<Answer, Refusal> {
     let snapshot = state.snapshot();
     let found = workloads(&snapshot.mesh, query)?;
-    let outbounds = found.iter().map(|workload| &workload.outbound);
     match path.rsplit('/').next().unwrap_or_default() {
-        "listener" => json(&distinct(outbounds.flat_map(|outbound| tables::listeners(outbound)))),
-        "route" => json(&distinct(outbounds.flat_map(|outbound| tables::routes(outbound)))),
-        "cluster" => json(&distinct(outbounds.flat_map(|outbound| tables::clusters(outbound)))),
+        "listener" => json(&distinct(found.iter().flat_map(|workload| listeners::listeners(workload)))),
+        "route" => json(&distinct(found.iter().flat_map(|workload| routes::routes(workload)))),
+        "cluster" => json(&distinct(found.iter().flat_map(|workload| tables::clusters(&workload.outbound)))),
         "endpoint" => {
             let mut rows = Vec::new();
             for workload in &found {

@@ -1,26 +1,21 @@
 //! The rows of `proxy-config`, in istioctl's words, from the table in force.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
-    fmt::Display,
+    collections::{BTreeSet, HashSet},
     net::SocketAddr,
-    sync::Arc,
     time::SystemTime,
 };
 
 use futures_util::{StreamExt as _, stream};
-use ipnet::IpNet;
 
 use super::{
     AdminState,
-    rows::{ClusterRow, EndpointRow, ListenerRow, RouteRow, SecretRow},
+    rows::{ClusterRow, EndpointRow, SecretRow},
 };
 use crate::{
     engine::Snapshot,
-    limits::{ADMIN_LOOKUPS, OUTBOUND_PORT},
-    mesh::{
-        Cluster, Discovery, EndpointAddress, Outbound, OutboundPolicy, PortTable, TlsSettings, UpstreamTls, Workload,
-    },
+    limits::ADMIN_LOOKUPS,
+    mesh::{Cluster, Discovery, EndpointAddress, Outbound, OutboundPolicy, TlsSettings, UpstreamTls, Workload},
 };
 
 /// The cluster for what no service matches.
@@ -28,91 +23,6 @@ pub fn unmatched(policy: OutboundPolicy) -> &'static str {
     match policy {
         OutboundPolicy::AllowAny => "PassthroughCluster",
         OutboundPolicy::RegistryOnly => "BlackHoleCluster",
-    }
-}
-
-/// Rows by what tells them apart; what was put in first stays: a workload's own table before the one beneath.
-type Rows<K, V> = BTreeMap<K, V>;
-
-pub fn listeners(outbound: &Outbound) -> Vec<ListenerRow> {
-    let mut rows = Rows::new();
-    for port in outbound.all_ports() {
-        for table in outbound.layers(port) {
-            listener_rows(port, table, &mut rows);
-        }
-        add(&mut rows, port, "0.0.0.0", Rank::All, "ALL", unmatched(outbound.policy));
-    }
-    add(&mut rows, OUTBOUND_PORT, "0.0.0.0", Rank::All, "ALL", unmatched(outbound.policy));
-    rows.into_iter()
-        .map(|((port, _, addresses, matches), destination)| ListenerRow { addresses, port, matches, destination })
-        .collect()
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Rank {
-    Address,
-    Sni,
-    Http,
-    All,
-}
-
-type ListenerRows = Rows<(u16, Rank, String, String), String>;
-
-fn add(rows: &mut ListenerRows, port: u16, address: &str, rank: Rank, matches: &str, destination: impl Display) {
-    rows.entry((port, rank, address.to_owned(), matches.to_owned())).or_insert_with(|| destination.to_string());
-}
-
-fn listener_rows(port: u16, table: &PortTable, rows: &mut ListenerRows) {
-    let to = |cluster: &Arc<Cluster>| format!("Cluster: {}", cluster.name);
-    for (host, cluster) in table.tls.iter() {
-        add(rows, port, "0.0.0.0", Rank::Sni, &format!("SNI: {host}"), to(cluster));
-    }
-    if !table.http.is_empty() {
-        let matches = "Trans: raw_buffer; App: http/1.1,h2c";
-        add(rows, port, "0.0.0.0", Rank::Http, matches, format!("Route: {port}"));
-    }
-    for (network, cluster) in table.tls_addresses.iter() {
-        add(rows, port, &address(network), Rank::Address, "Trans: tls", to(cluster));
-    }
-    for (network, cluster) in table.tcp.iter() {
-        add(rows, port, &address(network), Rank::Address, "ALL", to(cluster));
-    }
-    if let Some(cluster) = &table.tcp_any {
-        add(rows, port, "0.0.0.0", Rank::All, "ALL", to(cluster));
-    }
-}
-
-/// A single address without its prefix length.
-fn address(network: IpNet) -> String {
-    if network.prefix_len() == network.max_prefix_len() { network.addr().to_string() } else { network.to_string() }
-}
-
-pub fn routes(outbound: &Outbound) -> Vec<RouteRow> {
-    let mut rows = Rows::new();
-    for port in outbound.all_ports() {
-        for table in outbound.layers(port) {
-            for (domain, host) in table.http.iter() {
-                rows.entry((port, domain.into_owned())).or_insert_with(|| host.name.clone());
-            }
-        }
-    }
-    let ports: BTreeSet<u16> = rows.keys().map(|(port, _)| *port).collect();
-    let mut rows: Vec<_> =
-        rows.into_iter().map(|((port, domain), virtual_host)| route(port, virtual_host, domain, "")).collect();
-    if outbound.policy == OutboundPolicy::RegistryOnly {
-        rows.extend(ports.into_iter().map(|port| route(port, "block_all".to_owned(), "*".to_owned(), "404")));
-        rows.sort_by_key(|row| row.name.parse::<u16>().unwrap_or(u16::MAX));
-    }
-    rows
-}
-
-fn route(port: u16, virtual_host: String, domains: String, virtual_service: &str) -> RouteRow {
-    RouteRow {
-        name: port.to_string(),
-        virtual_host,
-        domains,
-        matches: "/*".to_owned(),
-        virtual_service: virtual_service.to_owned(),
     }
 }
 
