@@ -215,6 +215,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Core<IO> {
                 self.refuse(Violation::TooLarge);
                 return true;
             }
+            if head_rules::is_hopeless(&self.raw) {
+                self.refuse(Violation::RequestLine);
+                return true;
+            }
             return false;
         };
         self.scanned = 0;

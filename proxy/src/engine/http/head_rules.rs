@@ -93,6 +93,17 @@ pub fn head_end(bytes: &[u8], scanned: usize) -> Option<usize> {
     None
 }
 
+/// True where no further byte can make a request line of these: TLS, or another protocol's greeting. Waiting for the rest
+/// would be in vain.
+pub fn is_hopeless(bytes: &[u8]) -> bool {
+    let method = bytes.iter().position(|byte| !is_token(*byte));
+    method.is_some_and(|end| match bytes[end..] {
+        [b' ', ..] | [b'\r'] => false,
+        [b'\r', b'\n', ..] => end > 0,
+        _ => true,
+    })
+}
+
 /// Judges one whole head, the final empty line included.
 pub fn check(head: &[u8]) -> Result<Head, Violation> {
     if head.len() > limits::HEAD_BYTES {

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream},
 };
 
@@ -72,10 +72,9 @@ pub struct Lab {
     destinations: Arc<Destinations>,
 }
 
-pub fn mesh(outbound: Outbound) -> Mesh {
-    let id = WorkloadId { namespace: "default".into(), name: "sleep".into() };
-    let workload = Workload {
-        id: id.clone(),
+pub fn workload(outbound: Outbound) -> Workload {
+    Workload {
+        id: WorkloadId { namespace: "default".into(), name: "sleep".into() },
         service_account: "default".into(),
         labels: Default::default(),
         netns: String::new(),
@@ -84,8 +83,15 @@ pub fn mesh(outbound: Outbound) -> Mesh {
         locality: "".into(),
         gateway: None,
         inbound: Default::default(),
-    };
-    Mesh { workloads: [(id, Arc::new(workload))].into(), ..Mesh::default() }
+    }
+}
+
+pub fn mesh(outbound: Outbound) -> Mesh {
+    mesh_of(workload(outbound))
+}
+
+pub fn mesh_of(workload: Workload) -> Mesh {
+    Mesh { workloads: [(workload.id.clone(), Arc::new(workload))].into(), ..Mesh::default() }
 }
 
 pub fn lab(outbound: Outbound) -> Lab {
@@ -94,16 +100,25 @@ pub fn lab(outbound: Outbound) -> Lab {
 
 /// Everything passes through to one destination, whoever connects.
 pub fn lab_all(destination: SocketAddr) -> Lab {
-    make(Outbound::default(), Contexts::default(), Arc::new(HostSockets), Destinations::all(destination))
+    let snapshot = snapshot(mesh(Outbound::default()), Contexts::default());
+    serve(snapshot, Arc::new(HostSockets), Destinations::all(destination), Role::Outbound)
 }
 
 pub fn lab_with(outbound: Outbound, tls: Contexts, sockets: Arc<dyn Sockets>) -> Lab {
-    make(outbound, tls, sockets, Destinations::default())
+    serve(snapshot(mesh(outbound), tls), sockets, Destinations::default(), Role::Outbound)
 }
 
-fn make(outbound: Outbound, tls: Contexts, sockets: Arc<dyn Sockets>, destinations: Destinations) -> Lab {
+/// One pod with a listener of its gateway, or for its own ports.
+pub fn lab_at(role: Role, workload: Workload, tls: Contexts) -> Lab {
+    serve(snapshot(mesh_of(workload), tls), Arc::new(HostSockets), Destinations::default(), role)
+}
+
+pub fn snapshot(mesh: Mesh, tls: Contexts) -> Snapshot {
+    Snapshot { mesh: Arc::new(mesh), tls: Arc::new(tls), generation: 1 }
+}
+
+fn serve(snapshot: Snapshot, sockets: Arc<dyn Sockets>, destinations: Destinations, role: Role) -> Lab {
     let recorder = Arc::new(Recorder::default());
-    let snapshot = Snapshot { mesh: Arc::new(mesh(outbound)), tls: Arc::new(tls), generation: 1 };
     let engine = Arc::new(Engine::new(snapshot, recorder.clone()));
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -112,7 +127,7 @@ fn make(outbound: Outbound, tls: Contexts, sockets: Arc<dyn Sockets>, destinatio
     let id = Arc::new(WorkloadId { namespace: "default".into(), name: "sleep".into() });
     let own = vec![[127, 0, 0, 1].into()];
     let pod = Arc::new(Pod::new(id, sockets, destinations.clone(), resolver, own, address.port()));
-    drop(engine.serve(listener, pod.clone(), Role::Outbound));
+    drop(engine.serve(listener, pod.clone(), role));
     Lab { engine, pod, recorder, listener: address, destinations }
 }
 
@@ -137,6 +152,11 @@ impl Lab {
         }
         panic!("{:?}, open: {:?}", self.recorder.records.lock(), self.recorder.open.lock());
     }
+}
+
+/// An address of loopback that nobody listens on.
+pub async fn closed_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }
 
 pub fn cluster(host: &str, endpoints: &[SocketAddr], tls: UpstreamTls) -> Cluster {
@@ -169,7 +189,11 @@ pub fn tcp_service(port: u16, cluster: Cluster) -> Outbound {
 
 /// An upstream that reads to the end and then answers `got: ` and what it read.
 pub async fn echo() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    echo_at("127.0.0.1").await
+}
+
+pub async fn echo_at(ip: &str) -> SocketAddr {
+    let listener = TcpListener::bind((ip, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
@@ -199,7 +223,7 @@ pub async fn greeter() -> SocketAddr {
 }
 
 /// Sends, ends its side, and reads to the end.
-pub async fn exchange(stream: &mut TcpStream, question: &[u8]) -> std::io::Result<Vec<u8>> {
+pub async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, question: &[u8]) -> std::io::Result<Vec<u8>> {
     stream.write_all(question).await?;
     stream.shutdown().await?;
     let mut answer = Vec::new();

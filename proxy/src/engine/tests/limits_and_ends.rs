@@ -27,11 +27,6 @@ fn somewhere() -> SocketAddr {
     SOMEWHERE.parse().unwrap()
 }
 
-/// An address of loopback that nobody listens on.
-async fn closed_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
-}
-
 #[tokio::test]
 async fn max_connections_is_a_limit_for_each_cluster() {
     let upstream = echo().await;

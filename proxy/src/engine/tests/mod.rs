@@ -1,6 +1,8 @@
 //! The engine whole, over real loopback sockets: a client, the in-pod listener, real upstreams. What capture would
 //! know is told by a table ([`super::host_sockets::Destinations`]).
 
+mod gateway;
+mod inbound;
 mod lab;
 mod limits_and_ends;
 mod paths;
