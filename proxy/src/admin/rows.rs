@@ -31,6 +31,9 @@ pub struct PodStatus {
     pub pod: String,
     pub netns: String,
     pub addresses: Vec<String>,
+    /// What becomes of connections from outside: `captured`, `gateway 8080, 8443`, or empty: straight to the application.
+    #[serde(default)]
+    pub inbound: String,
     /// `enrolled`, or what is in the way.
     pub state: String,
 }

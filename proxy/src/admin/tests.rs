@@ -149,6 +149,7 @@ impl AdminState for Fake {
             pod: "default/sleep".into(),
             netns: "sleep".into(),
             addresses: vec!["10.0.0.2".into()],
+            inbound: "captured".into(),
             state: "enrolled".into(),
         };
         rows::Status { version: "0".into(), state: "ready".into(), pods: vec![pod], ..rows::Status::default() }

@@ -79,7 +79,7 @@ impl Configuration {
         tokio::task::block_in_place(|| {
             if fleet.changed() {
                 self.put_in_force(fleet);
-            } else if fleet.enrol() {
+            } else if fleet.settle() {
                 self.shared.configured(self.generation, self.all_findings(), fleet);
             }
         });
@@ -108,7 +108,7 @@ impl Configuration {
         }
         self.generation += 1;
         self.engine.install(Snapshot { mesh: Arc::new(mesh), tls: Arc::new(tls), generation: self.generation });
-        fleet.enrol();
+        fleet.settle();
         self.forget(fleet);
         self.shared.configured(self.generation, self.all_findings(), fleet);
     }

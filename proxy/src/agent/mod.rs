@@ -87,6 +87,7 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
             () = shared.drain_asked() => break,
         }
     }
+    fleet.stop_listening();
     drain(options, &engine, &shared, &mut signals).await;
     fleet.close();
     telemetry.flush(limits::LOG_FLUSH);

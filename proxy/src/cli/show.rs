@@ -116,9 +116,12 @@ pub(super) fn write_status(status: &Status, out: &mut impl Write) -> anyhow::Res
     let rows: Vec<_> = status
         .pods
         .iter()
-        .map(|pod| vec![pod.pod.clone(), pod.netns.clone(), dash(pod.addresses.join(",")), pod.state.clone()])
+        .map(|pod| {
+            let (addresses, inbound) = (dash(pod.addresses.join(",")), dash(pod.inbound.clone()));
+            vec![pod.pod.clone(), pod.netns.clone(), addresses, inbound, pod.state.clone()]
+        })
         .collect();
-    Ok(table::write(out, &["POD", "NETNS", "ADDRESSES", "STATE"], &rows)?)
+    Ok(table::write(out, &["POD", "NETNS", "ADDRESSES", "INBOUND", "STATE"], &rows)?)
 }
 
 /// `59s`, `3m7s`, `5h2m`, `3d4h`.

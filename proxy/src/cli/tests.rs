@@ -115,6 +115,7 @@ fn explain_and_status_are_for_people() {
         pods: vec![PodStatus {
             pod: "default/sleep".into(),
             netns: "sleep".into(),
+            inbound: "gateway 8080, 8443".into(),
             state: "enrolled".into(),
             ..PodStatus::default()
         }],
@@ -132,8 +133,8 @@ connections: 0
 configuration: generation 2, 1 document refused
   a.yaml:1:1: error: x
 
-POD               NETNS     ADDRESSES     STATE
-default/sleep     sleep     -             enrolled
+POD               NETNS     ADDRESSES     INBOUND                STATE
+default/sleep     sleep     -             gateway 8080, 8443     enrolled
 "
     );
 }

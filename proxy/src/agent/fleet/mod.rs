@@ -1,0 +1,166 @@
+//! The enrolled pods: their namespaces, listeners and captures, kept in step with the configuration and with what
+//! happens to the namespaces.
+
+mod listeners;
+mod member;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use self::member::{Member, list};
+use crate::{
+    admin::rows::PodStatus,
+    capture::Capture,
+    engine::{Engine, pod::Pod},
+    mesh::{PodAddresses, WorkloadId},
+    netns::Namespace,
+};
+
+/// Workload to the value of its `egret.dev/netns`.
+pub type Wanted = BTreeMap<WorkloadId, String>;
+
+pub struct Fleet {
+    capture: Arc<Capture>,
+    engine: Arc<Engine>,
+    pods: BTreeMap<WorkloadId, Member>,
+    /// Wanted, and why their namespaces could not be opened.
+    missing: BTreeMap<WorkloadId, (String, String)>,
+}
+
+impl Fleet {
+    pub fn new(capture: Arc<Capture>, engine: Arc<Engine>) -> Self {
+        Self { capture, engine, pods: BTreeMap::new(), missing: BTreeMap::new() }
+    }
+
+    /// Lets go of pods that are not wanted any more or whose namespace is gone, opens those that are new, and answers
+    /// the addresses of all.
+    pub fn open(&mut self, wanted: &Wanted) -> PodAddresses {
+        let kept =
+            |id: &WorkloadId, member: &Member| wanted.get(id) == Some(&member.netns) && member.namespace.is_current();
+        let gone: Vec<_> =
+            self.pods.iter().filter(|(id, member)| !kept(id, member)).map(|(id, _)| id.clone()).collect();
+        for id in gone {
+            let Some(mut member) = self.pods.remove(&id) else { continue };
+            member.release(&self.capture, &id);
+            log::info!("pod {id}: no longer enrolled");
+        }
+        self.missing.retain(|id, (netns, _)| wanted.get(id) == Some(netns));
+        for (id, netns) in wanted {
+            if self.pods.contains_key(id) {
+                continue;
+            }
+            match Member::open(netns) {
+                Ok(member) => {
+                    self.missing.remove(id);
+                    self.pods.insert(id.clone(), member);
+                }
+                Err(why) => {
+                    if self.missing.get(id).is_none_or(|(_, known)| *known != why) {
+                        log::error!("pod {id}: {why}");
+                    }
+                    self.missing.insert(id.clone(), (netns.clone(), why));
+                }
+            }
+        }
+        self.pods.iter().map(|(id, member)| (id.clone(), member.addresses.clone())).collect()
+    }
+
+    /// Serves and captures every open pod as the table in force has it; true where what is in service, or in the way, is no
+    /// longer the same. Called after each reload, and again as long as something is in the way (no address yet, a port that
+    /// is taken).
+    pub fn settle(&mut self) -> bool {
+        let mesh = self.engine.snapshot().mesh.clone();
+        let mut changed = false;
+        for (id, member) in &mut self.pods {
+            let workload = mesh.workloads.get(id).map(AsRef::as_ref);
+            changed |= member.settle(&self.capture, &self.engine, id, workload);
+        }
+        changed
+    }
+
+    /// True where a namespace went away, came back or changed its addresses, so that the pods must be opened anew.
+    pub fn changed(&mut self) -> bool {
+        let mut changed = self.missing.values().any(|(netns, _)| Namespace::open(netns).is_ok());
+        for (id, member) in &mut self.pods {
+            if !member.namespace.is_current() {
+                log::info!("pod {id}: its namespace {} is gone or was made again", member.netns);
+                changed = true;
+                continue;
+            }
+            match member.namespace.addresses() {
+                Ok(addresses) if addresses != member.addresses => {
+                    log::info!("pod {id}: its addresses are now {}", list(&addresses));
+                    member.readdress(&self.capture, &self.engine, addresses);
+                    changed = true;
+                }
+                Ok(_) => {}
+                Err(error) => log::warn!("pod {id}: cannot read the addresses of {}: {error}", member.netns),
+            }
+        }
+        changed
+    }
+
+    /// After the first configuration: namespaces that an earlier agent captured and nobody wants now are let go, but
+    /// only where the configuration is whole, for a document that is refused may be the one that wants them.
+    pub fn forget_strangers(&self, whole: bool) {
+        let ours: BTreeSet<u64> = self.pods.values().map(|member| member.namespace.cookie()).collect();
+        let strangers = match self.capture.enrolled() {
+            Ok(cookies) => cookies.into_iter().filter(|cookie| !ours.contains(cookie)),
+            Err(error) => return log::warn!("cannot list what an earlier agent captured: {error}"),
+        };
+        for cookie in strangers {
+            if whole {
+                if let Err(error) = self.capture.unenrol(cookie) {
+                    log::warn!("cannot let go of a namespace that an earlier agent captured: {error}");
+                }
+            } else {
+                log::warn!(
+                    "a namespace that an earlier agent captured (cookie {cookie}) stays refused while documents are: mend them"
+                );
+            }
+        }
+    }
+
+    pub fn status(&self) -> Vec<PodStatus> {
+        let members = self.pods.iter().map(|(id, member)| PodStatus {
+            pod: id.to_string(),
+            netns: member.netns.clone(),
+            addresses: member.addresses.iter().map(ToString::to_string).collect(),
+            inbound: member.inbound(),
+            state: member.state(),
+        });
+        let missing = self.missing.iter().map(|(id, (netns, why))| PodStatus {
+            pod: id.to_string(),
+            netns: netns.clone(),
+            state: why.clone(),
+            ..PodStatus::default()
+        });
+        members.chain(missing).collect()
+    }
+
+    /// The pods in service, for the admin side.
+    pub fn serving(&self) -> BTreeMap<WorkloadId, Arc<Pod>> {
+        let serving = |(id, member): (&WorkloadId, &Member)| Some((id.clone(), member.pod()?.clone()));
+        self.pods.iter().filter_map(serving).collect()
+    }
+
+    pub fn summary(&self) -> String {
+        let serving = self.pods.values().filter(|member| member.pod().is_some()).count();
+        match self.pods.len() + self.missing.len() - serving {
+            0 => format!("{serving} pods"),
+            waiting => format!("{serving} pods, {waiting} not enrolled yet"),
+        }
+    }
+
+    /// Takes no more connections from outside: gateways refuse them, other pods' go straight to the application.
+    pub fn stop_listening(&mut self) {
+        self.pods.values_mut().for_each(Member::stop_listening);
+    }
+
+    /// Ends every listener and connection. Capture stays: what pods dial now is refused.
+    pub fn close(&mut self) {
+        self.pods.values_mut().for_each(Member::stop);
+    }
+}
