@@ -142,3 +142,24 @@ pub const DIRECT_RESPONSE_BYTES: usize = 1_000_000;
 pub const HASH_TABLE_MOST: u32 = 1024 * 1024;
 /// Longest ejection of an endpoint (Envoy's `max_ejection_time`), unless `baseEjectionTime` is longer.
 pub const EJECTION_LONGEST: Duration = Duration::from_secs(300);
+/// How long a mesh certificate of a workload is valid, as Istio's (`DEFAULT_WORKLOAD_CERT_TTL`): a stolen key is of no use
+/// after a day.
+pub const LEAF_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// Age at which a mesh certificate is renewed: half its life, so that half a day remains for whatever stands in the way
+/// (Istio's `SECRET_GRACE_PERIOD_RATIO`).
+pub const LEAF_RENEW_AT: Duration = Duration::from_secs(12 * 3600);
+/// Renewals are earlier by a random part of this, so that the certificates of all pods, issued together at start, are not
+/// renewed together for ever.
+pub const LEAF_RENEW_JITTER: Duration = Duration::from_secs(3600);
+/// A mesh certificate is valid from so long before it was issued: the clocks of nodes differ (Istio: two minutes).
+pub const CLOCK_SKEW: Duration = Duration::from_secs(120);
+/// How long the built-in mesh CA's root is valid, as that of istiod.
+pub const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// How long a root that is no longer configured stays trusted: the last certificate issued under it, by an agent that heard of
+/// the change late, has run out by then.
+pub const FORMER_ROOT_TRUST: Duration = Duration::from_secs(48 * 3600);
+/// How often mesh certificates are looked at for renewal. Looking costs a comparison for each identity.
+pub const IDENTITY_CHECK: Duration = Duration::from_secs(15);
+/// TLS contexts for mesh mTLS (own identity, rule, expected peer) that are kept; beyond it those of rules that are no more
+/// make room. One costs some KiB.
+pub const MESH_CONTEXTS: usize = 8192;

@@ -10,6 +10,7 @@ use std::{
 use crate::{
     api::{Diagnostic, Objects, Severity, core::Secret},
     engine::{Engine, Snapshot},
+    identity::{Identities, PLUG_IN_SECRET},
     mesh::{self, Mesh},
     source::store::{FileChange, Store},
     telemetry::Telemetry,
@@ -25,6 +26,7 @@ pub struct Configuration {
     engine: Arc<Engine>,
     telemetry: Arc<Telemetry>,
     shared: Arc<Shared>,
+    identities: Arc<Identities>,
     store: Store,
     objects: Objects,
     rejected: usize,
@@ -37,15 +39,22 @@ pub struct Configuration {
 
 impl Configuration {
     /// What is in force before anything was read: no pod, no service.
-    pub fn empty() -> Snapshot {
-        Snapshot { mesh: Arc::new(Mesh::default()), tls: Arc::new(Contexts::default()), generation: 0 }
+    pub fn empty(identities: &Arc<Identities>) -> Snapshot {
+        let tls = Contexts::with_identities(identities.clone());
+        Snapshot { mesh: Arc::new(Mesh::default()), tls: Arc::new(tls), generation: 0 }
     }
 
-    pub fn new(engine: Arc<Engine>, telemetry: Arc<Telemetry>, shared: Arc<Shared>) -> Self {
+    pub fn new(
+        engine: Arc<Engine>,
+        telemetry: Arc<Telemetry>,
+        shared: Arc<Shared>,
+        identities: Arc<Identities>,
+    ) -> Self {
         Self {
             engine,
             telemetry,
             shared,
+            identities,
             store: Store::default(),
             objects: Objects::default(),
             rejected: 0,
@@ -85,6 +94,15 @@ impl Configuration {
         });
     }
 
+    /// Mesh certificates run out, and so does the trust in former roots, without a change of the configuration.
+    pub fn renew_identities(&mut self, fleet: &mut Fleet) {
+        tokio::task::block_in_place(|| {
+            if self.identities.renew() {
+                self.put_in_force(fleet);
+            }
+        });
+    }
+
     /// False where some document is refused now.
     pub fn is_whole(&self) -> bool {
         self.rejected == 0
@@ -99,9 +117,13 @@ impl Configuration {
         let wanted: Wanted = mesh::enrolled_pods(&self.objects);
         let addresses = fleet.open(&wanted);
         let mesh = mesh::compile(&self.objects, &addresses);
+        let reader = Reader { objects: &self.objects };
+        let identities = mesh.workloads.values().map(|workload| workload.identity.clone()).collect();
+        let plug_in = reader.secret(&mesh.settings.root_namespace, PLUG_IN_SECRET);
+        self.identities.update(&mesh.settings, identities, plug_in.as_deref());
         let previous = self.engine.snapshot();
         let settings = mesh.tls_settings();
-        let tls = Contexts::build(&previous.tls, settings, &Reader { objects: &self.objects });
+        let tls = Contexts::build(&previous.tls, settings, &reader);
         self.tell(&mesh, &tls);
         if let Err(error) = self.telemetry.reconfigure(&mesh) {
             log::error!("{error}; the access log stays as it was");
@@ -149,6 +171,9 @@ impl Configuration {
         }
         for (_, error) in tls.failures() {
             say(Severity::Error, format!("TLS rule refused: {error}"));
+        }
+        for error in self.identities.complaints() {
+            say(Severity::Error, error.to_string());
         }
         self.told = now;
     }

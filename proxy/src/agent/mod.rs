@@ -14,7 +14,9 @@ use tokio::{
 };
 
 use self::{configuration::Configuration, fleet::Fleet, shared::Shared, state_dir::StateDir};
-use crate::{admin, capture::Capture, engine::Engine, limits, source::Files, telemetry::Telemetry};
+use crate::{
+    admin, capture::Capture, engine::Engine, identity::Identities, limits, source::Files, telemetry::Telemetry,
+};
 
 pub use state_dir::{DEFAULT as DEFAULT_STATE_DIR, instance};
 
@@ -56,12 +58,13 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
         debug: log::log_enabled!(log::Level::Debug),
     })?);
     let telemetry = Telemetry::new();
-    let engine = Arc::new(Engine::new(Configuration::empty(), telemetry.clone()));
+    let identities = Identities::new(&options.state_dir);
+    let engine = Arc::new(Engine::new(Configuration::empty(&identities), telemetry.clone()));
     let shared = Shared::new(engine.clone(), telemetry.clone(), capture.clone());
     let _admin = admin::start(admin, shared.clone())?;
 
     let mut fleet = Fleet::new(capture.clone(), engine.clone());
-    let mut configuration = Configuration::new(engine.clone(), telemetry.clone(), shared.clone());
+    let mut configuration = Configuration::new(engine.clone(), telemetry.clone(), shared.clone(), identities);
     configuration.apply(first, &mut fleet);
     fleet.forget_strangers(configuration.is_whole());
     files.watch_extra(configuration.files().into_iter().collect());
@@ -70,6 +73,8 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
     let mut debug = log::log_enabled!(log::Level::Debug);
     let mut check = interval(limits::POD_CHECK);
     check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut renewal = interval(limits::IDENTITY_CHECK);
+    renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             changes = files.next() => {
@@ -80,6 +85,7 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
                 configuration.check_pods(&mut fleet);
                 follow_level(&capture, &mut debug);
             }
+            _ = renewal.tick() => configuration.renew_identities(&mut fleet),
             event = signals.next() => match event {
                 Event::Stop => break,
                 Event::Reopen => telemetry.reopen(),

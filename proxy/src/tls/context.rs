@@ -18,6 +18,7 @@ use super::{
     TlsError, TlsSettings, crl,
     inspect::{self, CertificateSummary},
     material::{Inputs, RawIdentity},
+    mesh::Own,
     params,
     trust::{Said, Trust},
     verify::Verifier,
@@ -40,6 +41,17 @@ pub struct ClientContext {
     config: Arc<ClientConfig>,
     sni: Option<String>,
     identity: Option<Presented>,
+    mesh: Option<Mesh>,
+}
+
+/// What only mesh mTLS needs.
+#[derive(Debug)]
+struct Mesh {
+    own: Own,
+    /// The SNI, whatever the connection is for.
+    name: ServerName<'static>,
+    /// Whom the server must be, in words.
+    expected: String,
 }
 
 /// Our own certificate, as far as its expiry must be noticed later.
@@ -77,7 +89,13 @@ impl ClientContext {
         config.resumption = Resumption::in_memory_sessions(TLS_SESSIONS);
         config.alpn_protocols = settings.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { id, config: Arc::new(config), sni: settings.sni.clone(), identity })
+        Ok(Self { id, config: Arc::new(config), sni: settings.sni.clone(), identity, mesh: None })
+    }
+
+    pub(super) fn mesh(config: ClientConfig, name: ServerName<'static>, own: Own, expected: String) -> Self {
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let mesh = Some(Mesh { own, name, expected });
+        Self { id, config: Arc::new(config), sni: None, identity: None, mesh }
     }
 
     /// The TLS handshake over `io`. Unbounded in time: the caller's connect timeout covers it.
@@ -91,7 +109,20 @@ impl ClientContext {
         self.check_identity()?;
         let name = self.server_name(name)?;
         let connector = TlsConnector::from(Arc::clone(&self.config));
-        connector.connect(name, io).await.map_err(|error| TlsError::from_io(&error))
+        connector.connect(name, io).await.map_err(|error| self.explain(TlsError::from_io(&error)))
+    }
+
+    /// In the mesh nobody configured a client certificate, so the hints for that do not help.
+    fn explain(&self, error: TlsError) -> TlsError {
+        match (error, &self.mesh) {
+            (TlsError::Alert { alert, .. }, Some(mesh)) => TlsError::MeshAlert {
+                peer: "server",
+                own: mesh.own.identity.to_string(),
+                expected: mesh.expected.clone(),
+                alert,
+            },
+            (error, _) => error,
+        }
     }
 
     /// The SNI that is sent, or the address that is checked where none is: connections of different names must not be
@@ -100,6 +131,9 @@ impl ClientContext {
     /// # Errors
     /// There is no name, or it is none.
     pub fn server_name(&self, name: UpstreamName<'_>) -> Result<ServerName<'static>, TlsError> {
+        if let Some(mesh) = &self.mesh {
+            return Ok(mesh.name.clone());
+        }
         let text = self.sni.as_deref().or(name.host).ok_or(TlsError::NoName)?;
         let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
         if let Ok(address) = bare.parse::<IpAddr>() {
@@ -114,6 +148,9 @@ impl ClientContext {
 
     /// A certificate that was valid at the last reload may have expired since.
     pub(super) fn check_identity(&self) -> Result<(), TlsError> {
+        if let Some(mesh) = &self.mesh {
+            mesh.own.leaf()?;
+        }
         self.identity.as_ref().map_or(Ok(()), |presented| check_validity(&presented.from, &presented.summary))
     }
 }

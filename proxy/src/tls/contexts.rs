@@ -11,9 +11,11 @@ use super::{
     ClientContext, MaterialReader, ServerContext, TlsError, TlsSettings,
     inspect::{self, CertificateSummary},
     material::{self, Blob, Inputs, RawTrust},
+    mesh::MeshContexts,
     trust::{Said, SystemBundle},
 };
 use crate::{
+    identity::Identities,
     limits::EXPIRY_WARNING,
     mesh::table::{IdentitySource, Material, MeshTls, Peer, Place, TrustSource},
 };
@@ -27,6 +29,14 @@ pub struct Contexts {
     warnings: Vec<String>,
     said: Arc<Said>,
     system: Option<Arc<SystemBundle>>,
+    mesh: Option<Mesh>,
+}
+
+/// Mesh mTLS: who we are, and the contexts for it, or why there are none.
+#[derive(Debug)]
+struct Mesh {
+    identities: Arc<Identities>,
+    contexts: Result<Arc<MeshContexts>, Arc<TlsError>>,
 }
 
 #[derive(Debug)]
@@ -71,6 +81,12 @@ impl SecretRow {
 const ACTIVE: &str = "ACTIVE";
 
 impl Contexts {
+    /// The first of all, with no rule yet: every one built from it takes mesh identities from here.
+    #[must_use]
+    pub fn with_identities(identities: Arc<Identities>) -> Self {
+        Self { mesh: Some(Mesh::new(&identities, None)), ..Self::default() }
+    }
+
     /// Builds a context for each distinct one of `settings`. Where all bytes read are what they were in `previous`, its
     /// context stays, with its id and its sessions. A rule that cannot be honoured keeps its reason, and harms no other.
     ///
@@ -105,6 +121,7 @@ impl Contexts {
         }
         new.secrets = rows.into_values().collect();
         new.warnings = warnings(&new.secrets, &new.said);
+        new.mesh = previous.mesh.as_ref().map(|mesh| Mesh::new(&mesh.identities, mesh.contexts.as_ref().ok()));
         new
     }
 
@@ -116,27 +133,41 @@ impl Contexts {
         }
     }
 
-    /// The context for mesh mTLS of the workload with the SPIFFE identity `own` towards `peer`.
+    /// The context for mesh mTLS of the workload with the SPIFFE identity `own` towards `peer`: one for each of (own, rule,
+    /// expected peer), the same as long as the trusted roots and our CA are the same.
+    ///
+    /// # Errors
+    /// There is no mesh CA, or no certificate for `own`, with the reason.
     pub fn mesh_client(
         &self,
         own: &str,
         settings: &MeshTls,
         peer: Option<&Peer>,
     ) -> Result<Arc<ClientContext>, Arc<TlsError>> {
-        let _ = (own, settings, peer);
-        Err(Arc::new(TlsError::NotBuilt))
+        self.mesh()?.client(own, settings, peer).map_err(Arc::new)
     }
 
-    /// The server side of mesh mTLS for the workload with the SPIFFE identity `own`.
+    /// The server side of mesh mTLS for the workload with the SPIFFE identity `own`: a client must show a certificate of the
+    /// mesh, whoever it is.
+    ///
+    /// # Errors
+    /// As [`Self::mesh_client`].
     pub fn mesh_server(&self, own: &str) -> Result<Arc<ServerContext>, Arc<TlsError>> {
-        let _ = own;
-        Err(Arc::new(TlsError::NotBuilt))
+        self.mesh()?.server(own).map_err(Arc::new)
+    }
+
+    fn mesh(&self) -> Result<&Arc<MeshContexts>, Arc<TlsError>> {
+        match &self.mesh {
+            Some(mesh) => mesh.contexts.as_ref().map_err(Arc::clone),
+            None => Err(Arc::new(TlsError::MeshUnavailable { why: "this agent holds no mesh identities".to_owned() })),
+        }
     }
 
     /// Host paths whose change must lead to a new [`Contexts::build`]; some may not exist (yet).
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
-        self.files.iter().cloned().collect()
+        let identities = self.mesh.iter().flat_map(|mesh| mesh.identities.files());
+        self.files.iter().cloned().chain(identities).collect()
     }
 
     /// Rows for `proxy-config secret` and for expiry metrics, by name.
@@ -154,6 +185,13 @@ impl Contexts {
     /// The rules that cannot be honoured, with their reasons.
     pub fn failures(&self) -> impl Iterator<Item = (&Arc<TlsSettings>, &Arc<TlsError>)> {
         self.entries.iter().filter_map(|(settings, entry)| Some((settings, entry.context.as_ref().err()?)))
+    }
+}
+
+impl Mesh {
+    fn new(identities: &Arc<Identities>, previous: Option<&Arc<MeshContexts>>) -> Self {
+        let contexts = MeshContexts::of(identities, previous).map_err(Arc::new);
+        Self { identities: identities.clone(), contexts }
     }
 }
 

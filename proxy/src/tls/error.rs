@@ -97,6 +97,24 @@ pub enum TlsError {
     #[error("the server did not prove that it has the key of its certificate: its handshake signature is wrong")]
     PeerSignature,
 
+    // Mesh mTLS. `peer` is `server` or `client`.
+    #[error("mesh mTLS cannot be used: {why}")]
+    MeshUnavailable { why: String },
+    #[error("there is no mesh certificate for our own identity {identity}: {why}")]
+    NoMeshIdentity { identity: String, why: String },
+    #[error(
+        "the {peer} showed the identity {shown}, but {expected} was expected: correct the pod's service account, or subjectAltNames in the rule"
+    )]
+    PeerIdentity { peer: &'static str, shown: String, expected: String },
+    #[error("the {peer}'s mesh certificate for {shown} is refused ({why}); {expected} was expected")]
+    PeerMeshCertificate { peer: &'static str, shown: String, expected: String, why: String },
+    #[error("the client showed no certificate; {expected} was expected: it must speak mesh mTLS")]
+    NoPeerCertificate { expected: String },
+    #[error(
+        "the {peer} refused our identity {own} with the alert {alert}: the log of its agent says why; {expected} was expected there"
+    )]
+    MeshAlert { peer: &'static str, own: String, expected: String, alert: String },
+
     // What the handshake came to.
     #[error("the server ended the handshake with the alert {alert}: {hint}")]
     Alert { alert: String, hint: &'static str },
@@ -131,16 +149,23 @@ impl TlsError {
     fn from_rustls(error: &rustls::Error) -> Self {
         use rustls::Error as E;
         match error {
-            E::InvalidCertificate(CertificateError::Other(other)) => match other.0.downcast_ref::<Self>() {
-                Some(own) => own.clone(),
-                None => Self::Other { why: error.to_string() },
-            },
+            E::InvalidCertificate(CertificateError::Other(_)) => {
+                Self::own(error).unwrap_or_else(|| Self::Other { why: error.to_string() })
+            }
             E::InvalidCertificate(CertificateError::BadSignature) => Self::PeerSignature,
             E::AlertReceived(alert) => Self::Alert { alert: format!("{alert:?}"), hint: hint(*alert) },
             E::PeerIncompatible(why) => Self::Incompatible { why: incompatible(why) },
             E::InvalidMessage(why) => Self::NotTls { why: format!("{why:?}") },
             E::InappropriateMessage { .. } | E::PeerSentOversizedRecord => Self::NotTls { why: error.to_string() },
             _ => Self::Other { why: error.to_string() },
+        }
+    }
+
+    /// What our own verifier said, where it is that.
+    pub(super) fn own(error: &rustls::Error) -> Option<Self> {
+        match error {
+            rustls::Error::InvalidCertificate(CertificateError::Other(other)) => other.0.downcast_ref().cloned(),
+            _ => None,
         }
     }
 

@@ -36,7 +36,7 @@ impl CertificateSummary {
         parse(der).map(|certificate| Self::of(&certificate))
     }
 
-    pub(super) fn of(certificate: &X509Certificate<'_>) -> Self {
+    pub(crate) fn of(certificate: &X509Certificate<'_>) -> Self {
         let names = certificate.subject_alternative_name().ok().flatten();
         Self {
             subject: distinguished(certificate.subject()),
@@ -73,7 +73,7 @@ pub fn chain(bytes: &[u8]) -> Result<Vec<CertificateSummary>, String> {
 }
 
 /// All certificates of a PEM text, or the one that the bytes are in DER. Empty: neither.
-pub(super) fn certificates(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(crate) fn certificates(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     if is_der(bytes) {
         return Ok(vec![CertificateDer::from(bytes.to_vec())]);
     }
@@ -81,12 +81,12 @@ pub(super) fn certificates(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>,
 }
 
 /// DER of anything that matters here is a SEQUENCE, whose tag is also the digit `0`: text before a PEM block may begin so.
-pub(super) fn is_der(bytes: &[u8]) -> bool {
+pub(crate) fn is_der(bytes: &[u8]) -> bool {
     const BEGIN: &[u8] = b"-----BEGIN";
     bytes.first() == Some(&0x30) && !bytes.windows(BEGIN.len()).any(|window| window == BEGIN)
 }
 
-pub(super) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, String> {
+pub(crate) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, String> {
     match X509Certificate::from_der(der) {
         Ok(([], certificate)) => Ok(certificate),
         Ok(_) => Err("bytes follow the certificate".to_owned()),
@@ -95,7 +95,7 @@ pub(super) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, String> {
 }
 
 /// A distinguished name as RFC 4514 writes it: last part first, commas between.
-pub(super) fn distinguished(name: &X509Name<'_>) -> String {
+pub(crate) fn distinguished(name: &X509Name<'_>) -> String {
     let text = name.to_string();
     if text.is_empty() {
         return "(no subject)".to_owned();
@@ -134,11 +134,11 @@ fn general_name(name: &GeneralName<'_>) -> Option<String> {
 }
 
 /// `2026-11-20T22:36:17Z`
-pub(super) fn timestamp(seconds: i64) -> String {
+pub(crate) fn timestamp(seconds: i64) -> String {
     jiff::Timestamp::from_second(seconds).map_or_else(|_| format!("{seconds} s"), |time| time.to_string())
 }
 
-pub(super) fn unix_seconds(time: SystemTime) -> i64 {
+pub(crate) fn unix_seconds(time: SystemTime) -> i64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }

@@ -20,6 +20,8 @@ mod der;
 mod error;
 pub mod inspect;
 mod material;
+mod mesh;
+mod mesh_verify;
 mod names;
 mod p521;
 mod params;

@@ -74,7 +74,12 @@ static ONLY_13: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
 
 /// TLS 1.2 and 1.3, or only 1.3. Older versions as a minimum mean 1.2: nothing older is spoken.
 pub(super) fn versions(settings: &TlsSettings) -> Result<&'static [&'static SupportedProtocolVersion], TlsError> {
-    match settings.min_version.as_deref() {
+    at_least(settings.min_version.as_deref())
+}
+
+/// All versions from the one named on.
+pub(super) fn at_least(min: Option<&str>) -> Result<&'static [&'static SupportedProtocolVersion], TlsError> {
+    match min {
         None | Some("" | "TLS_AUTO" | "TLSV1_0" | "TLSV1_1" | "TLSV1_2") => Ok(rustls::ALL_VERSIONS),
         Some("TLSV1_3") => Ok(ONLY_13),
         Some(name) => Err(TlsError::UnknownVersion { name: name.to_owned() }),

@@ -5,29 +5,65 @@ use std::{io, sync::Arc};
 use rustls::{CertificateError, ServerConfig, ServerConnection};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use x509_parser::extensions::GeneralName;
 
-use super::inspect;
+use super::{TlsError, inspect, mesh::Own, mesh_verify};
 
-/// What connections to one server need. Built at reload (or at renewal of the mesh certificate), never at accept.
+/// What connections to one server need. Built at reload, never at accept; a renewed mesh certificate is shown from the next
+/// handshake on.
 #[derive(Debug)]
 pub struct ServerContext {
     config: Arc<ServerConfig>,
+    mesh: Option<Mesh>,
+}
+
+/// What is said in refusals on a server of the mesh.
+#[derive(Debug)]
+struct Mesh {
+    own: Own,
+    expected: String,
 }
 
 impl ServerContext {
     #[must_use]
     pub fn new(config: Arc<ServerConfig>) -> Self {
-        Self { config }
+        Self { config, mesh: None }
     }
 
-    /// Does the handshake on a connection whose first byte is the ClientHello's.
+    pub(super) fn mesh(config: ServerConfig, own: Own, expected: String) -> Self {
+        Self { config: Arc::new(config), mesh: Some(Mesh { own, expected }) }
+    }
+
+    /// Does the handshake on a connection whose first byte is the ClientHello's. Unbounded in time: the caller's limit
+    /// covers it.
     ///
     /// # Errors
-    /// What rustls says of the client ([`client_fault`] puts it in words), and the stream: the alert that tells the client is
-    /// on its way there, and a reset would overtake it.
+    /// What is wrong with the client, or with our own certificate ([`client_fault`] puts it in words: which identity was shown
+    /// and which expected), and the stream: the alert that tells the client is on its way there, and a reset would overtake it.
     pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, io: S) -> Result<TlsStream<S>, (io::Error, S)> {
-        TlsAcceptor::from(self.config.clone()).accept(io).into_fallible().await
+        if let Some(mesh) = &self.mesh
+            && let Err(error) = mesh.own.leaf()
+        {
+            // An expired certificate would only earn an alert, and the log here would not say why.
+            return Err((io::Error::other(error), io));
+        }
+        let accepted = TlsAcceptor::from(self.config.clone()).accept(io).into_fallible().await;
+        accepted.map_err(|(error, io)| (self.explain(error), io))
+    }
+
+    /// Adds who was expected to what rustls says.
+    fn explain(&self, error: io::Error) -> io::Error {
+        let Some(mesh) = &self.mesh else { return error };
+        let Some(fault) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else { return error };
+        let expected = mesh.expected.clone();
+        let explained = match fault {
+            rustls::Error::NoCertificatesPresented => TlsError::NoPeerCertificate { expected },
+            rustls::Error::AlertReceived(alert) => {
+                let (own, alert) = (mesh.own.identity.to_string(), format!("{alert:?}"));
+                TlsError::MeshAlert { peer: "client", own, expected, alert }
+            }
+            _ => return error,
+        };
+        io::Error::new(error.kind(), explained)
     }
 }
 
@@ -36,18 +72,15 @@ impl ServerContext {
 #[must_use]
 pub fn peer_identity(connection: &ServerConnection) -> Option<Arc<str>> {
     let certificate = inspect::parse(connection.peer_certificates()?.first()?).ok()?;
-    let names = certificate.subject_alternative_name().ok()??;
-    let mut found = names.value.general_names.iter().filter_map(|name| match name {
-        GeneralName::URI(uri) if uri.starts_with("spiffe://") => Some(*uri),
-        _ => None,
-    });
-    // Exactly one (X509-SVID, section 2).
-    found.next().filter(|_| found.next().is_none()).map(Arc::from)
+    mesh_verify::spiffe(&certificate).ok().map(Arc::from)
 }
 
 /// Why a handshake with a client failed, as one sentence for the log.
 #[must_use]
 pub fn client_fault(error: &io::Error) -> String {
+    if let Some(own) = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>()) {
+        return own.to_string();
+    }
     let Some(fault) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
         return match error.kind() {
             io::ErrorKind::UnexpectedEof => "the client closed the connection during the TLS handshake".to_owned(),

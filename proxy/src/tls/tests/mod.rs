@@ -3,6 +3,7 @@
 mod credentials;
 mod handshake;
 mod lab;
+mod mesh;
 mod refusals;
 mod revocation;
 
