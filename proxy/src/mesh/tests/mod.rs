@@ -3,6 +3,7 @@
 mod credentials;
 mod guards;
 mod peers;
+mod policies;
 mod random;
 mod rules;
 mod scale;
