@@ -10,7 +10,7 @@ use super::{
     clusters::{HolderId, HolderOf, Workshop},
     enrol::{enrolled, mesh_config, settings},
     findings::Findings,
-    gateways::Gateways,
+    gateways::{self, Gateways, Site},
     locality,
     origination::places,
     peers::{self, Peers},
@@ -18,6 +18,7 @@ use super::{
     rules::{Client, RuleIndex, Rules, files},
     table::{Inbound, Location, Mesh, Outbound, Place, PodAddresses, Workload},
     view::{Scope, Selection, Signature},
+    virtual_services::VirtualServices,
     volumes::Volumes,
 };
 use crate::api::{Object, ObjectId, Objects, objects::Kind};
@@ -35,6 +36,7 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
     let registry = Registry::new(objects, &peers, &mut findings);
     let rules = Rules::new(objects);
     check(&registry, &rules, &mut findings);
+    let services = VirtualServices::new(objects, &mut findings);
 
     let auto_mtls = settings.auto_mtls && peers.any_captured();
     let mut workshop = Workshop::new(objects, &rules, config, auto_mtls, &mut findings);
@@ -49,7 +51,11 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
         }
         let selected = rules.selected(&id.namespace, &pod.meta.labels);
         let outbound = tables.outbound(&mut workshop, scope, &id.namespace, &selected, &volumes);
-        let selected_by = gateways.of(&id);
+        let serves = gateways.of(&id);
+        let gateway = (!serves.is_empty()).then(|| {
+            let site = Site { objects, services: &services, pod, destinations: &*outbound };
+            Arc::new(gateways::table(site, serves, workshop.findings))
+        });
         let workload = Workload {
             id: id.clone(),
             service_account: peers::service_account(pod).to_owned(),
@@ -58,8 +64,8 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
             identity: peers::identity(&settings.trust_domain, &id.namespace, peers::service_account(pod)),
             locality: locality::of_pod(&pod.meta.labels),
             outbound,
-            gateway: None,
-            inbound: if selected_by.is_empty() { Inbound::Permissive } else { Inbound::Direct },
+            inbound: if gateway.is_none() { Inbound::Permissive } else { Inbound::Direct },
+            gateway,
         };
         mesh.workloads.insert(id, Arc::new(workload));
     }

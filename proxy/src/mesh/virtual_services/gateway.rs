@@ -28,7 +28,7 @@ pub struct GatewayServer<'a> {
 }
 
 /// `hosts[]` of a server.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ServerHost {
     /// Only VirtualServices of this namespace; None: of any.
     pub namespace: Option<String>,

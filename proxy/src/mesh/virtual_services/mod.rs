@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 pub use self::{
     destinations::Destinations,
-    gateway::{GatewayServer, ServerHost, for_gateway},
+    gateway::{GatewayServer, ServerHost, common_hosts, for_gateway},
     http::http_routes,
 };
 use super::{

@@ -1,6 +1,12 @@
-//! Gateways: which pods serve them.
+//! Gateways: which pods serve them, and the listeners that this gives each pod.
+
+mod listeners;
+mod placement;
+mod tunnels;
 
 use std::{collections::HashMap, sync::Arc};
+
+pub use listeners::{Site, table};
 
 use super::{
     enrol::Enrolled,
@@ -23,7 +29,10 @@ impl<'a> Gateways<'a> {
         let mut used = vec![false; sorted.len()];
         let mut by_pod = HashMap::new();
         for (id, _, pod) in enrolled {
-            let selector = |gateway: &Object<Gateway>| selects(&gateway.spec.selector, &pod.meta.labels);
+            let selector = |gateway: &Object<Gateway>| {
+                let near = gateway.spec.pods_of.as_ref().is_none_or(|namespace| *namespace == id.namespace);
+                near && selects(&gateway.spec.selector, &pod.meta.labels)
+            };
             let chosen: Vec<_> = sorted.iter().enumerate().filter(|(_, gateway)| selector(gateway)).collect();
             // Without a selector a Gateway is for all gateways (Istio), which does not make one of every pod.
             if chosen.iter().all(|(_, gateway)| gateway.spec.selector.is_empty()) {
