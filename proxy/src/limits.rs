@@ -132,6 +132,12 @@ pub const REUSE_WAIT: Duration = Duration::from_millis(50);
 /// h2 windows towards upstreams: one stream may have this much unread, all of a connection together the second.
 pub const H2_WINDOW: u32 = 1024 * 1024;
 pub const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// Bytes of a request body that are kept to be mirrored; requests with longer ones are not mirrored. Together with the
+/// number of mirrored requests at one time (each waits for its body and its answer) this bounds their memory to 32 MiB.
+pub const MIRROR_BODY_BYTES: usize = 256 * 1024;
+pub const MIRRORED_REQUESTS: usize = 128;
+/// How long a mirrored request may take, its answer included, where its route has no timeout (Envoy's default timeout).
+pub const MIRROR_TIME: Duration = Duration::from_secs(15);
 /// How often enrolled namespaces are looked at: removed, made again, other addresses. Kernel calls of microseconds each.
 pub const POD_CHECK: Duration = Duration::from_millis(500);
 /// How long the last access-log lines may take to be written before the process ends.

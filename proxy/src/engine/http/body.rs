@@ -9,13 +9,14 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::sync::oneshot;
 
 use super::{log::RequestLog, pool::Lease};
-use crate::telemetry::record::Flag;
+use crate::{limits, telemetry::record::Flag};
 
 /// What the two halves of one exchange tell each other.
 #[derive(Debug, Default)]
@@ -47,21 +48,54 @@ impl Progress {
     }
 }
 
-/// The downstream's request body as the upstream connection reads it.
+/// A request body as the upstream connection reads it.
 pub struct RequestBody {
-    inner: Option<Incoming>,
+    content: Content,
     progress: Arc<Progress>,
+    copy: Option<Kept>,
+}
+
+enum Content {
+    None,
+    /// The downstream's.
+    Client(Incoming),
+    /// A copy of it, for a mirror.
+    Whole(Bytes),
+}
+
+/// What has passed so far, for whoever wants the body as a whole; told nothing where it is too long or breaks off.
+struct Kept {
+    passed: BytesMut,
+    done: oneshot::Sender<Bytes>,
 }
 
 impl RequestBody {
     pub fn new(inner: Incoming, progress: Arc<Progress>) -> Self {
-        let inner = (!inner.is_end_stream()).then_some(inner);
-        Self { inner, progress }
+        let content = if inner.is_end_stream() { Content::None } else { Content::Client(inner) };
+        Self { content, progress, copy: None }
+    }
+
+    /// The copy of a body that is at hand as a whole.
+    pub fn whole(body: Bytes, progress: Arc<Progress>) -> Self {
+        let content = if body.is_empty() { Content::None } else { Content::Whole(body) };
+        Self { content, progress, copy: None }
+    }
+
+    /// Tells the body to the receiver when it has passed to its end, if that is within [`limits::MIRROR_BODY_BYTES`].
+    pub fn copied(&mut self) -> oneshot::Receiver<Bytes> {
+        let (done, copy) = oneshot::channel();
+        if self.is_end_stream() {
+            // The receiver may be gone: then nobody wants it.
+            drop(done.send(Bytes::new()));
+        } else {
+            self.copy = Some(Kept { passed: BytesMut::new(), done });
+        }
+        copy
     }
 
     /// No body at all: what is sent again after a first attempt.
     pub fn empty(progress: Arc<Progress>) -> Self {
-        Self { inner: None, progress }
+        Self { content: Content::None, progress, copy: None }
     }
 }
 
@@ -77,28 +111,61 @@ impl Body for RequestBody {
                 return Poll::Pending;
             }
         }
-        let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
-        let frame = ready!(Pin::new(inner).poll_frame(cx));
+        let frame = match &mut this.content {
+            Content::None => None,
+            Content::Whole(body) => {
+                let body = std::mem::take(body);
+                (!body.is_empty()).then(|| Ok(Frame::data(body)))
+            }
+            Content::Client(inner) => ready!(Pin::new(inner).poll_frame(cx)),
+        };
         match &frame {
             Some(Ok(frame)) => {
                 let bytes = frame.data_ref().map_or(0, Buf::remaining);
                 this.progress.received.fetch_add(bytes as u64, Ordering::Relaxed);
+                this.copy = this.copy.take().and_then(|copy| copy.with(frame));
             }
-            Some(Err(_)) => this.progress.client_failed.store(true, Ordering::Release),
+            Some(Err(_)) => {
+                this.progress.client_failed.store(true, Ordering::Release);
+                this.copy = None;
+            }
             None => {}
         }
         if frame.is_none() || this.is_end_stream() {
             this.progress.complete.store(true, Ordering::Release);
+            if let Some(copy) = this.copy.take() {
+                drop(copy.done.send(copy.passed.freeze()));
+            }
         }
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
+        match &self.content {
+            Content::None => true,
+            Content::Client(inner) => inner.is_end_stream(),
+            Content::Whole(body) => body.is_empty(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        match &self.content {
+            Content::None => SizeHint::with_exact(0),
+            Content::Client(inner) => inner.size_hint(),
+            Content::Whole(body) => SizeHint::with_exact(body.len() as u64),
+        }
+    }
+}
+
+impl Kept {
+    /// With one more frame; None where it grows too long. Trailers are left out.
+    fn with(mut self, frame: &Frame<Bytes>) -> Option<Self> {
+        let Some(data) = frame.data_ref() else { return Some(self) };
+        let fits = self.passed.len() + data.len() <= limits::MIRROR_BODY_BYTES;
+        fits.then(|| {
+            self.passed.extend_from_slice(data);
+            self
+        })
     }
 }
 

@@ -25,7 +25,7 @@ use super::{
     log::RequestLog,
     pool::{Lease, Sender},
     reply::{self, NO_ANSWER, reply},
-    routes::Changes,
+    routes::{Changes, mirror},
     service::{origin_form, violated},
     tunnel,
 };
@@ -61,12 +61,12 @@ pub struct Errand {
 pub type Mark = fn(&mut HeaderMap, u32);
 
 /// The request, ready for any upstream connection.
-struct Outgoing {
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-    progress: Arc<Progress>,
-    expects: bool,
+pub struct Outgoing {
+    pub method: Method,
+    pub uri: Uri,
+    pub headers: HeaderMap,
+    pub progress: Arc<Progress>,
+    pub expects: bool,
 }
 
 /// How an attempt on a connection failed.
@@ -102,9 +102,12 @@ pub async fn exchange(
     if let Some(host) = parts.uri.authority().and_then(|named| HeaderValue::from_str(named.as_str()).ok()) {
         headers.insert(HOST, host);
     }
-    errand.change_request(&mut headers, log.request_id());
-    let outgoing = Outgoing { method: parts.method, uri: parts.uri, headers, progress, expects };
-    let body = RequestBody::new(body, outgoing.progress.clone());
+    let mut body = RequestBody::new(body, progress.clone());
+    let mut outgoing = Outgoing { method: parts.method, uri: parts.uri, headers, progress, expects };
+    if upgrade.is_none() {
+        mirror::begin(&errand, &outgoing, &mut body, &log);
+    }
+    errand.change_request(&mut outgoing.headers, log.request_id());
 
     let state = of.pod.cluster(&errand.cluster);
     let Some(counted) = state.request(&errand.cluster.pool) else {
@@ -275,7 +278,7 @@ fn unprocessed(error: &hyper::Error) -> bool {
 }
 
 impl Outgoing {
-    fn request(&self, body: RequestBody, h2: bool, tls: bool, authority: &str) -> Request<RequestBody> {
+    pub fn request(&self, body: RequestBody, h2: bool, tls: bool, authority: &str) -> Request<RequestBody> {
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
         *request.headers_mut() = self.headers.clone();

@@ -3,7 +3,7 @@
 //! To what is outside (MESH_EXTERNAL, and whatever no service claims) nothing is added, and what an enrolled pod's proxy
 //! has added on the way to a gateway is taken off again.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
@@ -13,7 +13,7 @@ use http::{
 use super::super::{forward::Errand, headers};
 use crate::{
     engine::accept::{Arrival, ConnectionInfo},
-    mesh::{Action, HeaderRules, Route},
+    mesh::{Action, Cluster, HeaderRules, Route},
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -32,6 +32,8 @@ pub struct Changes {
     pub original_path: Option<HeaderValue>,
     /// `consistentHash` by a cookie that the client does not have yet.
     pub cookie: Option<HeaderValue>,
+    /// Who gets a copy of the request.
+    pub mirrors: Vec<Arc<Cluster>>,
 }
 
 /// Rules of a route and of its destination, in order of application.
@@ -163,7 +165,7 @@ fn host_in(rules: &HeaderRules) -> Option<&str> {
 
 /// True where the client spoke TLS to us.
 pub fn came_by_tls(info: &ConnectionInfo) -> bool {
-    matches!(&info.arrival, Arrival::Gateway { server: Some(_), .. })
+    info.tls
 }
 
 /// What one proxy of the mesh tells the next. A gateway does not believe a client of which it knows nothing.

@@ -4,6 +4,7 @@ mod cors;
 mod hash;
 mod headers;
 mod local;
+pub mod mirror;
 mod path;
 mod redirect;
 
@@ -156,7 +157,8 @@ fn bound_for(
         Some(policy) => hash::key(&policy.key, &traveller.head(), info.peer, info.original),
         None => hash::Hashed::default(),
     };
-    let mut changes = Changes { destination, original_path: None, cookie: hashed.cookie };
+    let mirrors = mirror::drawn(action);
+    let mut changes = Changes { destination, original_path: None, cookie: hashed.cookie, mirrors };
     if let Some(target) = path::rewritten(action, &route.matches, traveller.request.uri()) {
         let original = traveller.request.uri().path_and_query().map(|path| path.as_str().as_bytes());
         changes.original_path = original.and_then(|path| http::HeaderValue::from_bytes(path).ok());

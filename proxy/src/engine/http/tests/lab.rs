@@ -85,14 +85,35 @@ pub fn cluster(name: &str, protocol: Protocol, addresses: &[SocketAddr]) -> Clus
 
 /// A snapshot in which the pod sees these clusters, each under its host, on port 80.
 pub fn snapshot(policy: OutboundPolicy, clusters: Vec<Cluster>, generation: u64) -> Snapshot {
-    let id = WorkloadId { namespace: "default".into(), name: "client".into() };
+    let hosts = clusters.into_iter().map(|cluster| {
+        let name = cluster.host.clone();
+        let host = VirtualHost::of_cluster(format!("{name}:80"), Arc::new(cluster));
+        (name, host)
+    });
     let mut outbound = Outbound { policy, ..Outbound::default() };
-    for cluster in clusters {
-        let cluster = Arc::new(cluster);
-        let host = VirtualHost::of_cluster(format!("{}:80", cluster.host), cluster.clone());
-        outbound.ports.entry(80).or_default().http.insert(&cluster.host, Arc::new(host));
-        outbound.clusters.insert(cluster.name.clone(), cluster);
+    for (name, host) in hosts {
+        outbound.clusters.extend(host.clusters().map(|cluster| (cluster.name.clone(), cluster.clone())));
+        outbound.ports.entry(80).or_default().http.insert(&name, Arc::new(host));
     }
+    of_workload(outbound, None, generation)
+}
+
+/// A snapshot in which these routes serve host `a` on port 80.
+pub fn routed(routes: Vec<Route>) -> Snapshot {
+    let host = virtual_host(routes);
+    let mut outbound = Outbound { policy: OutboundPolicy::RegistryOnly, ..Outbound::default() };
+    outbound.clusters.extend(host.clusters().map(|cluster| (cluster.name.clone(), cluster.clone())));
+    outbound.ports.entry(80).or_default().http.insert("a", Arc::new(host));
+    of_workload(outbound, None, 1)
+}
+
+pub fn virtual_host(routes: Vec<Route>) -> VirtualHost {
+    VirtualHost { name: "a:80".into(), routes: routes.into_iter().map(Arc::new).collect(), require_tls: false }
+}
+
+/// A snapshot of the one pod with these tables.
+pub fn of_workload(outbound: Outbound, gateway: Option<GatewayTable>, generation: u64) -> Snapshot {
+    let id = WorkloadId { namespace: "default".into(), name: "client".into() };
     let workload = Workload {
         id: id.clone(),
         service_account: "default".into(),
@@ -101,7 +122,7 @@ pub fn snapshot(policy: OutboundPolicy, clusters: Vec<Cluster>, generation: u64)
         outbound: Arc::new(outbound),
         identity: "spiffe://cluster.local/ns/default/sa/default".into(),
         locality: "".into(),
-        gateway: None,
+        gateway: gateway.map(Arc::new),
         inbound: Default::default(),
     };
     let mesh = Mesh { workloads: [(id, Arc::new(workload))].into(), ..Mesh::default() };
@@ -111,6 +132,15 @@ pub fn snapshot(policy: OutboundPolicy, clusters: Vec<Cluster>, generation: u64)
 impl Lab {
     /// Whoever connects was on the way to `original`.
     pub async fn new(snapshot: Snapshot, original: SocketAddr) -> Self {
+        Self::at(snapshot, original, Role::Outbound).await
+    }
+
+    /// Routes for host `a`.
+    pub async fn routes(routes: Vec<Route>) -> Self {
+        Self::new(routed(routes), "192.0.2.1:80".parse().unwrap()).await
+    }
+
+    pub async fn at(snapshot: Snapshot, original: SocketAddr, role: Role) -> Self {
         let records = Arc::new(Records::default());
         let engine = Arc::new(Engine::new(snapshot, records.clone()));
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -126,7 +156,7 @@ impl Lab {
             Vec::new(),
             address.port(),
         ));
-        let task = engine.serve(listener, pod.clone(), Role::Outbound);
+        let task = engine.serve(listener, pod.clone(), role);
         Self { engine, pod, address, records, task }
     }
 
@@ -141,6 +171,13 @@ impl Lab {
 
     pub async fn client(&self) -> Raw {
         Raw::new(TcpStream::connect(self.address).await.unwrap())
+    }
+
+    /// One request on a connection of its own; `head` is the request line's and the fields' text, without Host.
+    pub async fn ask(&self, request_line: &str, fields: &str) -> (String, String) {
+        let mut client = self.client().await;
+        client.send(format!("{request_line} HTTP/1.1\r\nHost: a\r\n{fields}\r\n")).await;
+        client.response().await
     }
 
     /// The records once there are `count`.

@@ -4,7 +4,10 @@
 mod framing;
 mod guard;
 mod h2;
+mod hops;
 mod lab;
+mod mirrors;
 mod retries;
+mod routes;
 mod streaming;
 mod upgrades;
