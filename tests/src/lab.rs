@@ -158,9 +158,25 @@ impl Lab {
 
     /// Another server in the outside, for a single test; it ends when dropped.
     pub fn serve(&self, name: &str, program: &str, args: &[&str]) -> Result<Daemon> {
-        let mut command = self.outside.command(program);
+        self.serve_in(&self.outside, name, program, args)
+    }
+
+    /// A server in any namespace of the lab, a pod's application for one.
+    pub fn serve_in(&self, netns: &Netns, name: &str, program: &str, args: &[&str]) -> Result<Daemon> {
+        let mut command = netns.command(program);
         command.args(args);
         Daemon::start(name, command, self.dir.path())
+    }
+
+    /// The servers of `odd.py` in a pod, on its IPv4 address.
+    pub fn odd_in(&self, pod: &Pod) -> Result<Daemon> {
+        let path = |path: PathBuf| path.to_string_lossy().into_owned();
+        let args =
+            [path(self.dir().join("odd.py")), pod.v4.to_string(), path(self.pki.crt("web")), path(self.pki.key("web"))];
+        let name = format!("odd-{}", pod.name);
+        let mut odd = self.serve_in(&pod.netns, &name, "/usr/bin/python3", &args.each_ref().map(String::as_str))?;
+        odd.wait_for("ready", Duration::from_secs(10))?;
+        Ok(odd)
     }
 }
 

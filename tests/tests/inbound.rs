@@ -1,0 +1,216 @@
+//! What comes to a pod from outside and from other pods: the agent accepts it on every port, and the application gets it.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{IpAddr, Shutdown, SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use egret_tests::{Agent, Daemon, Lab, Netns, Pod, names, objects::documents, run_in};
+
+/// Pods of the mesh, and the application of the last one.
+fn enrolled(lab: &Lab, names: &[&str]) -> Result<(Vec<Pod>, Daemon)> {
+    let pods = names.iter().map(|name| lab.pod(name)).collect::<Result<Vec<_>>>()?;
+    let texts: Vec<_> = pods.iter().map(|pod| pod.document(&format!("app: {}", pod.name))).collect();
+    lab.write("pods.yaml", &documents(&texts))?;
+    let odd = lab.odd_in(pods.last().context("no pod")?)?;
+    Ok((pods, odd))
+}
+
+/// The body (and curl's exit code) of a request from any namespace.
+fn curl(from: &Netns, args: &[&str]) -> Result<(String, i32)> {
+    let mut command = from.command("curl");
+    command.args(["-sS", "-k", "--max-time", "10"]).args(args);
+    let output = run_in(command, b"")?;
+    Ok((String::from_utf8_lossy(&output.stdout).into_owned(), output.status.code().unwrap_or(-1)))
+}
+
+fn line(stream: &mut TcpStream) -> String {
+    let mut text = Vec::new();
+    let mut byte = [0];
+    while !text.ends_with(b"\n") && stream.read(&mut byte).is_ok_and(|count| count == 1) {
+        text.push(byte[0]);
+    }
+    String::from_utf8_lossy(&text).trim_end().to_owned()
+}
+
+/// What a client of a port without an application is told: reset by the agent, refused where there is none.
+fn told(from: &Netns, to: SocketAddr) -> ErrorKind {
+    // The reset may be there before `connect` returns.
+    let answer = from.connect(to).and_then(|mut stream| stream.read(&mut [0]));
+    answer.map_or_else(|error| error.kind(), |_| ErrorKind::UnexpectedEof)
+}
+
+fn at(ip: impl Into<IpAddr>, port: u16) -> SocketAddr {
+    SocketAddr::new(ip.into(), port)
+}
+
+/// Callers outside the mesh notice nothing: HTTP, the application's own TLS, servers that speak first, halves that close.
+#[test]
+fn callers_outside_the_mesh_reach_the_application() -> Result<()> {
+    let lab = Lab::new()?;
+    let (pods, _odd) = enrolled(&lab, &["app"])?;
+    let (pod, outside) = (&pods[0], lab.outside());
+    let _six = lab.serve_in(&pod.netns, "six", "/usr/bin/python3", &["-m", "http.server", "8080", "--bind", "::"])?;
+    let agent = Agent::start(&lab)?;
+    let (code, status, _) = agent.egret(&["status"])?;
+    assert!(code == 0 && status.contains("     captured     enrolled"), "{status}");
+
+    let (head, _) = curl(outside, &[&format!("http://{}:9010/plain-path", pod.v4)])?;
+    assert!(head.starts_with("GET /plain-path HTTP/1.1"), "{head:?} {}", agent.stderr());
+    assert!(!head.to_lowercase().contains("x-"), "nothing is added: {head}");
+    let (head, _) = curl(outside, &[&format!("https://{}:9008/own-tls", pod.v4)])?;
+    assert!(head.starts_with("GET /own-tls HTTP/1.1"), "{head}");
+    for host in [format!("[{}]", pod.v6), pod.v4.to_string()] {
+        let (page, exit) = curl(outside, &[&format!("http://{host}:8080/")])?;
+        assert!(exit == 0 && page.contains("Directory listing"), "{host}: {exit} {page}");
+    }
+    let mut first = outside.connect(at(pod.v4, 9001))?;
+    assert!(line(&mut first).starts_with("220 ready"));
+    first.write_all(b"shout\n")?;
+    assert_eq!(line(&mut first), "SHOUT");
+    let mut half = outside.connect(at(pod.v4, 9002))?;
+    half.write_all(&[b'x'; 3_000_000])?;
+    half.shutdown(Shutdown::Write)?;
+    assert_eq!(line(&mut half), "got 3000000");
+
+    let logged = agent.log_line("inbound|9010||")?;
+    assert!(logged.contains("default/app") && logged.contains(&format!("{}:9010", pod.v4)), "{logged}");
+    // Its own calls to itself do not come to the agent.
+    let own = pod.curl(&[&format!("http://{}:9010/from-itself", pod.v4)])?;
+    assert_eq!(own.status, 200);
+    let own = pod.curl(&["http://127.0.0.1:8080/"])?;
+    assert_eq!(own.status, 200);
+    assert_eq!(agent.stdout().matches("inbound|9010||").count(), 1, "{}", agent.stdout());
+    Ok(())
+}
+
+/// Nobody listens there: the client learns it at once, though by a reset and not by a refusal.
+#[test]
+fn a_port_without_an_application_is_reset() -> Result<()> {
+    let lab = Lab::new()?;
+    let (pods, _odd) = enrolled(&lab, &["app"])?;
+    let agent = Agent::start(&lab)?;
+    for ip in [IpAddr::V4(pods[0].v4), IpAddr::V6(pods[0].v6)] {
+        let start = Instant::now();
+        assert_eq!(told(lab.outside(), at(ip, 4444)), ErrorKind::ConnectionReset, "{}", agent.stderr());
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    }
+    // The agent's own listener is no port of the application, under any address.
+    for (from, to) in [(lab.outside(), at(pods[0].v4, 15006)), (&pods[0].netns, "127.0.0.1:15006".parse()?)] {
+        assert_eq!(told(from, to), ErrorKind::ConnectionReset, "{to}");
+    }
+    Ok(())
+}
+
+/// Out of one pod and into the other, both ends the agent's.
+#[test]
+fn pods_of_the_mesh_reach_each_other() -> Result<()> {
+    let lab = Lab::new()?;
+    let (pods, _odd) = enrolled(&lab, &["client", "app"])?;
+    let (client, app) = (&pods[0], &pods[1]);
+    let agent = Agent::start(&lab)?;
+    let reply = client.curl(&[&format!("http://{}:9010/from-pod", app.v4)])?;
+    assert_eq!(reply.status, 200, "{reply:?} {}", agent.stderr());
+    assert!(reply.body.starts_with("GET /from-pod HTTP/1.1"), "{reply:?}");
+    let outbound = agent.log_line("GET /from-pod")?;
+    assert!(outbound.contains("default/client") && outbound.contains("PassthroughCluster"), "{outbound}");
+    let mut first = client.connect(&format!("{}:9001", app.v4))?;
+    assert!(line(&mut first).starts_with("220 ready"));
+    drop(first);
+    let inbound = agent.log_line("inbound|9001||")?;
+    assert!(inbound.contains("default/app") && inbound.contains(&client.v4.to_string()), "{inbound}");
+    Ok(())
+}
+
+/// Killed, the agent stands in nobody's way inbound (and stays closed outbound); started again, it is back.
+#[test]
+fn a_killed_agent_leaves_inbound_open() -> Result<()> {
+    let lab = Lab::new()?;
+    let (pods, _odd) = enrolled(&lab, &["app"])?;
+    let (pod, outside) = (&pods[0], lab.outside());
+    let mut agent = Agent::start(&lab)?;
+    let url = format!("http://{}:9010/x", pod.v4);
+    assert!(curl(outside, &[&url])?.0.starts_with("GET /x"));
+    agent.log_line("inbound|9010||")?;
+    agent.kill9()?;
+    assert!(curl(outside, &[&url])?.0.starts_with("GET /x"));
+    let nobody = at(pod.v4, 4444);
+    assert_eq!(told(outside, nobody), ErrorKind::ConnectionRefused, "by the pod's own kernel");
+    assert_eq!(pod.curl(&[&format!("http://{}:8080/", names::WEB)])?.exit, 7, "outbound stays refused");
+    agent.restart()?;
+    assert_eq!(told(outside, nobody), ErrorKind::ConnectionReset, "captured again");
+    assert!(curl(outside, &[&url])?.0.starts_with("GET /x"));
+    Ok(())
+}
+
+/// SIGTERM: an open connection goes on, new ones go straight to the application, and none is refused in between.
+#[test]
+fn a_draining_agent_hands_inbound_back() -> Result<()> {
+    let lab = Lab::new()?;
+    let (pods, _odd) = enrolled(&lab, &["app"])?;
+    let (pod, outside) = (&pods[0], lab.outside());
+    let mut agent = Agent::start_with(&lab, &["--drain-timeout", "8s"])?;
+    let mut open = outside.connect(at(pod.v4, 9001))?;
+    assert!(line(&mut open).starts_with("220 ready"));
+    agent.terminate()?;
+    let mut served = 0;
+    for _ in 0..50 {
+        let mut new = outside.connect(at(pod.v4, 9001)).context("while it drains")?;
+        served += u32::from(line(&mut new).starts_with("220 ready"));
+    }
+    // Those few that wait to be accepted when the listener closes are reset.
+    assert!(served >= 48, "{served} of 50");
+    assert!(agent.alive(), "it waits for the open connection");
+    open.write_all(b"still\n")?;
+    assert_eq!(line(&mut open), "STILL");
+    drop(open);
+    assert_eq!(agent.wait(Duration::from_secs(5))?.code(), Some(0), "{}", agent.stderr());
+    assert!(curl(outside, &[&format!("http://{}:9010/x", pod.v4)])?.0.starts_with("GET /x"));
+    Ok(())
+}
+
+/// A pod that leaves the mesh is reached directly from then on, one that opts in again is captured again.
+#[test]
+fn a_pod_that_leaves_the_mesh_is_let_go() -> Result<()> {
+    let lab = Lab::new()?;
+    let (pods, _odd) = enrolled(&lab, &["app"])?;
+    let (pod, outside) = (&pods[0], lab.outside());
+    let agent = Agent::start(&lab)?;
+    let nobody = at(pod.v4, 4444);
+    assert_eq!(told(outside, nobody), ErrorKind::ConnectionReset);
+    let mut open = outside.connect(at(pod.v4, 9001))?;
+    assert!(line(&mut open).starts_with("220 ready"));
+    agent.reload(|| lab.write("pods.yaml", "\n"))?;
+    assert_eq!(told(outside, nobody), ErrorKind::ConnectionRefused);
+    assert!(!matches!(open.read(&mut [0]), Ok(1..)), "what the agent carried ends with the pod");
+    agent.reload(|| lab.write("pods.yaml", &pod.document("")))?;
+    assert_eq!(told(outside, nobody), ErrorKind::ConnectionReset);
+    assert!(curl(outside, &[&format!("http://{}:9010/x", pod.v4)])?.0.starts_with("GET /x"));
+    Ok(())
+}
+
+/// Somebody in the pod has the inbound listener's port: everything else serves, and the reason is told until it is free.
+#[test]
+fn a_taken_inbound_port_is_told() -> Result<()> {
+    let lab = Lab::new()?;
+    let (pods, _odd) = enrolled(&lab, &["app"])?;
+    let pod = &pods[0];
+    let taken = pod.netns.listen("127.0.0.1:15006".parse()?)?;
+    let mut agent = Agent::spawn(&lab, &[])?;
+    let said = egret_tests::until("the reason", Duration::from_secs(10), || {
+        let (_, body) = agent.admin("GET", "/healthz/ready").ok()?;
+        body.contains("port 15006 is taken").then_some(body)
+    });
+    said.map_err(|error| error.context(agent.stderr()))?;
+    assert_eq!(pod.curl(&["http://www.lab.test/"])?.status, 301, "outbound is served");
+    assert!(
+        curl(lab.outside(), &[&format!("http://{}:9010/x", pod.v4)])?.0.starts_with("GET /x"),
+        "and inbound direct"
+    );
+    drop(taken);
+    agent.wait_ready()?;
+    assert_eq!(told(lab.outside(), at(pod.v4, 4444)), ErrorKind::ConnectionReset);
+    Ok(())
+}
