@@ -169,3 +169,5 @@ pub const IDENTITY_CHECK: Duration = Duration::from_secs(15);
 /// TLS contexts for mesh mTLS (own identity, rule, expected peer) that are kept; beyond it those of rules that are no more
 /// make room. One costs some KiB.
 pub const MESH_CONTEXTS: usize = 8192;
+/// Gateways that `egret explain` follows a request through; more of them are a circle.
+pub const EXPLAINED_HOPS: usize = 8;

@@ -98,7 +98,7 @@ fn explain_and_status_are_for_people() {
     show::explain(&agent, "sleep", None, "https://edition.cnn.com/x", Output::Table, &mut out).unwrap();
     let text = String::from_utf8(out).unwrap();
     assert!(
-        text.starts_with("https://edition.cnn.com:443 from pod default/sleep\n  dials      151.101.3.5:443"),
+        text.starts_with("https://edition.cnn.com:443/x from pod default/sleep\n  dials      151.101.3.5:443"),
         "{text}"
     );
     assert!(text.ends_with("\nPassed through untouched to edition.cnn.com.\n"), "{text}");

@@ -1,0 +1,346 @@
+//! The way itself: from the pod's socket to a cluster, and on through the gateways that the cluster leads to.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+use http::HeaderMap;
+
+use super::{
+    Steps,
+    target::{Kind, Target},
+    tls::{Protection, protection},
+};
+use crate::{
+    admin::{AdminState, routes, tables},
+    engine::Snapshot,
+    limits::EXPLAINED_HOPS,
+    mesh::{
+        Action, Behind, Cluster, ClusterRef, Decision, Discovery, DownstreamTls, FirstBytes, HttpDecision, Listener,
+        Outbound, Protocol, RequestHead, Servers, TunnelRoute, UpstreamTls, VirtualHost, Workload,
+    },
+};
+
+pub struct Way<'a> {
+    pub state: &'a dyn AdminState,
+    pub snapshot: &'a Snapshot,
+    pub target: &'a Target,
+    pub steps: Steps,
+}
+
+/// Where a hop leads: a cluster that it is sent to, or the end of the way.
+enum Turn {
+    To(Arc<Cluster>),
+    End(String),
+}
+
+impl<'a> Way<'a> {
+    /// To the end; answers with one sentence that sums it up.
+    pub async fn walk(&mut self, workload: &'a Workload) -> String {
+        let dialled = self.dialled(workload).await;
+        if dialled.ip().is_loopback() {
+            return "Not captured: loopback traffic never leaves the pod.".to_owned();
+        }
+        let mut at = workload;
+        let mut turn = self.leave(&workload.outbound, dialled);
+        for _ in 0..EXPLAINED_HOPS {
+            let cluster = match turn {
+                Turn::End(verdict) => return verdict,
+                Turn::To(cluster) => cluster,
+            };
+            self.cluster(&cluster);
+            let protection = match protection(self.snapshot, at, self.target, &cluster, &mut self.steps) {
+                Ok(protection) => protection,
+                Err(reason) => {
+                    let reason = reason.trim_end_matches('.');
+                    return format!("Refused: {reason}. Plain text is never sent instead.");
+                }
+            };
+            let Some(addresses) = self.endpoints(at, &cluster).await else {
+                return "Fails with 503 (no healthy upstream, UH): the service has no address now.".to_owned();
+            };
+            let Some((gateway, listener)) = self.gateway(&addresses) else {
+                return verdict(self.target, &cluster, &protection);
+            };
+            let id = gateway.id.to_string();
+            self.steps.add("hop", format!("pod {id}"), "a gateway of this node; from here on it decides");
+            turn = self.arrive(gateway, &listener, &cluster);
+            at = gateway;
+        }
+        "Followed no further: the way leads through too many gateways; do they send it round in a circle?".to_owned()
+    }
+
+    /// The address that the application would dial.
+    async fn dialled(&mut self, workload: &Workload) -> SocketAddr {
+        let target = self.target;
+        if let Ok(address) = target.host.parse() {
+            let dialled = SocketAddr::new(address, target.port);
+            self.steps.add("dials", dialled.to_string(), "");
+            return dialled;
+        }
+        match self.state.resolve(&workload.id, &target.host).await {
+            Ok(addresses) if !addresses.is_empty() => {
+                let dialled = SocketAddr::new(addresses[0], target.port);
+                let why = format!("{} as the pod resolves it ({} in all)", target.host, addresses.len());
+                self.steps.add("dials", dialled.to_string(), why);
+                dialled
+            }
+            answer => {
+                let reason = answer.err().unwrap_or_else(|| format!("{} has no address", target.host));
+                let why = format!("the pod does not resolve the name: {reason}");
+                self.steps.add("dials", format!("port {}", target.port), why);
+                SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), target.port)
+            }
+        }
+    }
+
+    /// The first hop: what the pod's own table says.
+    fn leave(&mut self, outbound: &Outbound, dialled: SocketAddr) -> Turn {
+        let (port, target) = (dialled.port(), self.target);
+        let decision = match (outbound.first_bytes(dialled), target.kind) {
+            (FirstBytes::None, _) => {
+                let why = "a TCP service claims this address, nothing is read first";
+                self.steps.add("listener", format!("{dialled} ALL"), why);
+                outbound.tcp(dialled)
+            }
+            (FirstBytes::Sniff, Kind::Http) => {
+                let why = "the first bytes are an HTTP request; its Host decides";
+                self.steps.add("listener", format!("0.0.0.0:{port} HTTP"), why);
+                match outbound.http(dialled, &target.authority()) {
+                    HttpDecision::Host(host) => return self.host(&host),
+                    HttpDecision::NotFound => return Turn::End(NOT_FOUND.to_owned()),
+                    HttpDecision::Unmatched(decision) => decision,
+                }
+            }
+            (FirstBytes::Sniff, Kind::Https) => {
+                let sni = target.host.parse::<IpAddr>().is_err().then_some(target.host.as_str());
+                let value = sni.map_or_else(
+                    || format!("0.0.0.0:{port} TLS without SNI"),
+                    |sni| format!("0.0.0.0:{port} SNI: {sni}"),
+                );
+                let why = "the application brings its own TLS; it is passed through by SNI";
+                self.steps.add("listener", value, why);
+                outbound.tls(dialled, sni)
+            }
+            (FirstBytes::Sniff, Kind::Tcp) => {
+                let why = "neither HTTP nor TLS; the address dialled decides";
+                self.steps.add("listener", format!("0.0.0.0:{port} TCP"), why);
+                outbound.tcp(dialled)
+            }
+        };
+        self.decision(decision)
+    }
+
+    /// A further hop: what a gateway's listener says to what comes from `cluster`.
+    fn arrive(&mut self, gateway: &Workload, listener: &Listener, from: &Cluster) -> Turn {
+        let at =
+            format!("{}:{}", listener.id.bind.map_or("0.0.0.0".to_owned(), |bind| bind.to_string()), listener.id.port);
+        let (server, behind) = match &listener.serves {
+            Servers::Http(_) => {
+                self.steps.add("listener", format!("{at} HTTP"), "");
+                (None, None)
+            }
+            Servers::Tcp(route) => {
+                self.steps.add("listener", format!("{at} TCP"), "");
+                return self.tunnel(route.as_ref());
+            }
+            Servers::Tls(servers) => {
+                let sni = match &from.tls {
+                    UpstreamTls::Mesh(mesh) => Some(mesh.sni.clone()),
+                    UpstreamTls::Originate(settings) => {
+                        Some(settings.sni.clone().unwrap_or_else(|| self.target.host.clone()))
+                    }
+                    _ if self.target.kind == Kind::Https => Some(self.target.host.clone()),
+                    _ => None,
+                };
+                let Some(sni) = sni else {
+                    self.steps.add("listener", format!("{at} TLS"), "it takes TLS only, and gets plain text");
+                    return Turn::End("Reset (NR filter_chain_not_found): the gateway's port wants TLS.".to_owned());
+                };
+                let Some(server) = servers.get(&sni) else {
+                    self.steps.add("listener", format!("{at} SNI: {sni}"), "no server of the gateway has this name");
+                    return Turn::End("Reset (NR filter_chain_not_found): the gateway has no such SNI.".to_owned());
+                };
+                let place = self.place(&server.source);
+                self.steps.add("listener", format!("{at} SNI: {sni}"), format!("{}{place}", server.source));
+                if let DownstreamTls::Refuse(reason) = &server.tls {
+                    return Turn::End(format!("Refused by the gateway: {reason}."));
+                }
+                (Some(&*server.name), Some(&server.serves))
+            }
+        };
+        if let Some(Behind::Tunnel(route)) = behind {
+            return self.tunnel(route.as_ref());
+        }
+        let found = gateway.gateway.as_ref().map(|table| table.http(listener.id, server, &self.target.authority()));
+        match found {
+            Some(HttpDecision::Host(host)) => self.host(&host),
+            _ => {
+                self.steps.add("route", "-", format!("no virtual host here is called {}", self.target.host));
+                Turn::End(NOT_FOUND.to_owned())
+            }
+        }
+    }
+
+    /// The first route that holds for a plain GET.
+    fn host(&mut self, host: &VirtualHost) -> Turn {
+        let target = self.target;
+        if host.require_tls {
+            self.steps.add("route", "-", format!("virtual host {}: httpsRedirect", host.name));
+            return Turn::End("Answered 301 to https.".to_owned());
+        }
+        let (authority, headers) = (target.authority(), HeaderMap::new());
+        let head = RequestHead {
+            method: "GET",
+            scheme: "http",
+            authority: &authority,
+            path: &target.path,
+            query: target.query.as_deref(),
+            headers: &headers,
+        };
+        let Some(route) = host.route(&head) else {
+            self.steps.add("route", "-", format!("virtual host {}: none matches a GET of {}", host.name, target.path));
+            return Turn::End(NOT_FOUND.to_owned());
+        };
+        let source = match &route.source {
+            Some(source) => format!("{source}{}", self.place(source)),
+            None => "no VirtualService or HTTPRoute speaks of it".to_owned(),
+        };
+        let name = if route.name.is_empty() { "-" } else { &*route.name };
+        let why = format!("virtual host {}, match {}: {source}", host.name, routes::path(&route.matches));
+        self.steps.add("route", name, why);
+        match &route.action {
+            Action::Redirect(redirect) => Turn::End(format!("Answered here: {} redirect.", redirect.code)),
+            Action::Direct(answer) => Turn::End(format!("Answered here: {}.", answer.status)),
+            Action::Refuse(reason) => Turn::End(format!("Refused with 503: {}.", reason.trim_end_matches('.'))),
+            Action::Forward(forward) => {
+                let shares: Vec<_> = forward.destinations.iter().map(|to| (&to.cluster, to.weight)).collect();
+                self.draw(&shares)
+            }
+        }
+    }
+
+    fn decision(&mut self, decision: Decision) -> Turn {
+        match decision {
+            Decision::Cluster(cluster) => Turn::To(cluster),
+            Decision::Route(route) => self.tunnel(Some(&route)),
+            Decision::Passthrough => {
+                let why = "no service matches, and outboundTrafficPolicy is ALLOW_ANY";
+                self.steps.add("cluster", "PassthroughCluster", why);
+                Turn::End("Passed on to the address dialled, as it is.".to_owned())
+            }
+            Decision::Block => {
+                let why = "no service matches, and outboundTrafficPolicy is REGISTRY_ONLY";
+                self.steps.add("cluster", "BlackHoleCluster", why);
+                let verdict = match self.target.kind {
+                    Kind::Http => "Blocked: 502 with an empty body.",
+                    Kind::Https | Kind::Tcp => "Blocked: the connection is reset.",
+                };
+                Turn::End(verdict.to_owned())
+            }
+            Decision::Refuse(reason) => {
+                self.steps.add("refused", "a TLS rule names this destination", &*reason);
+                let reason = reason.trim_end_matches('.');
+                Turn::End(format!("Refused: {reason}. Plain text is never sent instead."))
+            }
+        }
+    }
+
+    fn tunnel(&mut self, route: Option<&Arc<TunnelRoute>>) -> Turn {
+        let Some(route) = route else {
+            self.steps.add("route", "-", "no tls or tcp route matches");
+            return Turn::End("Reset (NR): no route.".to_owned());
+        };
+        if let Some(source) = &route.source {
+            let place = self.place(source);
+            self.steps.add("route", "-", format!("{source}{place}"));
+        }
+        let shares: Vec<_> = route.destinations.iter().map(|(to, weight)| (to, *weight)).collect();
+        self.draw(&shares)
+    }
+
+    /// Of several destinations the heaviest is followed.
+    fn draw(&mut self, shares: &[(&ClusterRef, u32)]) -> Turn {
+        if shares.len() > 1 {
+            let list: Vec<_> = shares.iter().map(|(to, weight)| format!("{} ({weight})", to.name())).collect();
+            self.steps.add("split", list.join(", "), "by weight; the heaviest is followed here");
+        }
+        match shares.iter().max_by_key(|(_, weight)| *weight).map(|(to, _)| *to) {
+            Some(ClusterRef::Known(cluster)) => Turn::To(cluster.clone()),
+            Some(ClusterRef::Unknown { name, why }) => {
+                self.steps.add("cluster", &**name, &**why);
+                Turn::End(format!("Fails with 503 (NC): {}.", why.trim_end_matches('.')))
+            }
+            Some(ClusterRef::Invalid { why }) => Turn::End(format!("Fails with 500: {}.", why.trim_end_matches('.'))),
+            None => Turn::End("Fails with 503 (NC): the route has no destination.".to_owned()),
+        }
+    }
+
+    fn cluster(&mut self, cluster: &Cluster) {
+        let place = self.place(&cluster.service);
+        self.steps.add("cluster", &cluster.name, format!("defined by {}{place}", cluster.service));
+        match &cluster.destination_rule {
+            Some(rule) => {
+                let place = self.place(rule);
+                self.steps.add("rule", format!("{}.{}", rule.name, rule.namespace), format!("{rule}{place}"));
+            }
+            None => self.steps.add("rule", "-", "no DestinationRule applies"),
+        }
+    }
+
+    /// ` (file:line)` of an object.
+    fn place(&self, id: &crate::api::ObjectId) -> String {
+        self.snapshot.mesh.origins.get(id).map_or_else(String::new, |location| format!(" ({location})"))
+    }
+
+    /// The addresses to go to, as far as they are known beforehand; None where there are none.
+    async fn endpoints(&mut self, workload: &Workload, cluster: &Cluster) -> Option<Vec<String>> {
+        match &cluster.discovery {
+            Discovery::OriginalDestination { port } => {
+                let port = port.unwrap_or(self.target.port);
+                self.steps.add("endpoints", format!("the address dialled, port {port}"), "resolution NONE");
+                return Some(Vec::new());
+            }
+            Discovery::Dynamic { port } => {
+                let value = format!("{} as resolved, port {port}", self.target.host);
+                self.steps.add("endpoints", value, "resolution DYNAMIC_DNS");
+                return Some(Vec::new());
+            }
+            Discovery::Static(_) | Discovery::Dns { .. } => {}
+        }
+        let (found, failed) = tables::addresses(self.state, workload, cluster).await;
+        let value = if found.is_empty() { "-".to_owned() } else { found.join(", ") };
+        self.steps.add("endpoints", value, failed.join("; "));
+        (!found.is_empty()).then_some(found)
+    }
+
+    /// The gateway pod that one of these addresses is, and its listener there.
+    fn gateway(&self, addresses: &[String]) -> Option<(&'a Workload, Arc<Listener>)> {
+        let pods = self.state.status().pods;
+        addresses.iter().filter_map(|address| address.parse::<SocketAddr>().ok()).find_map(|address| {
+            let text = address.ip().to_string();
+            let pod = pods.iter().find(|pod| pod.addresses.contains(&text))?;
+            let workload = self.snapshot.mesh.workloads.values().find(|known| known.id.to_string() == pod.pod)?;
+            let listeners = workload.gateway.as_ref()?.listeners.values();
+            let mut here = listeners.filter(|listener| {
+                listener.id.port == address.port() && listener.id.bind.is_none_or(|bind| bind == address.ip())
+            });
+            Some((&**workload, here.next()?.clone()))
+        })
+    }
+}
+
+const NOT_FOUND: &str = "Answered 404 (NR route_not_found): no route matches.";
+
+fn verdict(target: &Target, cluster: &Cluster, protection: &Protection) -> String {
+    let wraps = target.kind == Kind::Https && matches!(cluster.protocol, Protocol::Https | Protocol::Tls);
+    match protection {
+        Protection::Tls(mode) if wraps => {
+            format!("Sent inside a second TLS connection ({mode}): the rule wraps the application's own TLS.")
+        }
+        Protection::Tls(mode) => format!("Sent as {mode} to {}.", cluster.host),
+        Protection::None if target.kind == Kind::Https => format!("Passed through untouched to {}.", cluster.host),
+        Protection::None => format!("Sent in plain text to {}: no rule originates TLS for it.", cluster.host),
+    }
+}
