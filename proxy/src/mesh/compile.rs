@@ -18,10 +18,10 @@ use super::{
     rules::{Client, RuleIndex, Rules, files},
     table::{Inbound, Location, Mesh, Outbound, Place, PodAddresses, Workload},
     view::{Scope, Selection, Signature},
-    virtual_services::VirtualServices,
+    virtual_services::{Plan, VirtualServices},
     volumes::Volumes,
 };
-use crate::api::{Object, ObjectId, Objects, objects::Kind};
+use crate::api::{Object, ObjectId, Objects, core::Pod, objects::Kind};
 
 /// Compiles every object in force into the table. Never fails: what is wrong is a diagnostic, and a rule that cannot
 /// be honoured refuses its traffic.
@@ -35,12 +35,17 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
     let peers = Peers::new(&enrolled, &gateways, addresses, &settings.trust_domain);
     let registry = Registry::new(objects, &peers, &mut findings);
     let rules = Rules::new(objects);
-    check(&registry, &rules, &mut findings);
     let services = VirtualServices::new(objects, &mut findings);
+    check(&registry, &rules, &mut findings);
 
     let auto_mtls = settings.auto_mtls && peers.any_captured();
     let mut workshop = Workshop::new(objects, &rules, config, auto_mtls, &mut findings);
-    let scope = Scope { registry: &registry, root: &settings.root_namespace, policy: settings.outbound_policy };
+    let scope = Scope {
+        registry: &registry,
+        services: &services,
+        root: &settings.root_namespace,
+        policy: settings.outbound_policy,
+    };
     let mut tables = Tables::new(&rules);
     let mut mesh = Mesh::default();
     for (id, netns, pod) in enrolled {
@@ -49,8 +54,7 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
             let field = format!("metadata.annotations.{annotation}");
             workshop.findings.error(pod, &field, format!("{error}: the volumes it means are not known"));
         }
-        let selected = rules.selected(&id.namespace, &pod.meta.labels);
-        let outbound = tables.outbound(&mut workshop, scope, &id.namespace, &selected, &volumes);
+        let outbound = tables.outbound(&mut workshop, scope, pod, &volumes);
         let serves = gateways.of(&id);
         let gateway = (!serves.is_empty()).then(|| {
             let site = Site { objects, services: &services, pod, destinations: &*outbound };
@@ -96,15 +100,19 @@ struct Tables {
     places: HashMap<Vec<Result<Place, String>>, usize>,
     nobody: Volumes,
     namespaces: HashMap<String, Namespace>,
-    shared: HashMap<Signature, Arc<Outbound>>,
-    own: HashMap<(HolderId, Vec<RuleIndex>), Arc<Outbound>>,
+    shared: HashMap<Signature, (Arc<Outbound>, Arc<Plan>)>,
+    own: HashMap<Own, Arc<Outbound>>,
 }
+
+/// What makes a workload one of its own: credentials, rules that select it, and the `sourceLabels` that hold for it.
+type Own = (HolderId, Vec<RuleIndex>, Vec<usize>);
 
 /// What the workloads of a namespace have in common.
 struct Namespace {
     id: usize,
     selection: Selection,
     base: Arc<Outbound>,
+    plan: Arc<Plan>,
 }
 
 impl Tables {
@@ -120,10 +128,12 @@ impl Tables {
         &mut self,
         workshop: &mut Workshop<'_>,
         scope: Scope<'_>,
-        namespace: &str,
-        selected: &[RuleIndex],
+        pod: &Object<Pod>,
         volumes: &Volumes,
     ) -> Arc<Outbound> {
+        let (namespace, labels) = (pod.meta.namespace.as_str(), &pod.meta.labels);
+        let selected = workshop.rules.selected(namespace, labels);
+        let holding = scope.services.holding(labels);
         let count = self.places.len();
         let answer = *self.places.entry(places(&self.paths, volumes)).or_insert(count);
         if !self.namespaces.contains_key(namespace) {
@@ -131,19 +141,20 @@ impl Tables {
             self.namespaces.insert(namespace.to_owned(), made);
         }
         let common = &self.namespaces[namespace];
-        if selected.is_empty() && answer == 0 {
+        if selected.is_empty() && holding.is_empty() && answer == 0 {
             return common.base.clone();
         }
         let id = HolderId { namespace: common.id, places: answer };
-        if let Some(known) = self.own.get(&(id, selected.to_vec())) {
+        let own = (id, selected, holding);
+        if let Some(known) = self.own.get(&own) {
             return known.clone();
         }
-        let client = Client { namespace, selected };
+        let client = Client { namespace, selected: &own.1 };
         let varying = common.selection.varying(workshop, scope, client);
         let holder = HolderOf { id, namespace, volumes };
-        let layer = varying.layer(workshop, scope, client, holder, &common.base);
+        let layer = varying.layer(workshop, scope, (client, labels), holder, (&common.base, &common.plan));
         let outbound = layer.map_or_else(|| common.base.clone(), Arc::new);
-        self.own.insert((id, selected.to_vec()), outbound.clone());
+        self.own.insert(own, outbound.clone());
         outbound
     }
 
@@ -152,15 +163,16 @@ impl Tables {
         let id = self.namespaces.len();
         let selection = Selection::new(workshop, scope, client);
         let signature = selection.signature(workshop, scope, client);
-        let base = match self.shared.get(&signature) {
-            Some(base) => base.clone(),
+        let (base, plan) = match self.shared.get(&signature) {
+            Some(known) => known.clone(),
             None => {
                 let holder = HolderOf { id: HolderId { namespace: id, places: 0 }, namespace, volumes: &self.nobody };
-                let base = Arc::new(selection.table(workshop, scope, client, holder));
-                self.shared.insert(signature, base.clone());
-                base
+                let (base, plan) = selection.table(workshop, scope, client, holder);
+                let made = (Arc::new(base), Arc::new(plan));
+                self.shared.insert(signature, made.clone());
+                made
             }
         };
-        Namespace { id, selection, base }
+        Namespace { id, selection, base, plan }
     }
 }

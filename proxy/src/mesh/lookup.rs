@@ -40,9 +40,7 @@ impl Outbound {
         let host = authority_host(authority);
         if let Some(found) = self.virtual_host(dst.port(), host) {
             // A wildcard service is not what a rule for one of its hosts speaks of: that rule still forbids plain text.
-            if let Some(cluster) = found.default_cluster()
-                && cluster.host.starts_with('*')
-                && !cluster.tls.encrypts()
+            if found.clusters().any(|cluster| cluster.host.starts_with('*') && !cluster.tls.encrypts())
                 && let Some(guard) = self.guard_host(host, dst.port())
             {
                 return HttpDecision::Unmatched(Decision::Refuse(guard.reason.clone()));
@@ -55,7 +53,10 @@ impl Outbound {
             return HttpDecision::Unmatched(Decision::Refuse(guard.reason.clone()));
         }
         HttpDecision::Unmatched(match self.tcp_any(dst.port()) {
-            Some(cluster) if cluster.protocol == Protocol::Tcp => self.unnamed(dst, cluster),
+            Some(cluster) if cluster.protocol == Protocol::Tcp => match self.any_route(dst.port()) {
+                Some(found) => self.unnamed_route(dst, found),
+                None => self.unnamed(dst, cluster),
+            },
             _ => self.unmatched_plain(dst),
         })
     }
@@ -68,34 +69,24 @@ impl Outbound {
             return Decision::Route(found.route.clone());
         }
         let named = sni.and_then(|sni| self.named(dst.port(), sni, |table| &table.tls));
-        let cluster = named
-            .or_else(|| self.address(dst, |table| &table.tls_addresses))
-            .or_else(|| self.address(dst, |table| &table.tcp))
-            .or_else(|| self.tcp_any(dst.port()));
-        match cluster {
-            // A sniffed service with a rule wants plain text encrypted; what is encrypted already is left alone, unless the
-            // other side waits for mesh mTLS, whatever is in it.
-            Some(cluster)
-                if cluster.protocol == Protocol::Auto
-                    && cluster.tls.encrypts()
-                    && !matches!(cluster.tls, UpstreamTls::Mesh(_)) =>
-            {
-                self.by_policy()
-            }
-            Some(cluster) => tunnel(cluster),
-            None => self.by_policy(),
-        }
+        let cluster = match named.or_else(|| self.address(dst, |table| &table.tls_addresses)) {
+            Some(cluster) => cluster,
+            None => match self.by_address(dst) {
+                Some(ByAddress::Route(found)) => return Decision::Route(found.route.clone()),
+                Some(ByAddress::Cluster(cluster)) => cluster,
+                None => return self.by_policy(),
+            },
+        };
+        // A sniffed service with a rule wants plain text encrypted; what is encrypted already is left alone.
+        if cluster.protocol == Protocol::Auto && cluster.tls.encrypts() { self.by_policy() } else { tunnel(cluster) }
     }
 
     /// For a connection that is neither HTTP nor TLS, or that is declared TCP.
     #[must_use]
     pub fn tcp(&self, dst: SocketAddr) -> Decision {
-        let mut routes = self.layers(dst.port()).map(|table| &table.tcp_routes);
-        if let Some(found) = routes.find_map(|routes| first_for(routes, dst.ip())) {
-            return Decision::Route(found.route.clone());
-        }
-        match self.address(dst, |table| &table.tcp).or_else(|| self.tcp_any(dst.port())) {
-            Some(cluster) => self.unnamed(dst, cluster),
+        match self.by_address(dst) {
+            Some(ByAddress::Route(found)) => self.unnamed_route(dst, found),
+            Some(ByAddress::Cluster(cluster)) => self.unnamed(dst, cluster),
             None => self.unmatched_plain(dst),
         }
     }
@@ -161,6 +152,44 @@ impl Outbound {
         layer(self) || self.base.as_deref().is_some_and(layer)
     }
 
+    /// Whom an address on a port belongs to: the longest prefix of routes and services (of equals, the route), then the
+    /// route for whatever address, then the service without addresses.
+    fn by_address(&self, dst: SocketAddr) -> Option<ByAddress<'_>> {
+        let address = dst.ip().to_canonical();
+        let length = |found: &TunnelMatch| {
+            let held = found.subnets.iter().filter(|net| net.contains(&address));
+            held.map(|net| if net.prefix_len() == net.max_prefix_len() { u8::MAX } else { net.prefix_len() }).max()
+        };
+        let routes = self.layers(dst.port()).flat_map(|table| &table.tcp_routes);
+        let routes = routes.filter_map(|found| Some((length(found)?, found)));
+        let route = routes.reduce(|first, next| if next.0 > first.0 { next } else { first });
+        let served = self.layers(dst.port()).filter_map(|table| table.tcp.matches(dst.ip()).next());
+        let served = served.reduce(|upper, lower| if lower.0 > upper.0 { lower } else { upper });
+        match (route, served) {
+            (Some((route, found)), served) if served.is_none_or(|(served, _)| served <= route) => {
+                Some(ByAddress::Route(found))
+            }
+            (_, Some((_, cluster))) => Some(ByAddress::Cluster(cluster)),
+            _ => {
+                let route = self.any_route(dst.port()).map(ByAddress::Route);
+                route.or_else(|| self.tcp_any(dst.port()).map(ByAddress::Cluster))
+            }
+        }
+    }
+
+    /// The TCP route for connections to whatever address.
+    fn any_route(&self, port: u16) -> Option<&TunnelMatch> {
+        self.layers(port).find_map(|table| table.tcp_routes.iter().find(|found| found.subnets.is_empty()))
+    }
+
+    /// A route chosen by address alone: as for [`Self::unnamed`], none of its clusters may lead past a guard.
+    fn unnamed_route(&self, dst: SocketAddr, found: &TunnelMatch) -> Decision {
+        let clusters = found.route.destinations.iter().filter_map(|(to, _)| to.known());
+        let mut decided = clusters.map(|cluster| self.unnamed(dst, cluster));
+        let refused = decided.find(|decision| matches!(decision, Decision::Refuse(_)));
+        refused.unwrap_or_else(|| Decision::Route(found.route.clone()))
+    }
+
     /// To a cluster chosen by address alone; one that leads back to the address dialled must not lead past a guard.
     fn unnamed(&self, dst: SocketAddr, cluster: &Arc<Cluster>) -> Decision {
         let leads_back = matches!(cluster.discovery, Discovery::OriginalDestination { .. });
@@ -211,6 +240,12 @@ impl Outbound {
         let found = self.layers(dst.port()).filter_map(|table| map(table).matches(dst.ip()).next());
         found.reduce(|upper, lower| if lower.0 > upper.0 { lower } else { upper }).map(|(_, value)| value)
     }
+}
+
+/// Who takes a connection that bears no name.
+enum ByAddress<'a> {
+    Route(&'a TunnelMatch),
+    Cluster(&'a Arc<Cluster>),
 }
 
 fn tunnel(cluster: &Arc<Cluster>) -> Decision {

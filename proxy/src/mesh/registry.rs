@@ -197,6 +197,18 @@ impl Entry {
         found
     }
 
+    /// Addresses by which raw connections are known to be for this service.
+    pub fn raw_addresses(&self, port: &EntryPort) -> Vec<IpNet> {
+        let addresses = &self.body.addresses;
+        if addresses.is_empty() { self.dialled_addresses(port).collect() } else { addresses.clone() }
+    }
+
+    /// Its single addresses as clients write them in place of a name.
+    pub fn address_names(&self) -> impl Iterator<Item = String> {
+        let single = self.body.addresses.iter().filter(|net| net.prefix_len() == net.max_prefix_len());
+        single.map(|net| net.addr().to_string())
+    }
+
     /// Static endpoint addresses where the port is not translated: a client may dial them itself.
     pub fn dialled_addresses<'a>(&'a self, port: &'a EntryPort) -> impl Iterator<Item = IpNet> + 'a {
         let backends = if self.body.finding == Finding::Static { self.body.backends.as_slice() } else { &[] };

@@ -1,7 +1,7 @@
 //! The table of one kind of client: every service it sees, in the places where connections look for it.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
 };
@@ -9,10 +9,12 @@ use std::{
 use super::{
     clusters::{HolderOf, Made, MergedRule, Workshop},
     guard::{self, guards, short_forms},
+    origination::NO_LABELS,
     registry::{Entry, Registry},
     routing::VirtualHost,
     rules::Client,
     table::{AddressMap, Cluster, Guard, Outbound, OutboundPolicy, PortTable, Protocol},
+    virtual_services::{Caller, MESH, Placed, Plan, View, VirtualServices},
 };
 use ipnet::IpNet;
 
@@ -20,6 +22,7 @@ use ipnet::IpNet;
 #[derive(Clone, Copy, Debug)]
 pub struct Scope<'a> {
     pub registry: &'a Registry,
+    pub services: &'a VirtualServices,
     pub root: &'a str,
     pub policy: OutboundPolicy,
 }
@@ -43,6 +46,8 @@ pub struct Selected {
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Signature {
     entries: Vec<(usize, Option<usize>)>,
+    /// VirtualServices of the mesh, in the order in which they count.
+    services: Vec<usize>,
     /// Set where the table depends on the client's namespace in other ways.
     namespace: Option<String>,
 }
@@ -70,21 +75,26 @@ impl Selection {
         });
         let personal = self.entries.iter().any(|selected| selected.rule.as_ref().is_some_and(|rule| rule.personal));
         // Rules guard by namespace, whether or not a service is left that they apply to.
-        let bound = own_services || personal || workshop.rules.treat_specially(client.namespace);
+        let services = scope.services.bound(MESH, client.namespace);
+        let asked = services.iter().map(|at| &scope.services.all[*at]).any(|service| {
+            service.asks_namespace || (service.is_gateway_api() && service.object.meta.namespace == client.namespace)
+        });
+        let bound = own_services || personal || asked || workshop.rules.treat_specially(client.namespace);
         Signature {
             entries: self.entries.iter().map(|s| (s.entry, s.rule.as_ref().map(|rule| rule.id))).collect(),
+            services,
             namespace: bound.then(|| client.namespace.to_owned()),
         }
     }
 
-    /// The full table.
+    /// The full table, for a client without labels, and what VirtualServices had to do with it.
     pub fn table(
         &self,
         workshop: &mut Workshop<'_>,
         scope: Scope<'_>,
         client: Client<'_>,
         holder: HolderOf<'_>,
-    ) -> Outbound {
+    ) -> (Outbound, Plan) {
         let mut serving: HashMap<&str, &str> = HashMap::new();
         let mut taken = HashSet::new();
         let mut builder = Builder::new(scope.policy, client.namespace, None);
@@ -93,21 +103,22 @@ impl Selection {
             serving.entry(&entry.host).or_insert(&entry.namespace);
             builder.add(workshop, scope, selected, holder, |port| taken.insert((&entry.host, port)));
         }
-        let mut table = builder.finish(workshop);
+        let (mut table, placed) = builder.finish(workshop);
         table.guards.own = guard::own(workshop, client);
         let others = guard::others(workshop, client, scope.root, |host| serving.get(host).copied());
         table.guards.others = Arc::new(others);
-        table
+        let plan = Plan::new(scope.view(client, &NO_LABELS), &placed, &mut table, workshop.findings);
+        (table, plan)
     }
 
-    /// A table of what differs, over `base`. None where nothing does.
+    /// A table of what differs for a workload with these labels, over that of its namespace. None where nothing does.
     pub fn layer(
         &self,
         workshop: &mut Workshop<'_>,
         scope: Scope<'_>,
-        client: Client<'_>,
+        (client, labels): (Client<'_>, &BTreeMap<String, String>),
         holder: HolderOf<'_>,
-        base: &Arc<Outbound>,
+        (base, plan): (&Arc<Outbound>, &Plan),
     ) -> Option<Outbound> {
         let mut builder = Builder::new(scope.policy, client.namespace, Some(base));
         for selected in &self.entries {
@@ -118,18 +129,27 @@ impl Selection {
                 there.is_some_and(|cluster| cluster.service == entry.object)
             });
         }
-        let mut table = builder.finish(workshop);
+        let (mut table, _) = builder.finish(workshop);
         table.guards.own = guard::own(workshop, client);
+        table.guards.others = base.guards.others.clone();
+        table.base = Some(base.clone());
+        let routes =
+            plan.layer(scope.view(client, labels), &scope.services.holding(labels), &mut table, workshop.findings);
         let same = table
             .clusters
             .iter()
             .all(|(name, cluster)| base.clusters.get(name).is_some_and(|there| Arc::ptr_eq(there, cluster)));
-        if same && table.guards.own == base.guards.own {
+        if same && !routes && table.guards.own == base.guards.own {
             return None;
         }
-        table.guards.others = base.guards.others.clone();
-        table.base = Some(base.clone());
         Some(table)
+    }
+}
+
+impl<'a> Scope<'a> {
+    fn view(self, client: Client<'a>, labels: &'a BTreeMap<String, String>) -> View<'a> {
+        let caller = Caller { namespace: client.namespace, labels, gateway: MESH };
+        View { services: self.services, registry: self.registry, caller }
     }
 }
 
@@ -150,12 +170,14 @@ struct Builder<'a> {
     any: Vec<(u16, Arc<Cluster>)>,
     /// The shared table, where this one is a layer over it: a place that another service has there stays its own.
     base: Option<&'a Outbound>,
+    /// What a full table has in it, for VirtualServices to go by.
+    placed: Vec<Placed>,
 }
 
 impl<'a> Builder<'a> {
     fn new(policy: OutboundPolicy, namespace: &'a str, base: Option<&'a Outbound>) -> Self {
         let table = Outbound { policy, ..Outbound::default() };
-        Self { table, namespace, aliases: Vec::new(), any: Vec::new(), base }
+        Self { table, namespace, aliases: Vec::new(), any: Vec::new(), base, placed: Vec::new() }
     }
 
     fn add(
@@ -178,7 +200,10 @@ impl<'a> Builder<'a> {
             if self.base.is_none() {
                 self.table.services.entry(entry.host.clone()).or_default().push(number);
             }
-            self.table.clusters.insert(made.cluster.name.clone(), made.cluster);
+            self.table.clusters.insert(made.cluster.name.clone(), made.cluster.clone());
+            if self.base.is_none() {
+                self.placed.push(Placed { entry: selected.entry, port: index, made });
+            }
             for subset in 0..rule.map_or(0, |rule| rule.rule.subsets().count()) {
                 let cluster = workshop.made((selected.entry, entry), index, rule, Some(subset), holder).cluster;
                 self.table.clusters.insert(cluster.name.clone(), cluster);
@@ -202,8 +227,7 @@ impl<'a> Builder<'a> {
         let addresses = &entry.body.addresses;
         if matches!(port.protocol, Protocol::Http | Protocol::Http2 | Protocol::Grpc | Protocol::Auto) {
             table.http.insert_new(&entry.host, host.clone());
-            let single = addresses.iter().filter(|net| net.prefix_len() == net.max_prefix_len());
-            let names = single.map(|net| net.addr().to_string());
+            let names = entry.address_names();
             let short = if entry.kubernetes { short_forms(&entry.host, self.namespace) } else { Vec::new() };
             self.aliases.extend(names.chain(short).map(|name| (name, port.number, host.clone())));
         }
@@ -216,9 +240,8 @@ impl<'a> Builder<'a> {
             }
         }
         if matches!(port.protocol, Protocol::Tcp | Protocol::Auto) {
-            let dialled: Vec<IpNet> =
-                if addresses.is_empty() { entry.dialled_addresses(port).collect() } else { addresses.clone() };
-            for address in dialled.into_iter().filter(|net| free(|table, ip| table.tcp.get(ip), net)) {
+            for address in entry.raw_addresses(port).into_iter().filter(|net| free(|table, ip| table.tcp.get(ip), net))
+            {
                 table.tcp.insert_new(address, cluster.clone());
             }
             // Without addresses a raw connection could be for anybody: as in Istio it goes to the first such service.
@@ -233,7 +256,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn finish(mut self, workshop: &mut Workshop<'_>) -> Outbound {
+    fn finish(mut self, workshop: &mut Workshop<'_>) -> (Outbound, Vec<Placed>) {
         for (name, port, host) in self.aliases {
             if let Some(base) = self.base {
                 let there = base.ports.get(&port).and_then(|table| table.http.pattern(&name));
@@ -266,7 +289,7 @@ impl<'a> Builder<'a> {
                 }
             }
         }
-        self.table
+        (self.table, self.placed)
     }
 }
 

@@ -52,7 +52,7 @@ impl RouteContext<'_> {
             return ClusterRef::Known(cluster.clone());
         }
         let missing = if ports.is_empty() {
-            format!("namespace {} sees no ServiceEntry or Service of this name", self.caller.namespace)
+            "this workload sees no ServiceEntry or Service of this name".to_owned()
         } else if !ports.contains(&port) {
             format!("it has no port {port}")
         } else {

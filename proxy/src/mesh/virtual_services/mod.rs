@@ -7,7 +7,9 @@ mod gateway;
 mod headers;
 mod http;
 mod matches;
+mod mesh;
 mod retries;
+mod tunnels;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -15,6 +17,8 @@ pub use self::{
     destinations::Destinations,
     gateway::{GatewayServer, ServerHost, common_hosts, for_gateway},
     http::http_routes,
+    mesh::{Placed, Plan, View},
+    tunnels::{gateway_tcp, gateway_tls},
 };
 use super::{
     findings::Findings,
@@ -32,6 +36,8 @@ pub const MESH: &str = "mesh";
 #[derive(Debug, Default)]
 pub struct VirtualServices {
     pub all: Vec<Resolved>,
+    /// Every `sourceLabels` that some match asks for, each once.
+    conditions: Vec<BTreeMap<String, String>>,
     /// Indices in `all` by gateway.
     by_gateway: BTreeMap<String, Vec<usize>>,
 }
@@ -43,6 +49,10 @@ pub struct Resolved {
     pub hosts: Vec<String>,
     pub visibility: Visibility,
     pub http: Vec<HttpRule>,
+    /// What its matches ask for: indices of [`VirtualServices::conditions`].
+    conditions: Vec<usize>,
+    /// Some match asks for the caller's namespace.
+    pub asks_namespace: bool,
 }
 
 /// One entry of `http`.
@@ -90,11 +100,16 @@ impl VirtualServices {
                     bound.push(made.all.len());
                 }
             }
+            let http = delegates::http_rules(object, objects, findings);
+            let conditions = made.conditions(&object.spec, &http);
+            let asks_namespace = sources(&object.spec, &http).any(|(_, namespace)| namespace.is_some());
             made.all.push(Resolved {
                 object: object.clone(),
                 hosts: object.spec.hosts.iter().map(|host| rule_host(host, namespace)).collect(),
                 visibility: Visibility::new(object.spec.export_to.iter().map(String::as_str), namespace),
-                http: delegates::http_rules(object, objects, findings),
+                asks_namespace,
+                http,
+                conditions,
             });
         }
         made
@@ -117,6 +132,28 @@ impl VirtualServices {
         visible
     }
 
+    /// Those `sourceLabels` that hold for a workload with these labels, by index. Workloads of a namespace for which the
+    /// same hold are the same to every route.
+    pub fn holding(&self, labels: &BTreeMap<String, String>) -> Vec<usize> {
+        let holding = self.conditions.iter().enumerate().filter(|(_, wanted)| selects(wanted, labels));
+        holding.map(|(at, _)| at).collect()
+    }
+
+    fn conditions(&mut self, spec: &VirtualService, http: &[HttpRule]) -> Vec<usize> {
+        let mut made = Vec::new();
+        for (labels, _) in sources(spec, http).filter(|(labels, _)| !labels.is_empty()) {
+            let known = self.conditions.iter().position(|known| known == labels);
+            let at = known.unwrap_or(self.conditions.len());
+            if known.is_none() {
+                self.conditions.push(labels.clone());
+            }
+            if !made.contains(&at) {
+                made.push(at);
+            }
+        }
+        made
+    }
+
     /// Every gateway that some VirtualService names, [`MESH`] among them.
     pub fn gateways(&self) -> impl Iterator<Item = &str> {
         self.by_gateway.keys().map(String::as_str)
@@ -128,6 +165,18 @@ impl Resolved {
     pub fn is_gateway_api(&self) -> bool {
         self.object.id.kind != "VirtualService"
     }
+}
+
+/// What all matches ask of their caller.
+fn sources<'a>(
+    spec: &'a VirtualService,
+    http: &'a [HttpRule],
+) -> impl Iterator<Item = (&'a BTreeMap<String, String>, Option<&'a str>)> {
+    let http = http.iter().flat_map(|rule| &rule.rule().matches);
+    let http = http.map(|given| (&given.source_labels, given.source_namespace.as_deref()));
+    let tls = spec.tls.iter().flat_map(|rule| rule.matches.iter().map(|given| &given.l4));
+    let l4 = tls.chain(spec.tcp.iter().flat_map(|rule| &rule.matches));
+    http.chain(l4.map(|given| (&given.source_labels, given.source_namespace.as_deref())))
 }
 
 impl HttpRule {
@@ -171,7 +220,11 @@ impl Caller<'_> {
         if !rule.gateways.is_empty() {
             return rule.gateways.iter().any(|name| gateway_name(name, namespace) == self.gateway);
         }
-        selects(&rule.source_labels, self.labels) && self.is_in(rule.source_namespace.as_deref())
+        self.bears(&rule.source_labels) && self.is_in(rule.source_namespace.as_deref())
+    }
+
+    fn bears(self, labels: &BTreeMap<String, String>) -> bool {
+        selects(labels, self.labels)
     }
 
     fn is_in(self, namespace: Option<&str>) -> bool {

@@ -1,0 +1,420 @@
+//! VirtualServices of the mesh in the outbound table of a namespace, and in the layers over it for workloads whose labels
+//! or rules differ.
+//!
+//! Per host and port the first VirtualService that has a route counts, without merging. One that has none there (all its
+//! matches are for other ports, gateways or labels) leaves the service's default route in force, as in Istio
+//! (`buildSidecarVirtualHostsForVirtualService` makes no virtual host of it).
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use ipnet::IpNet;
+
+use super::{
+    super::{
+        clusters::Made,
+        findings::Findings,
+        guard::short_forms,
+        host::covers,
+        registry::{Entry, Registry},
+        routing::{Action, ClusterRef, Route, TunnelMatch, VirtualHost},
+        table::{Cluster, HostMap, Outbound, Protocol},
+    },
+    Caller, MESH, Resolved, RouteContext, VirtualServices,
+    gateway::catch_alls_last,
+    http_routes,
+    tunnels::{tcp_tunnels, tls_tunnels},
+};
+
+/// A host without a service on the port is served on this one only: a rule of Istio's that many documents count on.
+const HTTP_PORT: u16 = 80;
+
+/// A service port that has its place in a table.
+#[derive(Debug)]
+pub struct Placed {
+    /// Index in the registry.
+    pub entry: usize,
+    /// Index in its ports.
+    pub port: usize,
+    pub made: Made,
+}
+
+/// What VirtualServices say in one namespace.
+#[derive(Debug, Default)]
+pub struct Plan {
+    hosts: Vec<HostPlan>,
+    ports: BTreeMap<u16, PortPlan>,
+    made: Memo,
+}
+
+/// Virtual hosts of one service port, or of a host without service.
+#[derive(Debug)]
+struct HostPlan {
+    port: u16,
+    /// As `proxy-config` shows it.
+    title: String,
+    /// Patterns under which it is found.
+    names: Vec<String>,
+    /// The service's own cluster; None: no service.
+    cluster: Option<String>,
+    /// VirtualServices for it, in order.
+    candidates: Vec<usize>,
+}
+
+/// Raw connections on one port.
+#[derive(Debug, Default)]
+struct PortPlan {
+    /// VirtualServices for some TLS service of the port.
+    tls: Vec<usize>,
+    tcp: Vec<TcpPlan>,
+}
+
+/// Raw connections to one service.
+#[derive(Debug)]
+struct TcpPlan {
+    /// Its addresses; none: it takes what nobody else takes.
+    addresses: Vec<IpNet>,
+    candidates: Vec<usize>,
+}
+
+/// What one VirtualService says on one port.
+#[derive(Debug, Default)]
+struct Said {
+    http: Vec<Arc<Route>>,
+    tls: Vec<(String, TunnelMatch)>,
+    tcp: Vec<TunnelMatch>,
+    /// Names of all clusters it leads to, be they there or not.
+    clusters: HashSet<String>,
+    /// Guards decide about some route of it.
+    guarded: bool,
+}
+
+type Memo = HashMap<(usize, u16), Arc<Said>>;
+
+/// For whom a table is made.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    pub services: &'a VirtualServices,
+    pub registry: &'a Registry,
+    pub caller: Caller<'a>,
+}
+
+impl Plan {
+    /// Enters what VirtualServices say to a client without labels into the finished `table` of its namespace.
+    pub fn new(view: View<'_>, placed: &[Placed], table: &mut Outbound, findings: &mut Findings) -> Self {
+        let visible = view.services.bound(MESH, view.caller.namespace);
+        let mut plan = Self::default();
+        if visible.is_empty() {
+            return plan;
+        }
+        let bound = Bound::new(view, &visible);
+        for place in placed {
+            let entry = &view.registry.entries[place.entry];
+            plan.add(&bound, table, entry, place);
+        }
+        plan.add_hosts_without_service(&bound, table, &visible);
+        for port in plan.ports.values_mut() {
+            port.tls.sort_by_key(|at| bound.ranks.get(at));
+            port.tls.dedup();
+        }
+        let mut maker = Maker { view, findings, memo: Memo::new(), beneath: None };
+        for host in &plan.hosts {
+            maker.enter(host, table);
+        }
+        for (number, port) in &plan.ports {
+            maker.enter_tunnels(*number, port, table);
+        }
+        plan.made = maker.memo;
+        plan
+    }
+
+    /// Enters into a layer over the table of the namespace what differs for this client. True where anything does.
+    pub fn layer(&self, view: View<'_>, holding: &[usize], table: &mut Outbound, findings: &mut Findings) -> bool {
+        if self.made.is_empty() {
+            return false;
+        }
+        let Some(base) = table.base.clone() else { return false };
+        let other = |name: &String| match (table.clusters.get(name), base.clusters.get(name)) {
+            (Some(own), Some(there)) => !Arc::ptr_eq(own, there),
+            (own, _) => own.is_some(),
+        };
+        let other_guards = table.guards.own != base.guards.own;
+        let changed = self.made.iter().filter(|((at, _), said)| {
+            let meant = view.services.all[*at].conditions.iter().any(|id| holding.binary_search(id).is_ok());
+            meant || said.clusters.iter().any(other) || (other_guards && said.guarded)
+        });
+        let changed: HashSet<(usize, u16)> = changed.map(|(key, _)| *key).collect();
+        let differs = |port: u16, candidates: &[usize]| candidates.iter().any(|at| changed.contains(&(*at, port)));
+        let hosts: Vec<&HostPlan> = self
+            .hosts
+            .iter()
+            .filter(|host| {
+                let own = host.cluster.as_ref().is_some_and(|name| table.clusters.contains_key(name));
+                own || differs(host.port, &host.candidates)
+            })
+            .collect();
+        let ports = self.ports.iter().filter(|(number, port)| {
+            differs(**number, &port.tls) || port.tcp.iter().any(|tcp| differs(**number, &tcp.candidates))
+        });
+        let ports: Vec<_> = ports.collect();
+        let mut maker = Maker { view, findings, memo: Memo::new(), beneath: Some((&self.made, &changed)) };
+        hosts.iter().for_each(|host| maker.enter(host, table));
+        ports.iter().for_each(|(number, port)| maker.enter_tunnels(**number, port, table));
+        !hosts.is_empty() || !ports.is_empty()
+    }
+
+    fn add(&mut self, bound: &Bound<'_>, table: &Outbound, entry: &Entry, place: &Placed) {
+        let candidates = bound.candidates(entry);
+        if candidates.is_empty() {
+            return;
+        }
+        let port = &entry.body.ports[place.port];
+        if matches!(port.protocol, Protocol::Https | Protocol::Tls) {
+            let tls = bound.all_candidates(entry, |service| !service.object.spec.tls.is_empty());
+            self.ports.entry(port.number).or_default().tls.extend(tls);
+        }
+        let Some(there) = table.ports.get(&port.number) else { return };
+        if matches!(port.protocol, Protocol::Tcp | Protocol::Auto) {
+            let own = entry.raw_addresses(port);
+            let any = there.tcp_any.as_ref().is_some_and(|any| Arc::ptr_eq(any, &place.made.cluster));
+            let tcp = bound.all_candidates(entry, |service| !service.object.spec.tcp.is_empty());
+            if !tcp.is_empty() && (any || !own.is_empty()) {
+                self.ports.entry(port.number).or_default().tcp.push(TcpPlan { addresses: own, candidates: tcp });
+            }
+        }
+        if matches!(port.protocol, Protocol::Http | Protocol::Http2 | Protocol::Grpc | Protocol::Auto) {
+            let short =
+                if entry.kubernetes { short_forms(&entry.host, bound.view.caller.namespace) } else { Vec::new() };
+            let names = std::iter::once(entry.host.clone()).chain(entry.address_names()).chain(short);
+            let default = |name: &String| there.http.pattern(name).is_some_and(|h| Arc::ptr_eq(h, &place.made.host));
+            self.hosts.push(HostPlan {
+                port: port.number,
+                title: place.made.host.name.clone(),
+                names: names.filter(default).collect(),
+                cluster: Some(place.made.cluster.name.clone()),
+                candidates,
+            });
+        }
+    }
+
+    fn add_hosts_without_service(&mut self, bound: &Bound<'_>, table: &Outbound, visible: &[usize]) {
+        let all = &bound.view.services.all;
+        let served = |host: &str| {
+            let on_port = |ports: &Vec<u16>| ports.contains(&HTTP_PORT);
+            match host.contains('*') {
+                true => table.services.iter().any(|(name, ports)| on_port(ports) && covers(host, name)),
+                false => table.services.get(host).is_some_and(on_port),
+            }
+        };
+        let mut seen = HashSet::new();
+        for service in visible.iter().map(|at| &all[*at]).filter(|service| !service.is_gateway_api()) {
+            for host in service.hosts.iter().filter(|host| !served(host)) {
+                if !seen.insert(host.as_str()) {
+                    continue;
+                }
+                let candidates = bound.by_host.pattern(host).cloned().unwrap_or_default().into_iter();
+                self.hosts.push(HostPlan {
+                    port: HTTP_PORT,
+                    title: format!("{host}:{HTTP_PORT}"),
+                    names: vec![host.clone()],
+                    cluster: None,
+                    candidates: candidates.filter(|at| !all[*at].is_gateway_api()).collect(),
+                });
+            }
+        }
+    }
+}
+
+/// The VirtualServices that a namespace sees.
+struct Bound<'a> {
+    view: View<'a>,
+    /// By host, in order.
+    by_host: HostMap<Vec<usize>>,
+    /// Places in that order.
+    ranks: HashMap<usize, usize>,
+}
+
+impl<'a> Bound<'a> {
+    fn new(view: View<'a>, visible: &[usize]) -> Self {
+        let mut by_host: HostMap<Vec<usize>> = HostMap::default();
+        for at in visible {
+            let service = &view.services.all[*at];
+            // A wildcard of the Gateway API names no service.
+            for host in service.hosts.iter().filter(|host| !(service.is_gateway_api() && host.contains('*'))) {
+                match by_host.pattern_mut(host) {
+                    Some(bound) if bound.last() == Some(at) => {}
+                    Some(bound) => bound.push(*at),
+                    None => drop(by_host.insert(host, vec![*at])),
+                }
+            }
+        }
+        Self { view, by_host, ranks: visible.iter().enumerate().map(|(rank, at)| (*at, rank)).collect() }
+    }
+
+    /// The VirtualServices for a service: those of the most specific host.
+    fn candidates(&self, entry: &Entry) -> Vec<usize> {
+        let mut bound = self.by_host.matches(&entry.host).map(|(_, bound)| self.counting(bound, entry));
+        bound.find(|bound| !bound.is_empty()).unwrap_or_default()
+    }
+
+    /// A route of the Gateway API counts for services of its own namespace, or for clients of it; theirs go first.
+    fn counting(&self, bound: &[usize], entry: &Entry) -> Vec<usize> {
+        let all = &self.view.services.all;
+        let namespace = |at: &usize| all[*at].object.meta.namespace.as_str();
+        let consumers = bound.iter().any(|at| all[*at].is_gateway_api() && namespace(at) == self.view.caller.namespace);
+        let home = if consumers { self.view.caller.namespace } else { &entry.namespace };
+        bound.iter().copied().filter(|at| !all[*at].is_gateway_api() || namespace(at) == home).collect()
+    }
+
+    /// `tls` and `tcp` routes count in every VirtualService that has the host, however wide (Istio `getConfigsForHost`).
+    fn all_candidates(&self, entry: &Entry, has: fn(&Resolved) -> bool) -> Vec<usize> {
+        let bound = self.by_host.matches(&entry.host).flat_map(|(_, bound)| bound.iter().copied());
+        let mut bound: Vec<usize> = bound.filter(|at| has(&self.view.services.all[*at])).collect();
+        bound.sort_by_key(|at| self.ranks.get(at));
+        bound.dedup();
+        bound
+    }
+}
+
+struct Maker<'a, 'f> {
+    view: View<'a>,
+    findings: &'f mut Findings,
+    memo: Memo,
+    /// Of a layer: what the shared table says, and what of it is other here.
+    beneath: Option<(&'a Memo, &'a HashSet<(usize, u16)>)>,
+}
+
+impl Maker<'_, '_> {
+    fn said(&mut self, at: usize, port: u16, table: &Outbound) -> Arc<Said> {
+        let beneath = self.beneath.filter(|(_, changed)| !changed.contains(&(at, port)));
+        if let Some(known) = beneath.and_then(|(memo, _)| memo.get(&(at, port))).or_else(|| self.memo.get(&(at, port)))
+        {
+            return known.clone();
+        }
+        let service = &self.view.services.all[at];
+        let context = RouteContext { caller: self.view.caller, port, destinations: table };
+        let mut said = Said {
+            http: http_routes(service, &context, self.findings),
+            tls: tls_tunnels(service, &context),
+            tcp: tcp_tunnels(service, &context),
+            ..Said::default()
+        };
+        said.guarded = said.http.iter_mut().fold(false, |guarded, route| guard(route, table) || guarded);
+        let tunnels = said.tls.iter().map(|(_, found)| found).chain(&said.tcp);
+        let tunnels = tunnels.flat_map(|found| found.route.destinations.iter().map(|(to, _)| to));
+        let all = said.http.iter().flat_map(|route| destinations(route)).chain(tunnels);
+        said.clusters = all.map(|to| to.name().to_owned()).collect();
+        let said = Arc::new(said);
+        self.memo.insert((at, port), said.clone());
+        said
+    }
+
+    /// The virtual host of the first VirtualService that says anything; routes of the Gateway API join.
+    fn enter(&mut self, host: &HostPlan, table: &mut Outbound) {
+        let mut routes: Vec<Arc<Route>> = Vec::new();
+        let mut joining = false;
+        for at in &host.candidates {
+            let is_api = self.view.services.all[*at].is_gateway_api();
+            if !routes.is_empty() && !(joining && is_api) {
+                continue;
+            }
+            routes.extend(self.said(*at, host.port, table).http.iter().cloned());
+            joining = is_api;
+        }
+        if routes.is_empty() {
+            return;
+        }
+        if joining {
+            catch_alls_last(&mut routes);
+        }
+        let made = Arc::new(VirtualHost { name: host.title.clone(), routes, require_tls: false });
+        let map = &mut table.ports.entry(host.port).or_default().http;
+        for name in &host.names {
+            map.insert(name, made.clone());
+        }
+    }
+
+    fn enter_tunnels(&mut self, number: u16, port: &PortPlan, table: &mut Outbound) {
+        let mut tls: HostMap<Vec<TunnelMatch>> = HostMap::default();
+        for at in &port.tls {
+            for (sni, found) in &self.said(*at, number, table).tls {
+                match tls.pattern_mut(sni) {
+                    Some(known) => known.push(found.clone()),
+                    None => drop(tls.insert(sni, vec![found.clone()])),
+                }
+            }
+        }
+        let mut tcp: Vec<TunnelMatch> = Vec::new();
+        for plan in &port.tcp {
+            for at in &plan.candidates {
+                let said = self.said(*at, number, table);
+                tcp.extend(said.tcp.iter().flat_map(|found| plan.narrowed(found)));
+                // What takes every connection to the service leaves nothing to the next VirtualService.
+                if said.tcp.last().is_some_and(|last| last.subnets.is_empty()) {
+                    break;
+                }
+            }
+        }
+        // The longest prefix first, then those for any address.
+        let length = |found: &TunnelMatch| found.subnets.iter().map(IpNet::prefix_len).max();
+        tcp.sort_by_key(|found| std::cmp::Reverse(length(found)));
+        let there = table.ports.entry(number).or_default();
+        there.tls_routes = tls;
+        there.tcp_routes = tcp;
+    }
+}
+
+impl TcpPlan {
+    /// One for each subnet. Those of the route stand for the service's networks; of its single addresses they choose.
+    fn narrowed(&self, found: &TunnelMatch) -> Vec<TunnelMatch> {
+        let single =
+            !self.addresses.is_empty() && self.addresses.iter().all(|net| net.prefix_len() == net.max_prefix_len());
+        let subnets: Vec<IpNet> = match (found.subnets.is_empty(), single) {
+            (true, _) => self.addresses.clone(),
+            (false, true) => {
+                let held = |own: &&IpNet| found.subnets.iter().any(|net| net.contains(*own));
+                self.addresses.iter().filter(held).copied().collect()
+            }
+            (false, false) => found.subnets.clone(),
+        };
+        if subnets.is_empty() && found.subnets.is_empty() {
+            return vec![found.clone()];
+        }
+        subnets.into_iter().map(|net| TunnelMatch { subnets: vec![net], route: found.route.clone() }).collect()
+    }
+}
+
+fn destinations(route: &Route) -> impl Iterator<Item = &ClusterRef> {
+    let forward = match &route.action {
+        Action::Forward(forward) => Some(forward),
+        _ => None,
+    };
+    forward.into_iter().flat_map(|forward| {
+        let mirrors = forward.mirrors.iter().map(|mirror| &mirror.cluster);
+        forward.destinations.iter().map(|to| &to.cluster).chain(mirrors)
+    })
+}
+
+/// A Host that the route itself writes may be one that a rule guards, and a wildcard service would take it in the clear:
+/// then the route refuses. True where the guards were asked.
+fn guard(route: &mut Arc<Route>, table: &Outbound) -> bool {
+    let Some(made) = Arc::get_mut(route) else { return false };
+    let Action::Forward(forward) = &made.action else { return false };
+    let Some(authority) = &forward.rewrite_authority else { return false };
+    let host = super::super::host::authority_host(authority);
+    let open: Vec<Arc<Cluster>> = made.clusters().filter(|cluster| is_open(cluster)).cloned().collect();
+    let asked = !open.is_empty();
+    let guard = open.iter().find_map(|cluster| table.guard_host(host, cluster.port));
+    if let Some(guard) = guard {
+        let reason = guard.reason.clone();
+        made.action = Action::Refuse(reason);
+    }
+    asked
+}
+
+/// It serves many hosts, not all of which a rule must treat alike, in plain text.
+fn is_open(cluster: &Cluster) -> bool {
+    cluster.host.starts_with('*') && !cluster.tls.encrypts()
+}

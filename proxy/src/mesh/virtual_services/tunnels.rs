@@ -1,0 +1,123 @@
+//! `tls` and `tcp` routes: raw connections, told apart by server name and address.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::{
+    super::{
+        routing::{ClusterRef, TunnelMatch, TunnelRoute},
+        table::HostMap,
+    },
+    Caller, Destinations, GatewayServer, Resolved, RouteContext, VirtualServices,
+    gateway::common_hosts,
+    gateway_name,
+};
+use crate::api::virtual_service::{L4Match, TcpDestination};
+
+/// What a gateway does with TLS that it passes through, by server name.
+#[must_use]
+pub fn gateway_tls(
+    services: &VirtualServices,
+    server: GatewayServer<'_>,
+    workload: Caller<'_>,
+    destinations: &dyn Destinations,
+) -> HostMap<Arc<TunnelRoute>> {
+    let mut map = HostMap::default();
+    let context =
+        RouteContext { caller: Caller { gateway: server.gateway, ..workload }, port: server.port, destinations };
+    for at in services.bound(server.gateway, workload.namespace) {
+        let service = &services.all[at];
+        if !common_hosts(service, server.hosts).is_empty() {
+            for (sni, found) in tls_tunnels(service, &context) {
+                map.insert_new(&sni, found.route);
+            }
+        }
+    }
+    map
+}
+
+/// Where a gateway sends the connections of a TCP server, or what was inside its TLS: the first route for its port and
+/// the Gateway, whoever calls (Istio `l4MultiMatch`).
+#[must_use]
+pub fn gateway_tcp(
+    services: &VirtualServices,
+    server: GatewayServer<'_>,
+    workload: Caller<'_>,
+    destinations: &dyn Destinations,
+) -> Option<Arc<TunnelRoute>> {
+    let context =
+        RouteContext { caller: Caller { gateway: server.gateway, ..workload }, port: server.port, destinations };
+    let bound = services.bound(server.gateway, workload.namespace).into_iter().map(|at| &services.all[at]);
+    let mut routes = bound.filter(|service| !common_hosts(service, server.hosts).is_empty()).flat_map(|service| {
+        let namespace = &service.object.meta.namespace;
+        let meant = move |rule: &L4Match| {
+            rule.port.is_none_or(|port| port == server.port) && names(rule, server.gateway, namespace)
+        };
+        let rules = service.object.spec.tcp.iter();
+        rules.filter(move |rule| rule.matches.is_empty() || rule.matches.iter().any(meant)).map(move |r| (service, r))
+    });
+    routes.next().map(|(service, rule)| route(service, &rule.route, &context))
+}
+
+/// Server names (or patterns of them) and where their connections go, in order.
+pub fn tls_tunnels(service: &Resolved, context: &RouteContext<'_>) -> Vec<(String, TunnelMatch)> {
+    let mut tunnels = Vec::new();
+    for rule in &service.object.spec.tls {
+        let mut made = None;
+        for given in rule.matches.iter().filter(|given| may_match(service, context, &given.l4)) {
+            let route = made.get_or_insert_with(|| route(service, &rule.route, context));
+            let found = TunnelMatch { subnets: given.l4.destination_subnets.clone(), route: route.clone() };
+            tunnels.extend(given.sni_hosts.iter().map(|sni| (sni.clone(), found.clone())));
+        }
+    }
+    tunnels
+}
+
+/// Subnets and where connections to them go, in order; ends with the first for all (without subnets).
+pub fn tcp_tunnels(service: &Resolved, context: &RouteContext<'_>) -> Vec<TunnelMatch> {
+    let mut tunnels = Vec::new();
+    for rule in &service.object.spec.tcp {
+        let mut subnets: Vec<IpNet> = Vec::new();
+        let mut all = rule.matches.is_empty();
+        for given in rule.matches.iter().filter(|given| may_match(service, context, given)) {
+            all |= given.destination_subnets.is_empty();
+            subnets.extend(&given.destination_subnets);
+        }
+        if all {
+            tunnels.push(TunnelMatch { subnets: Vec::new(), route: route(service, &rule.route, context) });
+            break;
+        }
+        if !subnets.is_empty() {
+            tunnels.push(TunnelMatch { subnets, route: route(service, &rule.route, context) });
+        }
+    }
+    tunnels
+}
+
+/// Everything static must hold, whatever gateways it names (Istio `matchTLS`, `matchTCP`; HTTP differs).
+fn may_match(service: &Resolved, context: &RouteContext<'_>, rule: &L4Match) -> bool {
+    let caller = context.caller;
+    rule.port.is_none_or(|port| port == context.port)
+        && names(rule, caller.gateway, &service.object.meta.namespace)
+        && caller.bears(&rule.source_labels)
+        && caller.is_in(rule.source_namespace.as_deref())
+}
+
+fn names(rule: &L4Match, gateway: &str, namespace: &str) -> bool {
+    rule.gateways.is_empty() || rule.gateways.iter().any(|name| gateway_name(name, namespace) == gateway)
+}
+
+fn route(service: &Resolved, route: &[TcpDestination], context: &RouteContext<'_>) -> Arc<TunnelRoute> {
+    let object = &service.object;
+    let weighted = route.iter().any(|to| to.weight > 0);
+    let counts = route.iter().filter(|to| to.weight > 0 || !weighted);
+    let mut destinations: Vec<(ClusterRef, u32)> = counts
+        .map(|to| (context.resolve(&to.destination, object), if route.len() == 1 { 1 } else { to.weight }))
+        .collect();
+    if destinations.is_empty() {
+        let why = format!("{}: the route has no destination", object.id);
+        destinations.push((ClusterRef::Invalid { why: why.into() }, 1));
+    }
+    Arc::new(TunnelRoute { source: Some(object.id.clone()), destinations })
+}
