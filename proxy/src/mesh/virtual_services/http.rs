@@ -72,7 +72,7 @@ impl Maker<'_> {
         let refused = self.rule.refused.clone().or(self.refused);
         Route {
             name: name.into(),
-            source: Some(self.service.object.id.clone()),
+            source: Some(rule.source.clone().unwrap_or_else(|| self.service.object.id.clone())),
             matches,
             action: refused.map_or(action, Action::Refuse),
             request_headers,

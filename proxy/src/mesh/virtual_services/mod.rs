@@ -163,7 +163,7 @@ impl VirtualServices {
 impl Resolved {
     /// A route of the Gateway API, which follows other rules in places.
     pub fn is_gateway_api(&self) -> bool {
-        self.object.id.kind != "VirtualService"
+        self.object.spec.gateway_api
     }
 }
 

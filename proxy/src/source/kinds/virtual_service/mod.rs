@@ -119,12 +119,11 @@ fn http_route(field: &Field<'_>) -> Option<HttpRoute> {
         }
     }
     let elsewhere = fields.get("redirect").is_some() || fields.get("directResponse").is_some();
-    for name in ["rewrite", "fault", "retries", "timeout", "mirror", "mirrors"] {
-        if let Some(field) = fields.get(name)
-            && (elsewhere && name != "fault" || fields.get("delegate").is_some())
-        {
+    // Beside `delegate` they are what routes of the delegate have where they say nothing themselves.
+    for name in ["rewrite", "retries", "timeout", "mirror", "mirrors"] {
+        if let Some(field) = fields.get(name).filter(|_| elsewhere) {
             let message = format!("goes with `route`; beside `{}` it does nothing", actions.last().unwrap_or(&""));
-            if name == "rewrite" && elsewhere { field.error(message) } else { field.warn(message) }
+            if name == "rewrite" { field.error(message) } else { field.warn(message) }
         }
     }
     Some(HttpRoute {
