@@ -8,7 +8,9 @@ use super::{
     registry::{Entry, EntryPort},
     routing::VirtualHost,
     rules::{Chosen, Merged, Policy, Rules, Tls, every_tls},
-    table::{Cluster, Discovery, LocalitySetting, OutlierDetection, Pool, TlsSettings, UpstreamTls},
+    table::{
+        Cluster, Discovery, Endpoint, LoadBalancer, LocalitySetting, OutlierDetection, Pool, TlsSettings, UpstreamTls,
+    },
     volumes::Volumes,
 };
 use crate::{
@@ -33,6 +35,9 @@ pub struct Workshop<'a> {
     pub findings: &'a mut Findings,
     merged: HashMap<Chosen, MergedRule>,
     made: HashMap<Key, Made>,
+    /// Endpoints of clusters that go by the address dialled, as far as objects list them.
+    listed: HashMap<*const Cluster, Vec<Endpoint>>,
+    at_gateways: HashMap<*const Cluster, Arc<Cluster>>,
     settings: HashMap<Arc<TlsSettings>, Arc<TlsSettings>>,
 }
 
@@ -93,6 +98,8 @@ impl<'a> Workshop<'a> {
             findings,
             merged: HashMap::new(),
             made: HashMap::new(),
+            listed: HashMap::new(),
+            at_gateways: HashMap::new(),
             settings: HashMap::new(),
         }
     }
@@ -125,10 +132,36 @@ impl<'a> Workshop<'a> {
         }
         let port = &entry.body.ports[port];
         let cluster = Arc::new(self.cluster(entry, port, rule.map(|rule| &*rule.rule), subset, holder));
+        if matches!(cluster.discovery, Discovery::OriginalDestination { .. }) {
+            let subset = subset.and_then(|at| rule?.rule.subsets().nth(at));
+            let listed = entry.listed(port, subset.map_or(&NO_LABELS, |subset| &subset.labels));
+            self.listed.insert(Arc::as_ptr(&cluster), listed);
+        }
         let host = VirtualHost::of_cluster(format!("{}:{}", entry.host, port.number), cluster.clone());
         let made = Made { cluster, host: Arc::new(host) };
         self.made.insert(key, made.clone());
         made
+    }
+
+    /// A cluster as gateways use it, who have no address dialled to go by: theirs is the listener's own. Endpoints are those
+    /// that objects list (Istio `convertResolution`); of a ServiceEntry with resolution NONE there are none.
+    pub fn at_gateway(&mut self, cluster: &Arc<Cluster>) -> Arc<Cluster> {
+        let by_address = matches!(cluster.discovery, Discovery::OriginalDestination { .. });
+        if !by_address && cluster.load_balancer != LoadBalancer::Passthrough {
+            return cluster.clone();
+        }
+        let listed = &self.listed;
+        let made = self.at_gateways.entry(Arc::as_ptr(cluster)).or_insert_with(|| {
+            let mut own = (**cluster).clone();
+            if by_address {
+                own.discovery = Discovery::Static(listed.get(&Arc::as_ptr(cluster)).cloned().unwrap_or_default());
+            }
+            if own.load_balancer == LoadBalancer::Passthrough {
+                own.load_balancer = LoadBalancer::default();
+            }
+            Arc::new(own)
+        });
+        made.clone()
     }
 
     fn cluster(

@@ -10,7 +10,7 @@ use super::{
     clusters::{HolderId, HolderOf, Workshop},
     enrol::{enrolled, mesh_config, settings},
     findings::Findings,
-    gateways::{self, Gateways, Site},
+    gateways::{self, AtGateway, Gateways, Site},
     locality,
     origination::places,
     peers::{self, Peers},
@@ -57,7 +57,8 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
         let outbound = tables.outbound(&mut workshop, scope, pod, &volumes);
         let serves = gateways.of(&id);
         let gateway = (!serves.is_empty()).then(|| {
-            let site = Site { objects, services: &services, pod, destinations: &*outbound };
+            let destinations = AtGateway::new(&mut workshop, &outbound);
+            let site = Site { objects, services: &services, pod, destinations: &destinations };
             Arc::new(gateways::table(site, serves, workshop.findings))
         });
         let workload = Workload {

@@ -166,9 +166,12 @@ impl Entry {
         let body = &self.body;
         let chosen = || body.backends.iter().filter(|backend| selects(labels, &backend.labels));
         match body.finding {
-            Finding::Original => Discovery::OriginalDestination { port: port.target.number() },
+            // Of a headless service the client means the very pod and port that it dialled.
+            Finding::Original => {
+                Discovery::OriginalDestination { port: port.target.number().filter(|_| !self.kubernetes) }
+            }
             Finding::Dynamic => Discovery::Dynamic { port: port.target.number().unwrap_or(port.number) },
-            Finding::Static => Discovery::Static(chosen().filter_map(|backend| backend.endpoint(port)).collect()),
+            Finding::Static => Discovery::Static(self.listed(port, labels)),
             Finding::Dns | Finding::DnsRoundRobin => {
                 let implied = body.backends.is_empty() && labels.is_empty() && !self.host.starts_with('*');
                 let own = implied.then(|| DnsTarget {
@@ -182,6 +185,12 @@ impl Entry {
                 }
             }
         }
+    }
+
+    /// The endpoints with these labels where there is no address dialled to go by, as for what comes through a gateway.
+    pub fn listed(&self, port: &EntryPort, labels: &BTreeMap<String, String>) -> Vec<Endpoint> {
+        let chosen = self.body.backends.iter().filter(|backend| selects(labels, &backend.labels));
+        chosen.filter_map(|backend| backend.endpoint(port)).collect()
     }
 
     /// The same with the labels of each endpoint, for rules that compare them.
@@ -360,7 +369,6 @@ fn service_body(service: &Object<Service>, pods: &PodsByNamespace<'_>, findings:
             Address::Ip(ip) => Some(IpNet::from(ip)),
             Address::Name(_) | Address::Unix(_) => None,
         }));
-        ports.iter_mut().for_each(|port| port.target = Target::Same);
     }
     let export_to = service.meta.annotations.get("networking.istio.io/exportTo").map_or("", String::as_str);
     Body {

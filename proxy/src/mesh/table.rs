@@ -213,7 +213,7 @@ pub struct PortTable {
 }
 
 /// One upstream service on one port, with the policy that applies to it for this workload.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Cluster {
     /// `outbound|<port>|<subset>|<host>`
     pub name: String,

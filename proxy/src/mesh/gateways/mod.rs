@@ -1,12 +1,16 @@
 //! Gateways: which pods serve them, and the listeners that this gives each pod.
 
+mod destinations;
 mod listeners;
 mod placement;
 mod tunnels;
 
 use std::{collections::HashMap, sync::Arc};
 
-pub use listeners::{Site, table};
+pub use self::{
+    destinations::AtGateway,
+    listeners::{Site, table},
+};
 
 use super::{
     enrol::Enrolled,

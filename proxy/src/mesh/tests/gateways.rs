@@ -314,3 +314,41 @@ fn a_gateway_calls_with_its_own_credentials() {
     let UpstreamTls::Originate(tls) = &cluster.tls else { panic!("{:?}", cluster.tls) };
     assert_eq!(tls.identity, Some(IdentitySource::Secret { namespace: "edge".to_owned(), name: "c".to_owned() }));
 }
+
+#[test]
+fn a_gateway_goes_by_endpoints_and_never_by_the_address_dialled() {
+    let more = r#"
+---
+apiVersion: v1
+kind: Service
+metadata: {name: headless, namespace: default}
+spec: {clusterIP: None, selector: {app: web}, ports: [{port: 80, name: http, targetPort: named}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: default, labels: {app: web}}
+spec: {containers: [{name: c, ports: [{name: named, containerPort: 8080}]}]}
+status: {podIP: 10.1.0.1}
+"#
+    .to_owned()
+        + &entry("default", "none", "{hosts: [none.com], resolution: NONE, ports: [{number: 80, name: http, protocol: HTTP}]}")
+        + &rule("default", "cnn", "{host: edition.cnn.com, trafficPolicy: {loadBalancer: {simple: PASSTHROUGH}}}")
+        + &["headless.default.svc.cluster.local", "none.com", "edition.cnn.com"]
+            .map(|host| {
+                let name = host.split('.').next().unwrap();
+                virtual_service("default", name, &format!("{{hosts: [{name}.test], gateways: [edge/gw], http: [{{route: [{{destination: {{host: {host}, port: {{number: 80}}}}}}]}}]}}"))
+            })
+            .concat();
+    let mesh = world("{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}", &more).quiet();
+    let reached = |host: &str| {
+        let HttpDecision::Host(host) = table(&mesh).http(at(8080), None, host) else { panic!("{host}") };
+        host.clusters().next().unwrap().clone()
+    };
+    let wanted = Endpoint::new(EndpointAddress::Ip(dst("10.1.0.1:8080")), 1);
+    assert_eq!(reached("headless.test").discovery, Discovery::Static(vec![wanted]));
+    assert_eq!(reached("none.test").discovery, Discovery::Static(Vec::new()));
+    assert_eq!(reached("edition.test").load_balancer, LoadBalancer::LeastRequest);
+    // Whoever calls them otherwise means the address.
+    let own = mesh.of("edge", "edge-1").cluster("outbound|80||headless.default.svc.cluster.local").unwrap();
+    assert_eq!(own.discovery, Discovery::OriginalDestination { port: None });
+}
