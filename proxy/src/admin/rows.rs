@@ -42,7 +42,7 @@ pub struct PodStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretRow {
-    /// `kubernetes://X`, `kubernetes://X-cacert`, `file-cert:crt~key`, `file-root:ca`.
+    /// `kubernetes://X`, `kubernetes://X-cacert`, `file-cert:crt~key`, `file-root:ca`; `default` and `ROOTCA` for the mesh.
     pub name: String,
     /// Namespace of the Secret; empty for files on the host.
     pub namespace: String,
@@ -63,6 +63,9 @@ pub struct SecretRow {
     pub subject: String,
     #[serde(default)]
     pub issuer: String,
+    /// For `/certs`: a mesh certificate has no other name than its SPIFFE identity.
+    #[serde(default)]
+    pub subject_alt_names: Vec<String>,
 }
 
 /// One row of `proxy-config listener`.

@@ -141,22 +141,25 @@ pub fn secrets(snapshot: &Snapshot, workload: Option<&Workload>) -> Vec<SecretRo
         Some(used) => row.settings.iter().any(|settings| used.contains(&**settings)),
         None => true,
     });
-    rows.map(|row| {
-        let first = row.chain.first();
-        SecretRow {
-            name: row.name.clone(),
-            namespace: row.namespace.clone(),
-            kind: row.kind.to_owned(),
-            status: row.status.clone(),
-            valid: row.is_valid_at(now),
-            serial: row.serial.clone(),
-            not_after: time(row.not_after),
-            not_before: time(row.not_before),
-            subject: first.map_or_else(String::new, |certificate| certificate.subject.clone()),
-            issuer: first.map_or_else(String::new, |certificate| certificate.issuer.clone()),
-        }
-    })
-    .collect()
+    let mesh = snapshot.tls.mesh_secrets(workload.map(|workload| &*workload.identity));
+    rows.chain(&mesh)
+        .map(|row| {
+            let first = row.chain.first();
+            SecretRow {
+                name: row.name.clone(),
+                namespace: row.namespace.clone(),
+                kind: row.kind.to_owned(),
+                status: row.status.clone(),
+                valid: row.is_valid_at(now),
+                serial: row.serial.clone(),
+                not_after: time(row.not_after),
+                not_before: time(row.not_before),
+                subject: first.map_or_else(String::new, |certificate| certificate.subject.clone()),
+                issuer: first.map_or_else(String::new, |certificate| certificate.issuer.clone()),
+                subject_alt_names: first.map_or_else(Vec::new, |certificate| certificate.subject_alt_names.clone()),
+            }
+        })
+        .collect()
 }
 
 fn time(seconds: Option<i64>) -> String {

@@ -173,7 +173,7 @@ impl Configuration {
             say(Severity::Error, format!("TLS rule refused: {error}"));
         }
         for error in self.identities.complaints() {
-            say(Severity::Error, error.to_string());
+            say(if error.is_warning() { Severity::Warning } else { Severity::Error }, error.to_string());
         }
         self.told = now;
     }

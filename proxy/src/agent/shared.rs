@@ -88,18 +88,21 @@ impl Shared {
                 exempt: counters.exempt,
                 enrolled: seen.serving.len() as u64,
             },
-            certificates: self
-                .engine
-                .snapshot()
-                .tls
-                .secrets()
-                .iter()
-                .filter_map(|row| {
-                    let not_after = row.not_after?;
-                    Some(CertificateExpiry { name: row.name.clone(), namespace: row.namespace.clone(), not_after })
-                })
-                .collect(),
+            certificates: self.certificates(),
         }
+    }
+
+    /// When each certificate in use runs out: those of rules, and those of the mesh, whose names are their identities.
+    fn certificates(&self) -> Vec<CertificateExpiry> {
+        let snapshot = self.engine.snapshot();
+        let mesh = snapshot.tls.mesh_secrets(None);
+        let rows = snapshot.tls.secrets().iter().chain(&mesh);
+        rows.filter_map(|row| {
+            let identity = row.chain.first().filter(|_| row.name == "default" && row.settings.is_empty());
+            let name = identity.and_then(|leaf| leaf.subject_alt_names.first()).unwrap_or(&row.name).clone();
+            Some(CertificateExpiry { name, namespace: row.namespace.clone(), not_after: row.not_after? })
+        })
+        .collect()
     }
 }
 

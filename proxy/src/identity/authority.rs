@@ -3,17 +3,22 @@
 use std::{sync::Arc, time::Duration};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber, string::Ia5String,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod,
+    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber, SignatureAlgorithm,
+    SigningKey, string::Ia5String,
 };
 use rustls::{crypto::aws_lc_rs, sign::CertifiedKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject};
 use webpki::{EndEntityCert, KeyUsage};
+use x509_parser::{certificate::X509Certificate, extensions::ParsedExtension};
 
 use super::IdentityError;
 use crate::{
-    limits::{CLOCK_SKEW, LEAF_LIFETIME, LEAF_RENEW_AT, LEAF_RENEW_JITTER, ROOT_LIFETIME},
-    tls::inspect::{self, CertificateSummary},
+    limits::{CLOCK_SKEW, EXPIRY_WARNING, LEAF_LIFETIME, LEAF_RENEW_AT, LEAF_RENEW_JITTER, ROOT_LIFETIME},
+    tls::{
+        der,
+        inspect::{self, CertificateSummary},
+    },
 };
 
 /// The four parts of a CA as Istio names them, in PEM.
@@ -47,7 +52,9 @@ pub(super) struct Authority {
     pub roots: Vec<CertificateDer<'static>>,
     /// What is sent after a leaf: intermediates, without the roots, which the peer must have itself.
     chain: Vec<CertificateDer<'static>>,
-    issuer: Issuer<'static, KeyPair>,
+    key: KeyPair,
+    /// Writes what is to be signed: everything but the issuer's name and the signature.
+    draft: Issuer<'static, Unsigned>,
 }
 
 /// A workload's certificate with its key, which is in memory only.
@@ -87,12 +94,21 @@ impl Authority {
             chain.insert(0, certificate.clone());
         }
         chain.retain(|certificate| !roots.contains(certificate));
-        let issuer =
-            Issuer::from_ca_cert_der(&certificate, key).map_err(|error| bad("ca-cert.pem", error.to_string()))?;
+        let draft = draft(&parsed, &key);
         drop(parsed);
-        let new = Self { certificate, summary, roots, chain, issuer, pem };
+        let new = Self { certificate, summary, roots, chain, key, draft, pem };
         new.probe(now)?;
         Ok(new)
+    }
+
+    /// The issuing certificate or a root of it that soon runs out.
+    pub fn expiring(&self, now: UnixTime) -> Option<IdentityError> {
+        let roots = self.roots.iter().filter_map(|root| CertificateSummary::from_der(root).ok());
+        let soon = seconds(now) + lasting(EXPIRY_WARNING);
+        let first =
+            std::iter::once(self.summary.clone()).chain(roots).find(|certificate| certificate.not_after < soon)?;
+        let when = inspect::timestamp(first.not_after);
+        Some(IdentityError::Expiring { from: self.pem.from.clone(), subject: first.subject, when })
     }
 
     /// The certificate of a workload, valid from a little before `now`.
@@ -114,8 +130,8 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
-        let leaf = params.signed_by(&key, &self.issuer).map_err(|error| failed(error.to_string()))?;
-        let leaf: CertificateDer<'static> = leaf.into();
+        let draft = params.signed_by(&key, &self.draft).map_err(|error| failed(error.to_string()))?;
+        let leaf = self.sign(draft.der()).map_err(failed)?;
         let summary = CertificateSummary::from_der(&leaf).map_err(failed)?;
         let key = PrivateKeyDer::from(key);
         let key = aws_lc_rs::sign::any_supported_type(&key).map_err(|error| failed(error.to_string()))?;
@@ -128,6 +144,16 @@ impl Authority {
             issuer: self.certificate.clone(),
             renew_at: seconds + half - early,
         })
+    }
+
+    /// Puts our CA's name into a draft, byte by byte as its certificate has it, and signs. rcgen would write the name anew,
+    /// which loses some of them (`DC=corp, DC=example` becomes one part), and peers compare bytes.
+    fn sign(&self, draft: &CertificateDer<'_>) -> Result<CertificateDer<'static>, String> {
+        let own = inspect::parse(&self.certificate)?;
+        let parts = der::certificate(draft).ok_or("its draft cannot be read")?;
+        let tbs = der::sequence(&[parts.before_issuer, own.subject().as_raw(), parts.after_issuer].concat());
+        let signature = SigningKey::sign(&self.key, &tbs).map_err(|error| error.to_string())?;
+        Ok(CertificateDer::from(der::sequence(&[&tbs, parts.algorithm, &der::bit_string(&signature)].concat())))
     }
 
     /// Issues one certificate and has it verified, as a peer would.
@@ -147,6 +173,43 @@ impl Authority {
             .map_err(|error| failed(error.to_string()))?;
         Ok(())
     }
+}
+
+/// Has the algorithm of the CA's key, and signs nothing.
+#[derive(Debug)]
+struct Unsigned {
+    public: Vec<u8>,
+    algorithm: &'static SignatureAlgorithm,
+}
+
+impl PublicKeyData for Unsigned {
+    fn der_bytes(&self) -> &[u8] {
+        &self.public
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        self.algorithm
+    }
+}
+
+impl SigningKey for Unsigned {
+    fn sign(&self, _message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        Ok(Vec::new())
+    }
+}
+
+fn draft(certificate: &X509Certificate<'_>, key: &KeyPair) -> Issuer<'static, Unsigned> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    let identifier = certificate.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::SubjectKeyIdentifier(identifier) => Some(identifier.0.to_vec()),
+        _ => None,
+    });
+    if let Some(identifier) = identifier {
+        params.key_identifier_method = KeyIdMethod::PreSpecified(identifier);
+    }
+    let public = PublicKeyData::der_bytes(key).to_vec();
+    Issuer::new(params, Unsigned { public, algorithm: key.algorithm() })
 }
 
 /// A new root that issues by itself.

@@ -25,6 +25,8 @@ pub enum IdentityError {
     Expired { from: String, subject: String, when: String },
     #[error("the mesh CA's certificate {subject} from {from} is valid only from {when}: check the clock")]
     NotYetValid { from: String, subject: String, when: String },
+    #[error("the mesh CA's certificate {subject} from {from} expires at {when}: put a new CA in its place before")]
+    Expiring { from: String, subject: String, when: String },
     #[error(
         "what the mesh CA in {from} issues does not lead to its root ({why}): correct cert-chain.pem and root-cert.pem"
     )]
@@ -33,4 +35,12 @@ pub enum IdentityError {
     Issue { identity: String, why: String },
     #[error("{from} can be read by others than its owner (mode {mode:o}): chmod 600 it, and make a new CA if they did")]
     Exposed { from: String, mode: u32 },
+}
+
+impl IdentityError {
+    /// Nothing is refused for it yet.
+    #[must_use]
+    pub fn is_warning(&self) -> bool {
+        matches!(self, Self::Expiring { .. })
+    }
 }

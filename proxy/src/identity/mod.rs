@@ -143,6 +143,7 @@ impl Identities {
             Ok(None) => {}
             Err(error) => complaints.push(error),
         }
+        complaints.extend(work.authority.as_ref().and_then(|authority| authority.expiring(now)));
         let before = self.view.load();
         let trust = match &work.authority {
             Some(authority) => {

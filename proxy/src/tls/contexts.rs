@@ -12,6 +12,7 @@ use super::{
     inspect::{self, CertificateSummary},
     material::{self, Blob, Inputs, RawTrust},
     mesh::MeshContexts,
+    mesh_rows,
     trust::{Said, SystemBundle},
 };
 use crate::{
@@ -48,7 +49,7 @@ struct Entry {
 /// One line of `proxy-config secret`: a certificate chain, or a CA bundle, that rules use.
 #[derive(Clone, Debug)]
 pub struct SecretRow {
-    /// `kubernetes://X`, `kubernetes://X-cacert`, `file-cert:crt~key`, `file-root:ca`
+    /// `kubernetes://X`, `kubernetes://X-cacert`, `file-cert:crt~key`, `file-root:ca`, `default`, `ROOTCA`
     pub name: String,
     /// Of the Secret; empty for files of the host.
     pub namespace: String,
@@ -78,7 +79,7 @@ impl SecretRow {
     }
 }
 
-const ACTIVE: &str = "ACTIVE";
+pub(super) const ACTIVE: &str = "ACTIVE";
 
 impl Contexts {
     /// The first of all, with no rule yet: every one built from it takes mesh identities from here.
@@ -174,6 +175,13 @@ impl Contexts {
     #[must_use]
     pub fn secrets(&self) -> &[SecretRow] {
         &self.secrets
+    }
+
+    /// Rows for our own mesh certificates (`default`) and the mesh's roots (`ROOTCA`), of one SPIFFE identity or of all, as
+    /// they are now: renewals come between two reloads.
+    #[must_use]
+    pub fn mesh_secrets(&self, identity: Option<&str>) -> Vec<SecretRow> {
+        self.mesh.as_ref().map_or_else(Vec::new, |mesh| mesh_rows::rows(&mesh.identities, identity))
     }
 
     /// What should be said about configured certificates, once for each: those that this build found first.

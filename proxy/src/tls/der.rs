@@ -64,9 +64,43 @@ impl Signed {
     }
 }
 
+/// The parts of a certificate around its issuer's name, each with its tag, as they are.
+pub(crate) struct Parts<'a> {
+    /// Version, serial number and algorithm, as X.509 v3 has them.
+    pub before_issuer: &'a [u8],
+    /// Validity and what follows.
+    pub after_issuer: &'a [u8],
+    /// The outer AlgorithmIdentifier.
+    pub algorithm: &'a [u8],
+}
+
+/// Takes an X.509 v3 certificate apart at its issuer's name (RFC 5280 section 4.1).
+pub(crate) fn certificate(der: &[u8]) -> Option<Parts<'_>> {
+    const VERSION: u8 = 0xa0;
+    const INTEGER: u8 = 0x02;
+    let (whole, _) = element(SEQUENCE, der)?;
+    let (tbs, after_tbs) = element(SEQUENCE, whole.content)?;
+    let (algorithm, _) = element(SEQUENCE, after_tbs)?;
+    let (_, rest) = element(VERSION, tbs.content)?;
+    let (_, rest) = element(INTEGER, rest)?;
+    let (_, from_issuer) = element(SEQUENCE, rest)?;
+    let (_, after_issuer) = element(SEQUENCE, from_issuer)?;
+    let before_issuer = tbs.content.get(..tbs.content.len() - from_issuer.len())?;
+    Some(Parts { before_issuer, after_issuer, algorithm: algorithm.whole })
+}
+
+/// A signature as a BIT STRING of whole bytes.
+pub(crate) fn bit_string(bytes: &[u8]) -> Vec<u8> {
+    wrap(BIT_STRING, &[&[0], bytes].concat())
+}
+
 /// `content` as a SEQUENCE: webpki hands out names and keys without their outer tag.
-pub(super) fn sequence(content: &[u8]) -> Vec<u8> {
-    let mut out = vec![SEQUENCE];
+pub(crate) fn sequence(content: &[u8]) -> Vec<u8> {
+    wrap(SEQUENCE, content)
+}
+
+fn wrap(tag: u8, content: &[u8]) -> Vec<u8> {
+    let mut out = vec![tag];
     match u8::try_from(content.len()) {
         Ok(short) if short < 0x80 => out.push(short),
         _ => {

@@ -209,7 +209,7 @@ impl Own {
     pub(super) fn leaf(&self) -> Result<Arc<CertifiedKey>, TlsError> {
         let missing = |why| TlsError::NoMeshIdentity { identity: self.identity.to_string(), why };
         let Some(leaf) = self.identities.leaf(&self.identity) else {
-            let mut complaints = self.identities.complaints().into_iter();
+            let mut complaints = self.identities.complaints().into_iter().filter(|error| !error.is_warning());
             let why = complaints.next().map_or_else(|| "its pod is not enrolled".to_owned(), |why| why.to_string());
             return Err(missing(why));
         };

@@ -132,6 +132,11 @@ impl PlugIn {
                  subjectAltName=DNS:istiod.istio-system.svc\n"
             ),
         );
+        self.sign_intermediate(days);
+    }
+
+    /// One as `ca.conf` has it.
+    pub fn sign_intermediate(&self, days: &str) {
         self.key("ca-key.pem");
         self.openssl(&["req", "-sha256", "-new", "-config", "ca.conf", "-key", "ca-key.pem", "-out", "ca.csr"]);
         self.openssl(&[

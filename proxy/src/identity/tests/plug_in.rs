@@ -24,6 +24,23 @@ fn a_ca_as_istio_s_makefile_makes_it_issues() {
 }
 
 #[test]
+fn the_name_of_a_ca_is_used_as_it_is() {
+    // As Active Directory names its CAs, in another string type than one would choose, and with two values in one part.
+    let plug_in = PlugIn::new("one", "730");
+    let corporate = "[req]\ndistinguished_name=dn\nreq_extensions=ext\nprompt=no\nstring_mask=nombstr\n[dn]\n0.DC=example\n\
+                     1.DC=corp\nOU=first\n+CN=Mesh\n[ext]\nbasicConstraints=critical,CA:true,pathlen:0\n";
+    plug_in.write("ca.conf", corporate);
+    plug_in.sign_intermediate("730");
+    let mesh = Mesh::new(&[SLEEP]);
+    mesh.update(Some(&plug_in.secret()));
+    assert_eq!(mesh.complaints(), "");
+    let leaf = mesh.identities.leaf(SLEEP).unwrap();
+    assert!(leaf.summary.issuer.ends_with("DC=corp,DC=example"), "{}", leaf.summary.issuer);
+    plug_in.write("leaf.pem", &lab::pem(&leaf.key.cert[..1]));
+    plug_in.openssl(&["verify", "-CAfile", "root-cert.pem", "-untrusted", "ca-cert.pem", "leaf.pem"]);
+}
+
+#[test]
 fn files_of_the_state_folder_do_where_there_is_no_secret() {
     let (files, secret) = (PlugIn::new("files", "730"), PlugIn::new("secret", "730"));
     let mesh = Mesh::new(&[SLEEP]);
@@ -144,6 +161,7 @@ fn a_ca_that_is_not_fit_is_told_and_the_last_good_one_stays() {
 fn no_leaf_outlives_its_ca_and_an_expired_ca_is_told() {
     let (plug_in, mesh) = (PlugIn::new("short", "1"), Mesh::new(&[SLEEP]));
     mesh.update(Some(&plug_in.secret()));
+    assert!(mesh.complaints().contains("expires at"), "{}", mesh.complaints());
     mesh.clock.advance(Duration::from_secs(20 * 3600));
     assert!(!mesh.identities.renew());
     let leaf = mesh.identities.leaf(SLEEP).unwrap();

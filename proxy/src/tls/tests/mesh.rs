@@ -379,6 +379,32 @@ async fn names_that_tls_cannot_carry_are_not_sent() {
 }
 
 #[test]
+fn rows_show_the_certificate_as_it_is_now() {
+    let mesh = Mesh::new(&[SLEEP, OTHER]);
+    let contexts = first(&mesh);
+    let names = |rows: &[crate::tls::SecretRow]| {
+        rows.iter()
+            .map(|row| (row.name.clone(), row.namespace.clone(), row.kind, row.status.clone(), row.valid))
+            .collect::<Vec<_>>()
+    };
+    let row =
+        |name: &str, namespace: &str, kind| (name.to_owned(), namespace.to_owned(), kind, "ACTIVE".to_owned(), true);
+    let (default, root) = (row("default", "default", "Cert Chain"), row("ROOTCA", "", "CA"));
+    let rows = contexts.mesh_secrets(Some(SLEEP));
+    assert_eq!(names(&rows), [default.clone(), root.clone()]);
+    assert_eq!(rows[0].chain[0].subject_alt_names, [SLEEP]);
+    assert_eq!(names(&contexts.mesh_secrets(None)), [default.clone(), default, root]);
+    // Without a new configuration.
+    mesh.clock.advance(LEAF_RENEW_AT);
+    mesh.identities.renew();
+    assert_ne!(contexts.mesh_secrets(Some(SLEEP))[0].serial, rows[0].serial);
+    // No certificate: the reason is there.
+    let rows = contexts.mesh_secrets(Some(SERVER));
+    assert_eq!((rows[0].status.as_str(), rows[0].valid), ("no certificate was issued yet", false));
+    assert!(first(&Mesh::new(&[])).mesh_secrets(None).is_empty());
+}
+
+#[test]
 fn without_a_ca_the_reason_is_told() {
     let error = Contexts::default().mesh_server(SERVER).unwrap_err().to_string();
     assert_eq!(error, "mesh mTLS cannot be used: this agent holds no mesh identities");
