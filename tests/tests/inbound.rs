@@ -9,6 +9,8 @@ use std::{
 use anyhow::{Context, Result};
 use egret_tests::{Agent, Daemon, Lab, Netns, Pod, names, objects::documents, run_in};
 
+const MARK: &str = "must-not-be-readable";
+
 /// Pods of the mesh, and the application of the last one.
 fn enrolled(lab: &Lab, names: &[&str]) -> Result<(Vec<Pod>, Daemon)> {
     let pods = names.iter().map(|name| lab.pod(name)).collect::<Result<Vec<_>>>()?;
@@ -212,5 +214,39 @@ fn a_taken_inbound_port_is_told() -> Result<()> {
     drop(taken);
     agent.wait_ready()?;
     assert_eq!(told(lab.outside(), at(pod.v4, 4444)), ErrorKind::ConnectionReset);
+    Ok(())
+}
+
+/// Through a Service both ends are known to be the mesh's: mesh mTLS by itself, and the application sees plain text.
+#[test]
+fn calls_between_pods_are_encrypted_by_themselves() -> Result<()> {
+    let lab = Lab::new()?;
+    let (pods, _odd) = enrolled(&lab, &["client", "app"])?;
+    let (client, app) = (&pods[0], &pods[1]);
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: app}\nspec:\n  clusterIP: 10.111.0.9\n  selector: {app: app}\n  ports:\n  \
+                   - {name: http, port: 80, targetPort: 9010}\n  - {name: tcp, port: 2525, targetPort: 9001}\n";
+    lab.write("service.yaml", service)?;
+    let agent = Agent::start(&lab)?;
+    let mut wire = lab.tap()?;
+    let plain = client.curl(&[&format!("http://{}:9010/{MARK}-direct", app.v4)])?;
+    assert_eq!(plain.status, 200, "{plain:?}");
+    let outside = names::ROUTER.parse()?;
+    assert!(wire.saw(&client.netns, outside, &format!("{MARK}-direct"))?, "the wire between pods is seen");
+    let reply = client.curl(&["-H", "host: app", &format!("http://10.111.0.9/{MARK}-service")])?;
+    assert_eq!(reply.status, 200, "{reply:?} {}", agent.stderr());
+    assert!(reply.body.contains(&format!("GET /{MARK}-service")), "{reply:?}");
+    let mut raw = client.connect("10.111.0.9:2525")?;
+    assert!(line(&mut raw).starts_with("220 ready"));
+    raw.write_all(format!("{MARK}-raw\n").as_bytes())?;
+    assert!(line(&mut raw).ends_with("-RAW"));
+    drop(raw);
+    let logged = agent.log_line("inbound|9001||")?;
+    assert!(logged.contains("default/app"), "{logged}");
+    for what in ["service", "raw"] {
+        assert!(
+            !wire.saw(&client.netns, outside, &format!("{MARK}-{what}"))?,
+            "{what} went over the wire in the clear"
+        );
+    }
     Ok(())
 }
