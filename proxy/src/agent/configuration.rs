@@ -69,10 +69,11 @@ impl Configuration {
     pub fn apply(&mut self, changes: Vec<FileChange>, fleet: &mut Fleet) {
         // The work of some milliseconds to a second: the runtime moves other tasks away from this thread.
         tokio::task::block_in_place(|| {
+            let mut batch_counts = None;
             if !changes.is_empty() || self.generation == 0 {
                 let read: BTreeSet<_> = changes.iter().map(|change| change.path.clone()).collect();
                 let batch = self.store.apply(changes);
-                self.telemetry.metrics.reload(batch.accepted, batch.rejected_now);
+                batch_counts = Some((batch.accepted, batch.rejected_now));
                 self.objects = batch.objects;
                 self.rejected = batch.rejected_now;
                 // What was found in files that did not change still holds.
@@ -80,6 +81,10 @@ impl Configuration {
                 self.findings.extend(batch.diagnostics);
             }
             self.put_in_force(fleet);
+            // Counted once it is in force: whoever sees the count rise finds the change served.
+            if let Some((accepted, rejected)) = batch_counts {
+                self.telemetry.metrics.reload(accepted, rejected);
+            }
         });
     }
 
