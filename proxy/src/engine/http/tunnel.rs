@@ -1,6 +1,6 @@
 //! What follows a `101 Switching Protocols` (WebSocket and the like): bytes, both ways, until both sides have ended.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -29,7 +29,11 @@ pub fn open(of: Arc<Connection>, down: OnUpgrade, up: OnUpgrade, mut log: Box<Re
             match end {
                 End::Done => {}
                 End::Downstream(error) => log.broken(Flag::DC, &error),
-                End::Upstream(error) => log.broken(Flag::UC, &error),
+                End::Upstream(error) => {
+                    // The client must not take what it got for the whole.
+                    of.reset.store(true, Ordering::Release);
+                    log.broken(Flag::UC, &error);
+                }
                 End::Idle => log.flag(Flag::SI),
                 End::Duration => log.flag(Flag::DT),
             }

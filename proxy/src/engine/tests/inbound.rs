@@ -66,6 +66,14 @@ async fn a_hello_that_is_cut_short_is_the_applications_to_judge() {
 }
 
 #[tokio::test]
+async fn ipv6() {
+    let lab = permissive(Contexts::default());
+    let app = echo_at("::1").await;
+    assert_eq!(exchange(&mut lab.connect(app).await, b"x").await.unwrap(), b"got: x");
+    assert_eq!(lab.record().await.upstream_local_address.unwrap().ip(), app.ip());
+}
+
+#[tokio::test]
 async fn an_application_that_speaks_first_is_heard() {
     let lab = permissive(Contexts::default());
     let begun = Instant::now();

@@ -5,5 +5,6 @@ mod gateway;
 mod inbound;
 mod lab;
 mod limits_and_ends;
+mod mesh_mtls;
 mod paths;
 mod tls;

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::lab::*;
+use crate::telemetry::record::Flag;
 
 const ASK: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
 
@@ -37,6 +38,25 @@ async fn a_tunnel_opens_after_the_upstreams_101_and_carries_half_closes() {
     let record = lab.record().await;
     assert_eq!((record.response_code, record.bytes_received, record.bytes_sent), (101, 7, 15));
     assert!(record.flags.is_empty());
+}
+
+#[tokio::test]
+async fn a_tunnel_that_breaks_upstream_does_not_end_in_order() {
+    let address = upstream(|mut raw, _| async move {
+        raw.head().await;
+        raw.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+        raw.exactly(4).await;
+        crate::engine::stream::reset_on_close(&raw.stream);
+    })
+    .await;
+    let lab = Lab::to(address).await;
+    let mut client = lab.client().await;
+    client.send(ASK).await;
+    client.head().await;
+    client.send("ping").await;
+    let error = client.stream.read(&mut [0; 8]).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(lab.record().await.flags, [Flag::UC]);
 }
 
 #[tokio::test]
