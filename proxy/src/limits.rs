@@ -52,6 +52,11 @@ pub const RESOLVER_FILE_BYTES: u64 = 1 << 20;
 pub const RETRIES: u32 = 2;
 /// First pause between two attempts, doubled with each (Envoy's `base_interval`).
 pub const RETRY_PAUSE: Duration = Duration::from_millis(25);
+/// Pauses between attempts grow to this many times the first one (Envoy's `max_interval`).
+pub const RETRY_PAUSE_GROWTH: u32 = 10;
+/// Bytes of a request body that are kept while the request may have to be sent again (Envoy's default connection buffer
+/// limit); what is longer is sent once.
+pub const RETRY_BODY_BYTES: usize = 1024 * 1024;
 /// How long requests in flight have after SIGTERM.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// The port of the in-pod outbound listener (Istio's own number for it).

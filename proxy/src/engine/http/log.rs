@@ -10,7 +10,11 @@ use http::{HeaderMap, Request, Response, StatusCode, Version};
 
 use super::{Connection, body::Progress, headers};
 use crate::{
-    engine::{balance::Counted, dial::Picked, raw},
+    engine::{
+        balance::{Counted, Observed},
+        dial::Picked,
+        raw,
+    },
     mesh::Cluster,
     telemetry::record::{Flag, Record},
 };
@@ -92,6 +96,8 @@ impl RequestLog {
         self.with(|record| {
             if !record.flags.contains(&flag) {
                 record.flags.push(flag);
+                // Envoy writes what went wrong before it writes that it went wrong once too often.
+                record.flags.sort_by_key(|flag| *flag == Flag::URX);
             }
         });
     }
@@ -121,6 +127,18 @@ impl RequestLog {
     /// The endpoint is in use until the end.
     pub fn held_endpoint(&mut self, picked: Picked) {
         self.endpoint = Some(picked);
+    }
+
+    /// Takes note of how the endpoint did.
+    pub fn observe(&self, observed: Observed) {
+        if let Some(picked) = &self.endpoint {
+            picked.observe(observed);
+        }
+    }
+
+    /// The endpoint is not in use any more: another attempt follows.
+    pub fn release_endpoint(&mut self) {
+        self.endpoint = None;
     }
 
     /// The request goes out now.

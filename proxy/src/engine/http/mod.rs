@@ -15,6 +15,7 @@ mod headers;
 mod log;
 mod pool;
 mod reply;
+mod request_body;
 mod routes;
 mod service;
 mod tunnel;

@@ -148,6 +148,10 @@ impl Lease {
         self.sender.as_mut()
     }
 
+    pub fn is_h2(&self) -> bool {
+        matches!(self.sender, Some(Sender::H2(_)))
+    }
+
     /// The connection is not fit for another request, whatever comes.
     pub fn discard(&mut self) {
         self.reusable = false;

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use super::{body::ResponseBody, log};
-use crate::{engine::dial::DialError, limits, telemetry::record::Flag};
+use crate::engine::dial::DialError;
 
 use super::log::RequestLog;
 
@@ -73,12 +73,9 @@ fn percent(text: &[u8]) -> String {
     out
 }
 
-/// There is no upstream connection. `attempts` were made before this one.
-pub fn no_connection(mut log: Box<RequestLog>, error: &DialError, attempts: u32) -> Response<ResponseBody> {
+/// There is no upstream connection.
+pub fn no_connection(mut log: Box<RequestLog>, error: &DialError) -> Response<ResponseBody> {
     log.flag(error.flag());
-    if error.retryable() && attempts >= limits::RETRIES {
-        log.flag(Flag::URX);
-    }
     log.details(error.details());
     log.with(|record| {
         record.upstream_transport_failure_reason = error.reason();
@@ -91,5 +88,5 @@ pub fn no_connection(mut log: Box<RequestLog>, error: &DialError, attempts: u32)
 
 /// A TLS rule names the destination and cannot be honoured; nothing was sent.
 pub fn refused(log: Box<RequestLog>, reason: std::sync::Arc<str>) -> Response<ResponseBody> {
-    no_connection(log, &DialError::Refused(reason), 0)
+    no_connection(log, &DialError::Refused(reason))
 }

@@ -13,7 +13,7 @@ use crate::{
     engine::{
         dial::{self, DialError, Target},
         http::{
-            body::{Progress, RequestBody},
+            body::{Progress, RequestBody, Upload},
             connect::{self, Wants},
             forward::{Errand, Outgoing},
             log::RequestLog,
@@ -52,7 +52,7 @@ pub fn drawn(action: &Forward) -> Vec<Arc<Cluster>> {
 
 /// Prepares the copies and sends them once the request's body has passed. `outgoing` is the request before headers are
 /// changed for its own destination: what is told to one cluster is not for another.
-pub fn begin(errand: &Errand, outgoing: &Outgoing, body: &mut RequestBody, log: &RequestLog) {
+pub fn begin(errand: &Errand, outgoing: &Outgoing, upload: &Upload, log: &RequestLog) {
     if errand.changes.mirrors.is_empty() {
         return;
     }
@@ -67,7 +67,7 @@ pub fn begin(errand: &Errand, outgoing: &Outgoing, body: &mut RequestBody, log: 
         _ => None,
     });
     let closed = errand.connection.pod.closed.clone();
-    let body = body.copied();
+    let body = upload.copied();
     tokio::spawn(async move {
         let _permit = permit;
         let sending = async {

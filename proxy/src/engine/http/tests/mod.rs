@@ -7,6 +7,7 @@ mod h2;
 mod hops;
 mod lab;
 mod mirrors;
+mod policies;
 mod retries;
 mod routes;
 mod streaming;

@@ -1,0 +1,196 @@
+//! Attempts until one is answered, or no other is allowed.
+
+use std::time::Duration;
+
+use http::Response;
+use hyper::body::Incoming;
+
+use super::{
+    Errand, Outgoing,
+    retry::{Next, Retries, Trouble},
+    send::{Failure, send},
+};
+use crate::{
+    engine::{
+        balance::Observed,
+        dial::{self, DialError, Target},
+        http::{
+            body::Upload,
+            connect::{self, Wants},
+            headers,
+            log::{self, RequestLog},
+            pool::Lease,
+        },
+    },
+    mesh::RetryPolicy,
+};
+
+/// How all attempts together ended.
+pub enum Outcome {
+    Answered {
+        response: Response<Incoming>,
+        lease: Lease,
+    },
+    NoConnection(DialError),
+    /// The connection ended before the request went out.
+    Unsent,
+    /// The request went out, and no response came.
+    Lost(hyper::Error),
+    /// Details as Envoy has them.
+    TimedOut(&'static str),
+}
+
+/// What an attempt came to.
+enum Ended {
+    With(Outcome, Next),
+    /// The pooled connection was dead: another one is taken, which counts for nothing.
+    Stale,
+}
+
+/// Tries by the route's policy. What the log tells of the upstream is about the last attempt.
+pub async fn attempts(
+    errand: &Errand,
+    outgoing: &Outgoing,
+    upload: &Upload,
+    wants: Wants,
+    log: &mut RequestLog,
+) -> Outcome {
+    let target = Target {
+        cluster: &errand.cluster,
+        original: errand.connection.info.original,
+        host: Some(errand.authority.as_str()).filter(|host| !host.is_empty()),
+        hash: errand.hash,
+    };
+    errand.sweep();
+    let policy = errand.retries();
+    let state = errand.connection.pod.cluster(&errand.cluster);
+    let mut retries = Retries::new(policy, &errand.cluster.pool, &state);
+    let mut tried = Vec::new();
+    loop {
+        let picked = match dial::pick(&errand.snapshot, &errand.connection.pod, &target, &tried).await {
+            Ok(picked) => picked,
+            Err(error) => return Outcome::NoConnection(error),
+        };
+        let address = picked.endpoint.address.clone();
+        log.with(|record| record.upstream_host = Some(dial::address_text(&address)));
+        let found = connect::connection(&errand.connection, &errand.snapshot, &target, &picked, wants).await;
+        let ended = match found {
+            Ok(lease) => {
+                log.held_endpoint(picked);
+                exchanged(errand, outgoing, upload, lease, &mut retries, log).await
+            }
+            Err(error) if error.retryable() => {
+                let next = retries.after_trouble(Trouble::Unsent, upload.is_whole());
+                Ended::With(Outcome::NoConnection(error), next)
+            }
+            Err(error) => return Outcome::NoConnection(error),
+        };
+        match ended {
+            Ended::Stale => log.release_endpoint(),
+            Ended::With(outcome, Next::Again) => {
+                log.release_endpoint();
+                // The response that is not good enough goes, and its connection with it.
+                drop(outcome);
+                tried.push(address);
+                retries.pause().await;
+            }
+            Ended::With(outcome, next) => {
+                next.tell(log);
+                return outcome;
+            }
+        }
+    }
+}
+
+/// One attempt on a connection.
+async fn exchanged(
+    errand: &Errand,
+    outgoing: &Outgoing,
+    upload: &Upload,
+    mut lease: Lease,
+    retries: &mut Retries<'_>,
+    log: &mut RequestLog,
+) -> Ended {
+    log.with(|record| {
+        record.upstream_host = Some(dial::address_text(&lease.meta.key.address));
+        record.upstream_local_address = lease.meta.local;
+        record.upstream_tls = lease.meta.tls;
+    });
+    let policy = errand.retries();
+    if policy.needs_body(lease.is_h2(), log.is_grpc()) {
+        upload.keep();
+    }
+    log.sending();
+    let sending = send(errand, outgoing, upload, &mut lease, retries.attempt());
+    let result = match policy.per_try_timeout.filter(|_| policy.attempts > 0) {
+        None => sending.await,
+        Some(timeout) => tokio::select! {
+            biased;
+            result = sending => result,
+            () = outgoing.answer_within(timeout) => Err(Failure::TimedOut),
+        },
+    };
+    let failure = match result {
+        Ok(response) => {
+            log.observe(Observed::Status(status_of(&response, log)));
+            let next = match response.status() {
+                http::StatusCode::SWITCHING_PROTOCOLS => Next::Stop,
+                _ => retries.after_answer(&response, upload.is_whole()),
+            };
+            if next != Next::Again {
+                upload.settle();
+            }
+            return Ended::With(Outcome::Answered { response, lease }, next);
+        }
+        Err(failure) => failure,
+    };
+    let reused = lease.reused;
+    drop(lease);
+    let whole = upload.is_whole();
+    match failure {
+        Failure::Unsent if reused && whole => Ended::Stale,
+        Failure::Idle if may_repeat(policy) => Ended::Stale,
+        Failure::Unsent => {
+            log.observe(Observed::Failed);
+            Ended::With(Outcome::Unsent, retries.after_trouble(Trouble::Unsent, whole))
+        }
+        Failure::Refused(error) => {
+            log.observe(Observed::Failed);
+            Ended::With(Outcome::Lost(error), retries.after_trouble(Trouble::Refused, whole))
+        }
+        Failure::Idle => Ended::With(Outcome::Unsent, retries.after_trouble(Trouble::Unanswered, whole)),
+        Failure::Lost(error) => {
+            let by_client = outgoing.client_failed();
+            if !by_client {
+                log.observe(Observed::Failed);
+            }
+            Ended::With(Outcome::Lost(error), retries.after_trouble(Trouble::Unanswered, whole && !by_client))
+        }
+        Failure::TimedOut => {
+            log.observe(Observed::TimedOut);
+            let outcome = Outcome::TimedOut("upstream_per_try_timeout");
+            Ended::With(outcome, retries.after_trouble(Trouble::Unanswered, whole))
+        }
+    }
+}
+
+/// `attempts: 0` is the word of somebody who wants no request twice.
+fn may_repeat(policy: &RetryPolicy) -> bool {
+    policy.attempts > 0
+}
+
+/// The status that counts for outlier detection: gRPC's own where there is one (Envoy).
+fn status_of(response: &Response<Incoming>, log: &RequestLog) -> u16 {
+    match headers::grpc_status(response.headers()).filter(|_| log.is_grpc()) {
+        Some(code) => log::http_code(code).as_u16(),
+        None => response.status().as_u16(),
+    }
+}
+
+impl Outgoing {
+    /// Ends `timeout` after the client has sent all of its request.
+    pub async fn answer_within(&self, timeout: Duration) {
+        self.progress.arrived().await;
+        tokio::time::sleep(timeout).await;
+    }
+}

@@ -1,0 +1,137 @@
+//! One attempt on one connection.
+
+use std::{error::Error, sync::atomic::Ordering};
+
+use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, header::HOST};
+use hyper::{body::Incoming, client::conn::TrySendError};
+
+use super::{Errand, Outgoing};
+use crate::engine::http::{
+    body::{RequestBody, Upload},
+    pool::{Lease, Sender},
+    service::origin_form,
+};
+
+/// How an attempt on a connection failed.
+pub enum Failure {
+    /// It never went out.
+    Unsent,
+    /// It went out on a connection that had been idle, and that closed before a single byte of an answer. The request is
+    /// idempotent and bears no body.
+    Idle,
+    /// The upstream says that it has not processed it.
+    Refused(hyper::Error),
+    Lost(hyper::Error),
+    TimedOut,
+}
+
+/// Sends the request on the connection and waits for the response's head.
+pub async fn send(
+    errand: &Errand,
+    outgoing: &Outgoing,
+    upload: &Upload,
+    lease: &mut Lease,
+    attempt: u32,
+) -> Result<Response<Incoming>, Failure> {
+    let bodiless = upload.is_empty();
+    let before = lease.meta.read.load(Ordering::Relaxed);
+    let (reused, read, tls) = (lease.reused, lease.meta.read.clone(), lease.meta.tls);
+    let Some(sender) = lease.sender() else { return Err(Failure::Unsent) };
+    let h2 = matches!(sender, Sender::H2(_));
+    let mut request = outgoing.request(upload.reader(), h2, tls, &errand.authority);
+    if let Some(mark) = errand.mark {
+        mark(request.headers_mut(), attempt);
+    }
+    if outgoing.expects {
+        let progress = outgoing.progress.clone();
+        hyper::ext::on_informational(&mut request, move |response| {
+            if response.status() == StatusCode::CONTINUE {
+                progress.open();
+            }
+        });
+    }
+    let result = match sender {
+        Sender::H1(sender) => wait(errand, outgoing, sender.try_send_request(request)).await,
+        Sender::H2(sender) => {
+            // h2 reports no informational responses here: do not let the two ends wait for each other.
+            outgoing.progress.open();
+            wait(errand, outgoing, sender.try_send_request(request)).await
+        }
+    };
+    result.map_err(|mut error| {
+        if error.take_message().is_some() {
+            return Failure::Unsent;
+        }
+        let error = error.into_error();
+        let silent = read.load(Ordering::Relaxed) == before;
+        if h2 && unprocessed(&error) {
+            Failure::Refused(error)
+        } else if !h2 && bodiless && reused && silent && outgoing.method.is_idempotent() && closed(&error) {
+            Failure::Idle
+        } else {
+            Failure::Lost(error)
+        }
+    })
+}
+
+/// Waits for the response's head; meanwhile a client that was told to wait for a 100 may begin by itself (RFC 9110
+/// section 10.1.1), and its body is then wanted upstream.
+async fn wait<F>(errand: &Errand, outgoing: &Outgoing, sending: F) -> F::Output
+where
+    F: Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>,
+{
+    let mut sending = std::pin::pin!(sending);
+    if let Some(guard) = &errand.connection.guard
+        && !outgoing.progress.is_open()
+    {
+        tokio::select! {
+            biased;
+            result = &mut sending => return result,
+            // True: it has begun. False: it has gone; reading on is how hyper finds out.
+            _ = guard.body_begun() => outgoing.progress.open(),
+        }
+    }
+    sending.await
+}
+
+/// The connection ended under the request.
+fn closed(error: &hyper::Error) -> bool {
+    let io = error.source().is_some_and(<dyn Error + 'static>::is::<std::io::Error>);
+    error.is_incomplete_message() || error.is_canceled() || error.is_closed() || io
+}
+
+/// h2 says that the stream was not processed: REFUSED_STREAM (RFC 9113 section 8.7), or a GOAWAY that left it out.
+fn unprocessed(error: &hyper::Error) -> bool {
+    let Some(error) = error.source().and_then(|source| source.downcast_ref::<h2::Error>()) else { return false };
+    error.is_remote()
+        && (error.reason() == Some(h2::Reason::REFUSED_STREAM)
+            || (error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR)))
+}
+
+impl Outgoing {
+    pub fn request(&self, body: RequestBody, h2: bool, tls: bool, authority: &str) -> Request<RequestBody> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.headers_mut() = self.headers.clone();
+        let origin = origin_form(&self.uri);
+        if h2 {
+            request.headers_mut().remove(HOST);
+            let scheme = if tls { "https" } else { "http" };
+            let path = origin.path_and_query().map_or("/", |path| path.as_str());
+            let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build();
+            *request.uri_mut() = uri.unwrap_or(origin);
+            *request.version_mut() = Version::HTTP_2;
+        } else {
+            *request.uri_mut() = origin;
+            if !self.headers.contains_key(HOST) {
+                if authority.is_empty() {
+                    // HTTP/1.0 without Host, as the client sent it: an HTTP/1.1 request would need one.
+                    *request.version_mut() = Version::HTTP_10;
+                } else if let Ok(host) = HeaderValue::from_str(authority) {
+                    request.headers_mut().insert(HOST, host);
+                }
+            }
+        }
+        request
+    }
+}

@@ -1,0 +1,387 @@
+//! The request body on its way upstream: counted, held back where `100-continue` wants it, and kept as far as a retry
+//! may need it again.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Context, Poll, Waker},
+};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::task::AtomicWaker;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use crate::limits;
+
+/// What the two halves of one exchange tell each other.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Body bytes from the client.
+    pub received: AtomicU64,
+    /// The request body was passed on to its end.
+    pub complete: AtomicBool,
+    /// Reading the request body failed: the client is gone, or broke its framing.
+    pub client_failed: AtomicBool,
+    /// The client has sent all of its request.
+    whole: AtomicBool,
+    arrival: Notify,
+    /// The request body may be read: nobody waits for a 100.
+    open: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Progress {
+    /// `held`: the body waits for [`Progress::open`].
+    pub fn new(held: bool, empty: bool) -> Arc<Self> {
+        Arc::new(Self { open: (!held).into(), complete: empty.into(), whole: empty.into(), ..Self::default() })
+    }
+
+    pub fn open(&self) {
+        self.open.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire)
+    }
+
+    /// Waits until the client has sent all of its request.
+    pub async fn arrived(&self) {
+        loop {
+            let arrival = self.arrival.notified();
+            if self.whole.load(Ordering::Acquire) {
+                return;
+            }
+            arrival.await;
+        }
+    }
+
+    fn arrive(&self) {
+        self.whole.store(true, Ordering::Release);
+        self.arrival.notify_waiters();
+    }
+}
+
+/// The client's request body, which attempts read one after the other: the newest reader gets all that was kept and then
+/// the rest, older ones an error.
+#[derive(Clone)]
+pub struct Upload {
+    /// None: there is no body.
+    shared: Option<Arc<Mutex<Shared>>>,
+    progress: Arc<Progress>,
+}
+
+struct Shared {
+    body: Incoming,
+    ended: bool,
+    /// What was read is kept for another attempt.
+    keep: bool,
+    kept: Vec<Part>,
+    kept_bytes: usize,
+    /// Something was read and not kept: there is no other attempt.
+    gone: bool,
+    /// The attempt that may read.
+    turn: u32,
+    waker: Option<Waker>,
+    copy: Option<Copied>,
+}
+
+/// A frame that can be sent again.
+#[derive(Clone)]
+enum Part {
+    Data(Bytes),
+    Trailers(HeaderMap),
+}
+
+/// What has passed so far, for whoever wants the body as a whole; told nothing where it is too long or breaks off.
+struct Copied {
+    passed: BytesMut,
+    done: oneshot::Sender<Bytes>,
+}
+
+/// Why a body cannot be read to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    #[error(transparent)]
+    Client(#[from] hyper::Error),
+    /// Another attempt reads the body now, or the request was given up.
+    #[error("this attempt was given up")]
+    Superseded,
+}
+
+impl Upload {
+    pub fn new(body: Incoming, progress: Arc<Progress>) -> Self {
+        let shared = (!body.is_end_stream()).then(|| {
+            Arc::new(Mutex::new(Shared {
+                body,
+                ended: false,
+                keep: false,
+                kept: Vec::new(),
+                kept_bytes: 0,
+                gone: false,
+                turn: 0,
+                waker: None,
+                copy: None,
+            }))
+        });
+        Self { shared, progress }
+    }
+
+    /// Keeps what is read from now on, [`limits::RETRY_BODY_BYTES`] at most.
+    pub fn keep(&self) {
+        if let Some(shared) = &self.shared {
+            shared.lock().keep = true;
+        }
+    }
+
+    /// No other attempt will be made.
+    pub fn settle(&self) {
+        if let Some(shared) = &self.shared {
+            shared.lock().keep = false;
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.shared.is_none()
+    }
+
+    /// True while the body can be sent from its beginning.
+    pub fn is_whole(&self) -> bool {
+        self.shared.as_ref().is_none_or(|shared| !shared.lock().gone)
+    }
+
+    /// The body for one more attempt; ends what an earlier attempt still reads.
+    pub fn reader(&self) -> RequestBody {
+        let content = match &self.shared {
+            None => Content::None,
+            Some(shared) => Content::Client { shared: shared.clone(), turn: turn(shared), at: 0 },
+        };
+        self.progress.complete.store(self.shared.is_none(), Ordering::Release);
+        RequestBody { content, progress: self.progress.clone() }
+    }
+
+    /// Ends what an attempt still reads: the request is answered without the upstream.
+    pub fn abandon(&self) {
+        if let Some(shared) = &self.shared {
+            turn(shared);
+        }
+    }
+
+    /// Tells the body to the receiver when it has passed to its end, if that is within [`limits::MIRROR_BODY_BYTES`].
+    pub fn copied(&self) -> oneshot::Receiver<Bytes> {
+        let (done, copy) = oneshot::channel();
+        match &self.shared {
+            // The receiver may be gone: then nobody wants it.
+            None => drop(done.send(Bytes::new())),
+            Some(shared) => shared.lock().copy = Some(Copied { passed: BytesMut::new(), done }),
+        }
+        copy
+    }
+}
+
+/// Begins the next turn.
+fn turn(shared: &Mutex<Shared>) -> u32 {
+    let mut shared = shared.lock();
+    shared.turn += 1;
+    if let Some(waker) = shared.waker.take() {
+        waker.wake();
+    }
+    shared.turn
+}
+
+/// A request body as one upstream connection reads it.
+pub struct RequestBody {
+    content: Content,
+    progress: Arc<Progress>,
+}
+
+enum Content {
+    None,
+    /// The client's; `at`: how many of the kept parts were read.
+    Client {
+        shared: Arc<Mutex<Shared>>,
+        turn: u32,
+        at: usize,
+    },
+    /// A copy of it, for a mirror.
+    Whole(Bytes),
+}
+
+impl RequestBody {
+    /// The copy of a body that is at hand as a whole.
+    pub fn whole(body: Bytes, progress: Arc<Progress>) -> Self {
+        let content = if body.is_empty() { Content::None } else { Content::Whole(body) };
+        Self { content, progress }
+    }
+}
+
+impl Shared {
+    /// The next frame for a reader that has read `at` of the kept parts.
+    fn poll(
+        &mut self,
+        at: &mut usize,
+        progress: &Progress,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(part) = self.kept.get(*at) {
+            *at += 1;
+            return Poll::Ready(Some(Ok(part.clone().into())));
+        }
+        if !self.keep && !self.kept.is_empty() {
+            (self.gone, self.kept_bytes, *at) = (true, 0, 0);
+            self.kept = Vec::new();
+        }
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let frame = match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Pending => {
+                self.waker = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            Poll::Ready(frame) => frame,
+        };
+        match &frame {
+            Some(Ok(frame)) => {
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                progress.received.fetch_add(bytes as u64, Ordering::Relaxed);
+                self.copy = self.copy.take().and_then(|copy| copy.with(frame));
+                self.remember(frame, at);
+                self.ended = self.body.is_end_stream();
+            }
+            Some(Err(_)) => {
+                progress.client_failed.store(true, Ordering::Release);
+                (self.gone, self.copy) = (true, None);
+            }
+            None => self.ended = true,
+        }
+        if self.ended {
+            progress.arrive();
+            if let Some(copy) = self.copy.take() {
+                drop(copy.done.send(copy.passed.freeze()));
+            }
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Client)))
+    }
+
+    fn remember(&mut self, frame: &Frame<Bytes>, at: &mut usize) {
+        if self.gone {
+            return;
+        }
+        let part = match (frame.data_ref(), frame.trailers_ref()) {
+            (Some(data), _) => Part::Data(data.clone()),
+            (None, Some(trailers)) => Part::Trailers(trailers.clone()),
+            (None, None) => return,
+        };
+        self.kept_bytes += frame.data_ref().map_or(0, Bytes::len);
+        if self.keep && self.kept_bytes <= limits::RETRY_BODY_BYTES {
+            self.kept.push(part);
+            *at += 1;
+        } else {
+            (self.gone, self.kept, *at) = (true, Vec::new(), 0);
+        }
+    }
+
+    /// Nothing is left for a reader that has read `at` of the kept parts.
+    fn is_end(&self, at: usize) -> bool {
+        at >= self.kept.len() && (self.ended || self.body.is_end_stream())
+    }
+
+    fn size_hint(&self, at: usize) -> SizeHint {
+        let again: u64 = self.kept.iter().skip(at).map(Part::bytes).sum();
+        let rest = if self.ended { SizeHint::with_exact(0) } else { self.body.size_hint() };
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower().saturating_add(again));
+        if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(again)) {
+            hint.set_upper(upper);
+        }
+        hint
+    }
+}
+
+impl Part {
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Data(data) => data.len() as u64,
+            Self::Trailers(_) => 0,
+        }
+    }
+}
+
+impl From<Part> for Frame<Bytes> {
+    fn from(part: Part) -> Self {
+        match part {
+            Part::Data(data) => Self::data(data),
+            Part::Trailers(trailers) => Self::trailers(trailers),
+        }
+    }
+}
+
+impl Copied {
+    /// With one more frame; None where it grows too long. Trailers are left out.
+    fn with(mut self, frame: &Frame<Bytes>) -> Option<Self> {
+        let Some(data) = frame.data_ref() else { return Some(self) };
+        let fits = self.passed.len() + data.len() <= limits::MIRROR_BODY_BYTES;
+        fits.then(|| {
+            self.passed.extend_from_slice(data);
+            self
+        })
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Self { content, progress } = &mut *self;
+        let frame = match content {
+            Content::None => None,
+            Content::Whole(body) => {
+                let body = std::mem::take(body);
+                (!body.is_empty()).then(|| Ok(Frame::data(body)))
+            }
+            Content::Client { shared, turn, at } => {
+                let mut shared = shared.lock();
+                if shared.turn != *turn {
+                    return Poll::Ready(Some(Err(BodyError::Superseded)));
+                }
+                if !progress.is_open() {
+                    progress.waker.register(cx.waker());
+                    if !progress.is_open() {
+                        shared.waker = Some(cx.waker().clone());
+                        return Poll::Pending;
+                    }
+                }
+                std::task::ready!(shared.poll(at, progress, cx))
+            }
+        };
+        if frame.is_none() || self.is_end_stream() {
+            self.progress.complete.store(true, Ordering::Release);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::None => true,
+            Content::Whole(body) => body.is_empty(),
+            Content::Client { shared, at, .. } => shared.lock().is_end(*at),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::None => SizeHint::with_exact(0),
+            Content::Whole(body) => SizeHint::with_exact(body.len() as u64),
+            Content::Client { shared, at, .. } => shared.lock().size_hint(*at),
+        }
+    }
+}
