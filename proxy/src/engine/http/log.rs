@@ -8,7 +8,7 @@ use std::{
 
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 
-use super::{Connection, body::Progress, headers};
+use super::{Connection, body::Progress, headers, routes::ORIGINAL_PATH};
 use crate::{
     engine::{
         balance::{Counted, Observed},
@@ -39,6 +39,11 @@ impl RequestLog {
     pub fn new<B>(connection: &Arc<Connection>, request: &Request<B>) -> Box<Self> {
         connection.begin();
         let headers = request.headers();
+        let mut logged = headers.clone();
+        // The log shows it in the place of the path: only a proxy of the mesh may say so.
+        if connection.info.identity.is_none() {
+            logged.remove(ORIGINAL_PATH);
+        }
         let own_id = headers.get("x-request-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
         let record = Record {
             start: SystemTime::now(),
@@ -50,7 +55,7 @@ impl RequestLog {
             method: Some(request.method().as_str().to_owned()),
             path: request.uri().path_and_query().map(|path| path.as_str().to_owned()),
             request_id: Some(own_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string())),
-            request_headers: headers.clone(),
+            request_headers: logged,
             ..raw::record(&connection.pod, &connection.info)
         };
         Box::new(Self {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use http::{HeaderValue, header::HOST};
+
 use super::{
     super::{
         findings::Findings,
@@ -155,13 +157,14 @@ impl Maker<'_> {
                 continue;
             }
             let field = format!("route[{at}].headers");
-            let (request_headers, response_headers, authority) = self.headers(&field, &to.headers);
+            let (mut request_headers, response_headers, authority) = self.headers(&field, &to.headers);
             match authority {
                 Some(authority) if single => only = Some(authority),
-                Some(_) => {
-                    let why = "a Host for one of several destinations is not supported: set it for the whole route";
-                    self.refuse(&format!("{field}.request"), why);
-                }
+                // Stands where that of the whole route is not given.
+                Some(authority) => match HeaderValue::from_str(&authority) {
+                    Ok(host) => request_headers.set.push((HOST, host)),
+                    Err(_) => self.refuse(&format!("{field}.request"), &format!("{authority} is no header value")),
+                },
                 None => {}
             }
             let cluster = match &to.invalid {

@@ -20,7 +20,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
-const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
+pub(in crate::engine::http) const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 
 /// What was decided about the headers of one exchange.
@@ -53,6 +53,10 @@ impl Errand {
                 strip_internal(headers);
             }
         } else {
+            // Only the mesh's own word for what was asked for counts.
+            if info.identity.is_none() {
+                headers.remove(ORIGINAL_PATH);
+            }
             tell_next(headers, info, request_id);
             if let Some(path) = &self.changes.original_path {
                 headers.insert(ORIGINAL_PATH, path.clone());

@@ -14,6 +14,7 @@ use http::{Request, Response, StatusCode, header::HOST};
 use hyper::body::Incoming;
 
 pub use self::headers::Changes;
+pub(super) use self::headers::ORIGINAL_PATH;
 use super::{
     Connection,
     body::ResponseBody,

@@ -16,7 +16,7 @@ use super::lab::*;
 use crate::{mesh::*, telemetry::record::Flag};
 
 /// An h2 upstream that echoes the body and ends with `grpc-status: 5`.
-async fn grpc_upstream() -> (SocketAddr, Arc<std::sync::atomic::AtomicUsize>) {
+pub async fn grpc_upstream() -> (SocketAddr, Arc<std::sync::atomic::AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let connections = Arc::new(std::sync::atomic::AtomicUsize::new(0));

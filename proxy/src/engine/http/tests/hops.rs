@@ -53,6 +53,13 @@ async fn the_original_path_is_told_inside_the_mesh() {
     let (_, body) = lab.ask("GET /old/x?y", "").await;
     assert!(body.starts_with("GET /new/x?y "), "{body}");
     assert_eq!(field(&body, "x-envoy-original-path"), Some("/old/x?y"));
+    // The log shows that header in the place of the path: an application cannot write it.
+    let (_, body) = lab.ask("GET /else", "x-envoy-original-path: /harmless\r\n").await;
+    assert!(body.is_empty(), "{body}");
+    let lab = Lab::with(inside().await).await;
+    let (_, body) = lab.ask("GET /real", "x-envoy-original-path: /harmless\r\n").await;
+    assert_eq!(field(&body, "x-envoy-original-path"), None, "{body}");
+    assert!(!lab.record().await.request_headers.contains_key("x-envoy-original-path"));
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue};
 
-use super::lab::*;
+use super::{h2::grpc_upstream, lab::*};
 use crate::{api::virtual_service::Abort, mesh::*, telemetry::record::Flag};
 
 /// A route for all requests to a cluster of this name at an upstream that answers with the head it got.
@@ -220,6 +220,37 @@ async fn rewrites_are_seen_by_the_upstream_and_not_by_the_log() {
     let paths: Vec<_> = records.iter().map(|record| record.path.as_deref().unwrap()).collect();
     assert_eq!((paths[0], paths[2]), ("/old/x?q", "/item/7?q"));
     assert_eq!(records[0].authority.as_deref(), Some("a"));
+}
+
+/// h2 has its names in `:authority` and `:path`.
+#[tokio::test]
+async fn rewrites_reach_an_h2_upstream() {
+    let (address, _) = grpc_upstream().await;
+    let mut route = Route::to_cluster("r".into(), Arc::new(cluster("a", Protocol::Http2, &[address])));
+    forward(&mut route).rewrite_path = PathChange::Full("/new".into());
+    forward(&mut route).rewrite_authority = Some("b.example:81".into());
+    let lab = Lab::routes(vec![route]).await;
+    let mut client = lab.client().await;
+    client.send("GET http://a/old?q HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let head = client.head().await;
+    assert_eq!(field(&head, "x-uri"), Some("http://b.example:81/new?q"), "{head}");
+}
+
+/// Each of several destinations may want to be called by another name; that of the whole route goes before it.
+#[tokio::test]
+async fn a_destination_can_have_a_host_of_its_own() {
+    let named = |route_host: Option<&'static str>| async move {
+        let mut route = echoing("a").await;
+        let mut other = echoing("b").await;
+        forward(&mut route).destinations.push(forward(&mut other).destinations.remove(0));
+        forward(&mut route).destinations[0].weight = 0;
+        forward(&mut route).destinations[1].request_headers = set(&[("host", "own.example"), ("x-to", "b")]);
+        route.request_headers = set(&route_host.map(|host| ("host", host)).into_iter().collect::<Vec<_>>());
+        Lab::routes(vec![route]).await.ask("GET /", "").await.1
+    };
+    let body = named(None).await;
+    assert_eq!((field(&body, "host"), field(&body, "x-to")), (Some("own.example"), Some("b")), "{body}");
+    assert_eq!(field(&named(Some("whole.example")).await, "host"), Some("whole.example"));
 }
 
 /// A client must not take away what a route sets by naming it in Connection.
