@@ -10,6 +10,7 @@ use super::{
     clusters::{HolderId, HolderOf, Workshop},
     enrol::{enrolled, mesh_config, settings},
     findings::Findings,
+    gateway_api,
     gateways::{self, AtGateway, Gateways, Site},
     locality,
     origination::places,
@@ -28,6 +29,8 @@ use crate::api::{Object, ObjectId, Objects, core::Pod, objects::Kind};
 #[must_use]
 pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
     let mut findings = Findings::default();
+    let (objects, statuses) = gateway_api::convert(objects, &mut findings);
+    let objects = &*objects;
     let config = mesh_config(objects, &mut findings);
     let settings = settings(config);
     let enrolled = enrolled(objects, &mut findings);
@@ -81,6 +84,7 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
         .chain(origins(&objects.gateways))
         .collect();
     mesh.peers = peers.by_address;
+    mesh.statuses = statuses;
     mesh.settings = settings;
     mesh.diagnostics = findings.into_sorted();
     mesh

@@ -6,6 +6,7 @@ mod clusters;
 mod compile;
 mod enrol;
 mod findings;
+mod gateway_api;
 mod gateways;
 mod guard;
 mod host;

@@ -1,0 +1,260 @@
+//! Gateways of the Gateway API: a Gateway of Istio's for each listener, and the Service that clients know it by.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::{
+    super::{
+        enrol::enrolled,
+        findings::Findings,
+        names::{CLUSTER_DOMAIN, selects},
+        table::{Condition, ObjectStatus},
+    },
+    CLASSES, CONTROLLERS, GATEWAY_NAME, NAME_OVERRIDE,
+    backends::Grants,
+    key,
+    listeners::{Parent, parents},
+    made, shown,
+    status::{Fault, condition},
+    written,
+};
+use crate::api::{
+    Object, ObjectId, ObjectMeta, Objects, Severity,
+    core::{Service, ServicePort, TargetPort},
+    gateway, gateway_api,
+};
+
+/// The Gateways that routes may name.
+#[derive(Debug, Default)]
+pub struct Gateways {
+    /// Those that egret serves, by namespace and name.
+    pub served: BTreeMap<(String, String), Served>,
+    /// Those of other controllers.
+    pub foreign: BTreeSet<(String, String)>,
+}
+
+#[derive(Debug)]
+pub struct Served {
+    object: Arc<Object<gateway_api::Gateway>>,
+    pub listeners: Vec<Parent>,
+    /// Labels of the pods that serve it.
+    selector: BTreeMap<String, String>,
+    /// Enrolled pods that serve it.
+    pods: Vec<String>,
+    /// It wants addresses that there are not.
+    address: Option<Fault>,
+}
+
+/// The Gateways, and the Services that they imply.
+pub fn convert(objects: &Objects, findings: &mut Findings) -> (Gateways, Vec<Arc<Object<Service>>>) {
+    let mut gateways = Gateways::default();
+    let mut services = Vec::new();
+    let grants = Grants::new(objects);
+    for (name, object) in &objects.kube_gateways {
+        if let Some(why) = left_alone(objects, &object.spec.class) {
+            findings.add(object, Severity::Info, "spec.gatewayClassName", format!("{why}: left alone"));
+            gateways.foreign.insert(name.clone());
+            continue;
+        }
+        let listeners = parents(object, objects, &grants, findings);
+        let mut served = Served::new(object, listeners);
+        match by_address(object, objects, findings) {
+            Some(Ok(selector)) => served.selector = selector,
+            Some(Err(fault)) => served.address = Some(fault),
+            None => {
+                let name = service_name(object);
+                if !objects.services.contains_key(&key(&object.meta.namespace, &name)) {
+                    services.push(service(object, name, &served, objects));
+                }
+            }
+        }
+        let pods = enrolled(objects, &mut Findings::default());
+        let here = pods.iter().filter(|(id, _, pod)| {
+            id.namespace == object.meta.namespace && selects(&served.selector, &pod.meta.labels)
+        });
+        served.pods = here.map(|(id, ..)| id.name.clone()).collect();
+        gateways.served.insert(name.clone(), served);
+    }
+    (gateways, services)
+}
+
+/// Why Gateways of this class are none of egret's.
+fn left_alone(objects: &Objects, class: &str) -> Option<String> {
+    let given = objects.gateway_classes.values().find(|object| object.meta.name == class);
+    match given {
+        Some(object) if CONTROLLERS.contains(&object.spec.controller_name.as_str()) => None,
+        Some(object) => Some(format!("class {class} is served by {}", object.spec.controller_name)),
+        None if CLASSES.contains(&class) => None,
+        None => Some(format!("class {class} is not one that egret serves ({})", CLASSES.join(", "))),
+    }
+}
+
+/// The Service that a controller would make for the Gateway (Istio `getDefaultName`).
+fn service_name(object: &Object<gateway_api::Gateway>) -> String {
+    let given = object.meta.annotations.get(NAME_OVERRIDE).filter(|name| !name.is_empty());
+    given.cloned().unwrap_or_else(|| format!("{}-{}", object.meta.name, object.spec.class))
+}
+
+/// An address of type Hostname names a Service, whose pods serve the Gateway then. None: there is no such address.
+fn by_address(
+    object: &Object<gateway_api::Gateway>,
+    objects: &Objects,
+    findings: &mut Findings,
+) -> Option<Result<BTreeMap<String, String>, Fault>> {
+    let namespace = &object.meta.namespace;
+    let mut found = None;
+    for (at, address) in object.spec.addresses.iter().enumerate() {
+        let field = format!("spec.addresses[{at}]");
+        if address.kind != "Hostname" {
+            let message = "not honoured: the Gateway is served on the addresses of its pods";
+            findings.warn(object, &field, message);
+            continue;
+        }
+        let name = match address.value.split_once('.') {
+            None => Some(address.value.as_str()),
+            Some((name, rest)) => (rest == format!("{namespace}.svc.{CLUSTER_DOMAIN}")).then_some(name),
+        };
+        let service = name.and_then(|name| objects.services.get(&key(namespace, name)));
+        match service.filter(|service| !service.spec.selector.is_empty()) {
+            Some(service) => drop(found.get_or_insert_with(|| Ok(service.spec.selector.clone()))),
+            None => {
+                let why = format!("namespace {namespace} has no Service {} with a selector", address.value);
+                findings.error(object, &field, format!("{why}: nobody serves this Gateway"));
+                found.get_or_insert_with(|| Err(Fault::new("AddressNotUsable", why)));
+            }
+        }
+    }
+    found
+}
+
+/// What a controller would make on Kubernetes: the Gateway's ports, to the same ports of its pods.
+fn service(
+    object: &Arc<Object<gateway_api::Gateway>>,
+    name: String,
+    served: &Served,
+    objects: &Objects,
+) -> Arc<Object<Service>> {
+    let mut ports: Vec<ServicePort> = Vec::new();
+    for listener in &served.listeners {
+        if ports.iter().all(|port| port.port != listener.port) {
+            ports.push(ServicePort {
+                name: Some(listener.name.clone()),
+                port: listener.port,
+                protocol: None,
+                app_protocol: Some(listener.application().to_owned()),
+                target_port: translated(objects, object, served, listener.port),
+            });
+        }
+    }
+    let spec =
+        Service { type_: "ClusterIP".to_owned(), selector: served.selector.clone(), ports, ..Service::default() };
+    let meta = ObjectMeta { name: name.clone(), ..object.meta.clone() };
+    let mut made = made(object, meta, spec, [("spec".to_owned(), written(&**object, "spec.listeners"))]);
+    // Its own name: what is shown of a cluster is its Service.
+    if let Some(made) = Arc::get_mut(&mut made) {
+        made.id = ObjectId { kind: "Service", namespace: object.meta.namespace.clone(), name };
+    }
+    made
+}
+
+/// Where another Service of the Gateway's pods sends the port: the listener is bound there.
+fn translated(
+    objects: &Objects,
+    object: &Object<gateway_api::Gateway>,
+    served: &Served,
+    port: u16,
+) -> Option<TargetPort> {
+    let pods = objects
+        .pods
+        .values()
+        .filter(|pod| pod.meta.namespace == object.meta.namespace && selects(&served.selector, &pod.meta.labels));
+    let pods: Vec<_> = pods.collect();
+    let services = objects.services.values().filter(|service| {
+        let selector = &service.spec.selector;
+        service.meta.namespace == object.meta.namespace
+            && !selector.is_empty()
+            && pods.iter().any(|pod| selects(selector, &pod.meta.labels))
+    });
+    let mut ports = services.flat_map(|service| &service.spec.ports).filter(|other| other.port == port);
+    ports.find_map(|port| port.target_port.clone())
+}
+
+impl Served {
+    fn new(object: &Arc<Object<gateway_api::Gateway>>, listeners: Vec<Parent>) -> Self {
+        let selector = BTreeMap::from([(GATEWAY_NAME.to_owned(), object.meta.name.clone())]);
+        Self { object: object.clone(), listeners, selector, pods: Vec::new(), address: None }
+    }
+
+    fn made(&self, at: usize, listener: &Parent) -> Option<Arc<Object<gateway::Gateway>>> {
+        let server = listener.server.clone().filter(|_| listener.refused.is_none())?;
+        let object = &self.object;
+        let meta = ObjectMeta { name: listener.gateway_name(&object.meta.name), ..object.meta.clone() };
+        let own = |field: &str| written(&**object, field);
+        let of = |field: &str| own(&format!("spec.listeners[{at}]{field}"));
+        let fields = [
+            ("spec.selector", own("metadata.name")),
+            ("spec.servers", of("")),
+            ("spec.servers[0]", of("")),
+            ("spec.servers[0].port", of(".port")),
+            ("spec.servers[0].port.number", of(".port")),
+            ("spec.servers[0].port.protocol", of(".protocol")),
+            ("spec.servers[0].hosts", of(".hostname")),
+            ("spec.servers[0].tls.mode", of(".tls")),
+            ("spec.servers[0].tls.credentialName", of(".tls.certificateRefs")),
+            ("spec.servers[0].tls.credentialNames", of(".tls.certificateRefs")),
+        ];
+        let spec = gateway::Gateway {
+            selector: self.selector.clone(),
+            pods_of: Some(object.meta.namespace.clone()),
+            servers: vec![server],
+        };
+        Some(made(object, meta, spec, fields.map(|(field, written)| (field.to_owned(), written))))
+    }
+
+    fn status(&self) -> Vec<ObjectStatus> {
+        let status = |about: String, conditions: Vec<Condition>| ObjectStatus {
+            object: self.object.id.clone(),
+            about,
+            conditions,
+        };
+        let pending = self.pods.is_empty().then(|| {
+            let labels: Vec<_> = self.selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            let namespace = &self.object.meta.namespace;
+            Fault::new("Pending", format!("no enrolled pod of namespace {namespace} bears {}", labels.join(",")))
+        });
+        let fault = self.address.as_ref().or(pending.as_ref());
+        let invalid: Vec<_> = self.listeners.iter().filter(|l| !l.is_valid()).map(|l| l.name.as_str()).collect();
+        let mut accepted = condition("Accepted", "accepted", None);
+        if !invalid.is_empty() {
+            accepted.reason = "ListenersNotValid";
+            accepted.message = format!("not valid: {}", invalid.join(", "));
+        }
+        let programmed = format!("served by {}", self.pods.join(", "));
+        let own = status(String::new(), vec![accepted, condition("Programmed", programmed, fault)]);
+        let listeners =
+            self.listeners.iter().map(|listener| status(format!("listener {}", listener.name), listener.status(fault)));
+        std::iter::once(own).chain(listeners).collect()
+    }
+}
+
+impl Gateways {
+    /// Istio's Gateways for all listeners.
+    pub fn made(&self) -> Vec<Arc<Object<gateway::Gateway>>> {
+        let listeners = self.served.values().flat_map(|served| {
+            served.listeners.iter().enumerate().filter_map(|(at, listener)| served.made(at, listener))
+        });
+        listeners.collect()
+    }
+
+    pub fn statuses(&self) -> Vec<ObjectStatus> {
+        self.served.values().flat_map(Served::status).collect()
+    }
+
+    /// `Gateway default/gw`
+    pub fn name(namespace: &str, name: &str) -> String {
+        let (kind, namespace, name) = (gateway_api::GATEWAY, namespace.to_owned(), name.to_owned());
+        shown(&ObjectId { kind, namespace, name })
+    }
+}
