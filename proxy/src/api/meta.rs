@@ -18,10 +18,12 @@ pub struct ObjectId {
 
 impl fmt::Display for ObjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Where two groups have the kind, it bears its own; authors write it without.
+        let kind = self.kind.split('.').next().unwrap_or(self.kind);
         if self.namespace.is_empty() {
-            return write!(f, "{} {}", self.kind, self.name);
+            return write!(f, "{kind} {}", self.name);
         }
-        write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+        write!(f, "{kind} {}/{}", self.namespace, self.name)
     }
 }
 

@@ -108,6 +108,31 @@ impl AnyObject {
 }
 
 impl Objects {
+    /// How many there are, of all kinds.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        // Each by name, so that no new kind is forgotten.
+        let Self {
+            pods,
+            services,
+            namespaces,
+            secrets,
+            service_entries,
+            destination_rules,
+            virtual_services,
+            gateways,
+            gateway_classes,
+            kube_gateways,
+            http_routes,
+            reference_grants,
+            mesh_configs,
+        } = self;
+        let core = pods.len() + services.len() + namespaces.len() + secrets.len();
+        let istio = service_entries.len() + destination_rules.len() + virtual_services.len() + gateways.len();
+        let gateway_api = gateway_classes.len() + kube_gateways.len() + http_routes.len() + reference_grants.len();
+        core + istio + gateway_api + mesh_configs.len()
+    }
+
     /// Adds an object, or replaces the one of the same kind, namespace and name.
     pub fn insert(&mut self, object: AnyObject) {
         let key = (object.id().namespace.clone(), object.id().name.clone());

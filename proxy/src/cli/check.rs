@@ -54,17 +54,7 @@ pub(super) fn findings(paths: &[PathBuf]) -> (Vec<Diagnostic>, usize) {
     credentials(&objects, &mesh, &mut findings);
     findings.sort_by(|a, b| (&a.file, a.line, a.column, a.severity).cmp(&(&b.file, b.line, b.column, b.severity)));
     findings.dedup();
-    (findings, count(&objects))
-}
-
-fn count(objects: &Objects) -> usize {
-    objects.pods.len()
-        + objects.services.len()
-        + objects.namespaces.len()
-        + objects.secrets.len()
-        + objects.service_entries.len()
-        + objects.destination_rules.len()
-        + objects.mesh_configs.len()
+    (findings, objects.count())
 }
 
 /// Formats that cannot be used, and operators that never have a value.

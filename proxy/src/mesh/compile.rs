@@ -82,6 +82,7 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
         .chain(origins(&objects.destination_rules))
         .chain(origins(&objects.virtual_services))
         .chain(origins(&objects.gateways))
+        .chain(origins(&objects.http_routes))
         .collect();
     mesh.peers = peers.by_address;
     mesh.statuses = statuses;

@@ -16,7 +16,7 @@ use super::{
     backends::Grants,
     key,
     listeners::{Parent, parents},
-    made, shown,
+    made,
     status::{Fault, condition},
     written,
 };
@@ -255,6 +255,6 @@ impl Gateways {
     /// `Gateway default/gw`
     pub fn name(namespace: &str, name: &str) -> String {
         let (kind, namespace, name) = (gateway_api::GATEWAY, namespace.to_owned(), name.to_owned());
-        shown(&ObjectId { kind, namespace, name })
+        ObjectId { kind, namespace, name }.to_string()
     }
 }

@@ -64,12 +64,6 @@ fn written<T>(object: &Object<T>, field: impl Into<String>) -> Written {
     Written { object: object.id.clone(), origin: object.origin.clone(), field: field.into() }
 }
 
-/// How people name an object of this group: `Gateway default/gw`.
-fn shown(id: &ObjectId) -> String {
-    let kind = id.kind.split('.').next().unwrap_or(id.kind);
-    format!("{kind} {}/{}", id.namespace, id.name)
-}
-
 fn key(namespace: &str, name: &str) -> (String, String) {
     (namespace.to_owned(), name.to_owned())
 }

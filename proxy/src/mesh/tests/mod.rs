@@ -2,6 +2,7 @@
 
 mod credentials;
 mod gateways;
+mod gateway_api;
 mod guards;
 mod peers;
 mod policies;

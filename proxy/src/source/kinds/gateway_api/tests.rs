@@ -286,5 +286,5 @@ fn grants_and_classes() {
     let parsed = parse("GatewayClass", "  controllerName: istio.io/gateway-controller\n");
     assert_eq!(parsed.objects[0].id().to_string(), "GatewayClass x");
     let parsed = parse("Gateway", "  gatewayClassName: a\n  listeners: [{name: l, port: 80, protocol: HTTP}]\n");
-    assert_eq!(parsed.objects[0].id().to_string(), "Gateway.gateway.networking.k8s.io default/x");
+    assert_eq!(parsed.objects[0].id().to_string(), "Gateway default/x");
 }
