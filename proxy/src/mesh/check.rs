@@ -1,15 +1,21 @@
 //! Findings that need all objects but no workload: what `egret check` says of rules that nobody uses yet.
 
+use std::collections::HashSet;
+
 use super::{
     findings::Findings,
+    host::covers,
+    names::rule_host,
     registry::Registry,
     rules::{Rules, every_tls},
     table::Protocol,
+    virtual_services::VirtualServices,
 };
 use crate::api::istio::TlsMode;
 
-pub fn check(registry: &Registry, rules: &Rules, findings: &mut Findings) {
-    let used = used(registry, rules, findings);
+pub fn check(registry: &Registry, rules: &Rules, services: &VirtualServices, findings: &mut Findings) {
+    let routed = routed(services);
+    let used = used(registry, rules, &routed, findings);
     for (rule, used) in rules.all.iter().zip(used) {
         let object = &rule.object;
         let every = every_tls(&object.spec);
@@ -38,7 +44,9 @@ pub fn check(registry: &Registry, rules: &Rules, findings: &mut Findings) {
             let credential = tls.credential_name.as_ref().is_some_and(|name| !name.is_empty());
             if credential && tls.originates() {
                 let field = format!("{field}.credentialName");
-                if object.spec.workload_selector.is_none() {
+                // At a gateway, where routes lead to the host, Istio honours it as it is.
+                let at_gateway = routed.iter().any(|(host, _)| covers(&rule.host, host));
+                if object.spec.workload_selector.is_none() && !at_gateway {
                     let message = "without workloadSelector Istio ignores this rule at sidecars and sends plain text; egret honours it";
                     findings.warn(object, &field, message);
                 }
@@ -55,8 +63,19 @@ pub fn check(registry: &Registry, rules: &Rules, findings: &mut Findings) {
     }
 }
 
+/// Hosts and ports that HTTP routes lead to.
+fn routed(services: &VirtualServices) -> HashSet<(String, u16)> {
+    let rules = services.all.iter().flat_map(|service| &service.http);
+    let ports = rules.flat_map(|rule| {
+        let namespace = &rule.object.meta.namespace;
+        let destinations = rule.rule().route.iter().map(|to| &to.destination);
+        destinations.filter_map(|to| Some((rule_host(&to.host, namespace), to.port?))).collect::<Vec<_>>()
+    });
+    ports.collect()
+}
+
 /// Which rules match some service, telling on the way where TLS would be wrapped in TLS.
-fn used(registry: &Registry, rules: &Rules, findings: &mut Findings) -> Vec<bool> {
+fn used(registry: &Registry, rules: &Rules, routed: &HashSet<(String, u16)>, findings: &mut Findings) -> Vec<bool> {
     let mut used = vec![false; rules.all.len()];
     for entry in &registry.entries {
         for index in rules.naming(&entry.host, |namespace| entry.body.visibility.holds(namespace)) {
@@ -64,7 +83,8 @@ fn used(registry: &Registry, rules: &Rules, findings: &mut Findings) -> Vec<bool
             let object = &rules.all[index].object;
             let wrapped =
                 entry.body.ports.iter().filter(|port| matches!(port.protocol, Protocol::Https | Protocol::Tls));
-            for port in wrapped {
+            // Where HTTP is routed to the port, as egress gateways do, the rule's TLS is the only one.
+            for port in wrapped.filter(|port| !routed.contains(&(entry.host.clone(), port.number))) {
                 let Some(merged) = rules.merge(&[index], &mut Findings::default()) else { continue };
                 let policy = merged.policy(port.number, None);
                 // Mesh mTLS goes round whatever the application speaks.

@@ -39,7 +39,7 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
     let registry = Registry::new(objects, &peers, &mut findings);
     let rules = Rules::new(objects);
     let services = VirtualServices::new(objects, &mut findings);
-    check(&registry, &rules, &mut findings);
+    check(&registry, &rules, &services, &mut findings);
 
     let auto_mtls = settings.auto_mtls && peers.any_captured();
     let mut workshop = Workshop::new(objects, &rules, config, auto_mtls, &mut findings);

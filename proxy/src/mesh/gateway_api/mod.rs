@@ -15,7 +15,7 @@ mod tls;
 use std::{borrow::Cow, sync::Arc};
 
 use super::{findings::Findings, table::ObjectStatus};
-use crate::api::{Object, ObjectId, ObjectMeta, Objects, Origin, Written};
+use crate::api::{Object, ObjectMeta, Objects, Origin, Written};
 
 /// The classes that egret serves with no GatewayClass that says so.
 const CLASSES: [&str; 2] = ["istio", "egret"];

@@ -125,7 +125,8 @@ fn conflict(
         return Some(format!("{whose} serves {host} there already"));
     }
     let same_name = |other: &&Placed<'_>| {
-        other.gateway.id == placed.gateway.id && other.server.port.name == placed.server.port.name
+        // By name: listeners of one Gateway of the Gateway API are Gateways of their own here.
+        other.gateway_name() == placed.gateway_name() && other.server.port.name == placed.server.port.name
     };
     let twin = slot.servers.iter().find(same_name).filter(|_| kind == Kind::Tls);
     twin.map(|_| format!("the port name \"{}\" tells no two TLS servers of one Gateway apart", placed.server.port.name))

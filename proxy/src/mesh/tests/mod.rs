@@ -1,8 +1,8 @@
 //! What objects, written as their authors write them, come to.
 
 mod credentials;
-mod gateways;
 mod gateway_api;
+mod gateways;
 mod guards;
 mod peers;
 mod policies;
