@@ -10,6 +10,7 @@ use std::{
 
 use crate::{
     api::{Diagnostic, ObjectId, Objects, Severity, core::Secret},
+    identity,
     mesh::{self, IdentitySource, Material, Mesh, Place, PodAddresses, TlsSettings, TrustSource, UpstreamTls},
     source,
     telemetry::access_log,
@@ -52,6 +53,7 @@ pub(super) fn findings(paths: &[PathBuf]) -> (Vec<Diagnostic>, usize) {
     findings.extend(mesh.diagnostics.iter().cloned());
     access_log(&objects, &mesh, &mut findings);
     credentials(&objects, &mesh, &mut findings);
+    mesh_authority(&objects, &mesh, &mut findings);
     findings.sort_by(|a, b| (&a.file, a.line, a.column, a.severity).cmp(&(&b.file, b.line, b.column, b.severity)));
     findings.dedup();
     (findings, objects.count())
@@ -99,6 +101,16 @@ fn credentials(objects: &Objects, mesh: &Mesh, findings: &mut Vec<Diagnostic>) {
     // Warnings about certificates name the Secret or file themselves and have no line of their own in the rules.
     for warning in contexts.warnings() {
         log::info!("{warning}");
+    }
+}
+
+/// A plug-in CA of the mesh that cannot issue.
+fn mesh_authority(objects: &Objects, mesh: &Mesh, findings: &mut Vec<Diagnostic>) {
+    let namespace = &mesh.settings.root_namespace;
+    let Some(secret) = objects.secrets.get(&(namespace.clone(), identity::PLUG_IN_SECRET.to_owned())) else { return };
+    if let Err(error) = identity::check_plug_in(&secret.spec, namespace) {
+        let severity = if error.is_warning() { Severity::Warning } else { Severity::Error };
+        findings.push(secret.diagnostic(severity, "data", error.to_string()));
     }
 }
 

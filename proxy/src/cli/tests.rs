@@ -203,3 +203,22 @@ fn check_finds_formats_that_cannot_be_used() {
     let (findings, _) = super::check::findings(&[folder.path().join("missing.yaml")]);
     assert_eq!(findings.len(), 1);
 }
+
+#[test]
+fn check_finds_a_mesh_ca_that_cannot_issue() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("cacerts.yaml");
+    let plug_in = crate::identity::tests::lab::PlugIn::new("cluster", "730");
+    let write = |parts: &[&str]| {
+        use base64::Engine as _;
+        let encode = |part| base64::engine::general_purpose::STANDARD.encode(plug_in.read(part));
+        let data: String = parts.iter().map(|part| format!("  {part}: {}\n", encode(part))).collect();
+        let head = "apiVersion: v1\nkind: Secret\nmetadata:\n  name: cacerts\n  namespace: istio-system\ndata:\n";
+        std::fs::write(&file, format!("{head}{data}")).unwrap();
+        super::check::findings(&[folder.path().to_owned()]).0
+    };
+    assert_eq!(write(&["ca-cert.pem", "ca-key.pem", "root-cert.pem", "cert-chain.pem"]), []);
+    let findings = write(&["ca-cert.pem", "root-cert.pem", "cert-chain.pem"]);
+    let message = "the mesh CA in secret istio-system/cacerts lacks ca-key.pem: put it there";
+    assert_eq!(findings.iter().map(|finding| (finding.line, &*finding.message)).collect::<Vec<_>>(), [(6, message)]);
+}

@@ -252,6 +252,13 @@ fn is_fresh(leaf: &Leaf, authority: &Authority, now: UnixTime) -> bool {
     leaf.issuer == authority.certificate && leaf.summary.not_before <= now && now < leaf.renew_at
 }
 
+/// Whether the plug-in CA of this Secret is fit, now, on this machine's clock: for `egret check`.
+pub fn check_plug_in(secret: &Secret, namespace: &str) -> Result<(), IdentityError> {
+    let now = UnixTime::since_unix_epoch(SystemTime::UNIX_EPOCH.elapsed().unwrap_or(Duration::ZERO));
+    let authority = Authority::new(plug_in_secret(secret, namespace)?, now)?;
+    authority.expiring(now).map_or(Ok(()), Err)
+}
+
 fn plug_in_secret(secret: &Secret, namespace: &str) -> Result<AuthorityPem, IdentityError> {
     let from = format!("secret {namespace}/{PLUG_IN_SECRET}");
     let part = |name: &'static str| {

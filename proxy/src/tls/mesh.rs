@@ -56,9 +56,11 @@ pub(super) struct MeshContexts {
 #[derive(Debug, Default)]
 struct Clients {
     /// Own identity → rule → the peer's identity (empty: any): so that looking up copies nothing.
-    by_own: HashMap<Box<str>, HashMap<MeshTls, HashMap<Box<str>, Cached>>>,
+    by_own: HashMap<Box<str>, ByRule>,
     count: usize,
 }
+
+type ByRule = HashMap<MeshTls, HashMap<Box<str>, Cached>>;
 
 #[derive(Debug)]
 struct Cached {
