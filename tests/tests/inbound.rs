@@ -242,7 +242,11 @@ fn calls_between_pods_are_encrypted_by_themselves() -> Result<()> {
     drop(raw);
     let logged = agent.log_line("inbound|9001||")?;
     assert!(logged.contains("default/app"), "{logged}");
-    for what in ["service", "raw"] {
+    // A pod that calls itself through the Service is on no wire, and gets what the others get.
+    let own = app.curl(&["-H", "host: app", &format!("http://10.111.0.9/{MARK}-own")])?;
+    assert_eq!(own.status, 200, "{own:?} {}", agent.stderr());
+    assert!(own.body.contains(&format!("GET /{MARK}-own")), "{own:?}");
+    for what in ["service", "raw", "own"] {
         assert!(
             !wire.saw(&client.netns, outside, &format!("{MARK}-{what}"))?,
             "{what} went over the wire in the clear"

@@ -213,6 +213,7 @@ fn context(
         UpstreamTls::Mesh(mesh) if !mesh.required && !endpoint.peer.as_ref().is_some_and(|peer| peer.captured) => {
             Ok(None)
         }
+        UpstreamTls::Mesh(_) if is_itself(pod, endpoint) => Ok(None),
         UpstreamTls::Mesh(mesh) => {
             let Some(workload) = snapshot.mesh.workloads.get(&pod.id) else {
                 return Err(DialError::Refused(format!("{} is not enrolled any more", pod.id).into()));
@@ -222,6 +223,13 @@ fn context(
         UpstreamTls::Refuse(reason) => Err(DialError::Refused(reason.clone())),
         UpstreamTls::Originate(settings) => snapshot.tls.get(settings).map(Some).map_err(refused),
     }
+}
+
+/// A pod that calls itself through a service: its inbound is captured from outside only, so the application would get the
+/// bytes of the handshake. They never leave the pod, so it gets plain text.
+fn is_itself(pod: &Pod, endpoint: &Endpoint) -> bool {
+    let captured = endpoint.peer.as_ref().is_some_and(|peer| peer.captured);
+    captured && matches!(&endpoint.address, EndpointAddress::Ip(address) if pod.is_own(address.ip()))
 }
 
 fn refused(error: impl fmt::Display) -> DialError {

@@ -68,11 +68,15 @@ impl Pod {
         *self.own_addresses.write() = addresses;
     }
 
+    /// Whether the namespace's interfaces bear this address.
+    pub fn is_own(&self, ip: IpAddr) -> bool {
+        self.own_addresses.read().contains(&ip.to_canonical())
+    }
+
     /// True where dialling `to` from this pod would reach the agent's own listener.
     pub fn is_listener(&self, to: SocketAddr) -> bool {
         let ip = to.ip().to_canonical();
-        to.port() == self.listener_port
-            && (ip.is_loopback() || ip.is_unspecified() || self.own_addresses.read().contains(&ip))
+        to.port() == self.listener_port && (ip.is_loopback() || ip.is_unspecified() || self.is_own(ip))
     }
 
     /// Counters of a cluster, made at first sight. Kept by name, so that a reload does not forget what is open.
