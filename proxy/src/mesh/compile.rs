@@ -40,9 +40,10 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
     let rules = Rules::new(objects);
     let services = VirtualServices::new(objects, &mut findings);
     check(&registry, &rules, &services, &mut findings);
+    gateways::check(objects, &services, &mut findings);
 
     let auto_mtls = settings.auto_mtls && peers.any_captured();
-    let mut workshop = Workshop::new(objects, &rules, config, auto_mtls, &mut findings);
+    let mut workshop = Workshop::new(objects, &rules, &gateways, config, auto_mtls, &mut findings);
     let scope = Scope {
         registry: &registry,
         services: &services,
