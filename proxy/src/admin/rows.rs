@@ -22,6 +22,41 @@ pub struct Status {
     pub capture: String,
     /// Objects and files refused now, as `egret check` would print them.
     pub rejected: Vec<String>,
+    /// Conditions of Gateways and HTTPRoutes of the Gateway API.
+    #[serde(default)]
+    pub gateway_api: Vec<ConditionRow>,
+}
+
+/// One condition of one object of the Gateway API, as a controller would write it into its `status`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConditionRow {
+    /// `HTTPRoute default/cnn`
+    pub object: String,
+    /// `listener NAME`, `parent KIND NAMESPACE/NAME`; empty for the object itself.
+    pub about: String,
+    pub condition: String,
+    /// `True` or `False`.
+    pub status: String,
+    pub reason: String,
+    pub message: String,
+}
+
+impl ConditionRow {
+    /// Every condition that the compiler found.
+    pub fn all(mesh: &crate::mesh::Mesh) -> Vec<Self> {
+        let rows = mesh.statuses.iter().flat_map(|status| {
+            status.conditions.iter().map(|condition| Self {
+                object: status.object.to_string(),
+                about: status.about.clone(),
+                condition: condition.kind.to_owned(),
+                status: if condition.status { "True" } else { "False" }.to_owned(),
+                reason: condition.reason.to_owned(),
+                message: condition.message.clone(),
+            })
+        });
+        rows.collect()
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ use super::fleet::Fleet;
 use crate::{
     admin::{
         AdminState, Later,
-        rows::{PodStatus, Status},
+        rows::{ConditionRow, PodStatus, Status},
     },
     api::{Diagnostic, Severity},
     capture::Capture,
@@ -153,6 +153,7 @@ impl AdminState for Shared {
                 "not attached".to_owned()
             },
             rejected: errors.map(ToString::to_string).collect(),
+            gateway_api: ConditionRow::all(&self.engine.snapshot().mesh),
         }
     }
 

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::admin::{
     encode,
-    rows::{ClusterRow, EndpointRow, Explanation, ListenerRow, RouteRow, SecretRow, Status},
+    rows::{ClusterRow, ConditionRow, EndpointRow, Explanation, ListenerRow, RouteRow, SecretRow, Status},
 };
 
 pub fn proxy_config(
@@ -121,7 +121,17 @@ pub(super) fn write_status(status: &Status, out: &mut impl Write) -> anyhow::Res
             vec![pod.pod.clone(), pod.netns.clone(), addresses, inbound, pod.state.clone()]
         })
         .collect();
-    Ok(table::write(out, &["POD", "NETNS", "ADDRESSES", "INBOUND", "STATE"], &rows)?)
+    table::write(out, &["POD", "NETNS", "ADDRESSES", "INBOUND", "STATE"], &rows)?;
+    if status.gateway_api.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\nGATEWAY API")?;
+    let rows: Vec<_> = status.gateway_api.iter().cloned().map(condition).collect();
+    Ok(table::write(out, &["OBJECT", "ABOUT", "CONDITION", "STATUS", "REASON", "MESSAGE"], &rows)?)
+}
+
+fn condition(row: ConditionRow) -> Vec<String> {
+    vec![row.object, dash(row.about), row.condition, row.status, row.reason, row.message]
 }
 
 /// `59s`, `3m7s`, `5h2m`, `3d4h`.

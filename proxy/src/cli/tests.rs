@@ -8,7 +8,7 @@ use super::{
     show,
 };
 use crate::admin::{
-    rows::{PodStatus, Status},
+    rows::{ConditionRow, PodStatus, Status},
     tests::{Fake, serve},
 };
 
@@ -119,6 +119,24 @@ fn explain_and_status_are_for_people() {
             state: "enrolled".into(),
             ..PodStatus::default()
         }],
+        gateway_api: vec![
+            ConditionRow {
+                object: "Gateway default/gw".into(),
+                condition: "Programmed".into(),
+                status: "False".into(),
+                reason: "Pending".into(),
+                message: "no pod".into(),
+                ..ConditionRow::default()
+            },
+            ConditionRow {
+                object: "HTTPRoute default/r".into(),
+                about: "parent Gateway default/gw".into(),
+                condition: "Accepted".into(),
+                status: "True".into(),
+                reason: "Accepted".into(),
+                message: "attached".into(),
+            },
+        ],
         ..Status::default()
     };
     let mut out = Vec::new();
@@ -135,6 +153,11 @@ configuration: generation 2, 1 document refused
 
 POD               NETNS     ADDRESSES     INBOUND                STATE
 default/sleep     sleep     -             gateway 8080, 8443     enrolled
+
+GATEWAY API
+OBJECT                  ABOUT                         CONDITION      STATUS     REASON       MESSAGE
+Gateway default/gw      -                             Programmed     False      Pending      no pod
+HTTPRoute default/r     parent Gateway default/gw     Accepted       True       Accepted     attached
 "
     );
 }

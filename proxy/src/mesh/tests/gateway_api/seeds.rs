@@ -2,11 +2,8 @@
 
 use super::{super::pod, *};
 use crate::{
-    api::{
-        Severity,
-        gateway::{ServerProtocol, ServerTlsMode},
-    },
-    mesh::{PodAddresses, WorkloadId, compile},
+    api::gateway::{ServerProtocol, ServerTlsMode},
+    mesh::{DownstreamTls, HttpDecision, Mesh, PodAddresses, Servers, WorkloadId, compile},
 };
 
 const SIMPLE: &str = include_str!("simple.yaml");
@@ -116,6 +113,42 @@ fn both_set_ups_compile_without_a_word() {
         let cluster = mesh.workloads[&id("sleep")].outbound.cluster(&service).expect("the implied Service").clone();
         let crate::mesh::Discovery::Static(endpoints) = &cluster.discovery else { panic!("{cluster:?}") };
         assert_eq!(endpoints.len(), 1);
-        assert!(mesh.diagnostics.iter().all(|d| d.severity != Severity::Error));
+        both_hops(&mesh, gateway);
+        let rows = crate::admin::rows::ConditionRow::all(&mesh);
+        assert_eq!((rows.len(), rows[0].object.clone()), (10, format!("Gateway default/{gateway}")));
+        assert!(rows.iter().all(|row| (row.status == "True") == (row.condition != "Conflicted")), "{rows:#?}");
     }
+}
+
+/// A request follows the mesh's route to the gateway, and there the gateway's own.
+fn both_hops(mesh: &Mesh, gateway: &str) {
+    let host = if gateway.starts_with("cnn") { "edition.cnn.com" } else { "my-nginx.mesh-external.svc.cluster.local" };
+    let route = |decision: HttpDecision| match decision {
+        HttpDecision::Host(host) => host.routes[0].clone(),
+        other => panic!("{other:?}"),
+    };
+    let short = |route: &crate::mesh::Route| {
+        let crate::mesh::Action::Forward(forward) = &route.action else { panic!("{route:?}") };
+        (route.name.to_string(), forward.destinations[0].cluster.name().to_owned())
+    };
+    let first = route(mesh.of("default", "sleep").http(super::super::dst("1.1.1.1:80"), host));
+    let name = gateway.split('-').next().unwrap_or_default();
+    assert_eq!(
+        short(&first),
+        (
+            format!("default.direct-{name}-to-egress-gateway.0"),
+            format!("outbound|80||{gateway}-istio.default.svc.cluster.local")
+        )
+    );
+    let pod = WorkloadId { namespace: "default".into(), name: "gw".into() };
+    let table = mesh.workloads[&pod].gateway.as_ref().expect("a gateway");
+    let (id, listener) = table.listeners.iter().next().expect("a listener");
+    assert_eq!(id.port, 80);
+    let Servers::Tls(servers) = &listener.serves else { panic!("{listener:?}") };
+    let server = servers.get(host).expect("a server");
+    assert_eq!(server.tls, DownstreamTls::IstioMutual);
+    let second = route(table.http(*id, Some(&server.name), host));
+    let want = (format!("default.forward-{name}-from-egress-gateway.0"), format!("outbound|443||{host}"));
+    assert_eq!(short(&second), want);
+    assert_eq!(second.source.as_ref().map(|source| source.kind), Some("HTTPRoute"));
 }
