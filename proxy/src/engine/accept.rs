@@ -77,6 +77,9 @@ pub(super) async fn run(engine: Arc<Engine>, listener: std::net::TcpListener, po
         Err(error) => return log::error!("{}: the listener cannot be used: {error}", pod.id),
     };
     let port = listener.local_addr().map_or(0, |local| local.port());
+    if let Role::Gateway(_) = role {
+        pod.opens_gateway(port);
+    }
     let mut failing = false;
     loop {
         let accepted = tokio::select! {

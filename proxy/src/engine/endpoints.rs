@@ -61,10 +61,14 @@ pub async fn endpoints(snapshot: &Snapshot, pod: &Pod, target: &Target<'_>) -> R
 /// Those that the table does not list.
 async fn found(snapshot: &Snapshot, pod: &Pod, target: &Target<'_>) -> Result<Vec<Endpoint>, DialError> {
     let one = |address| endpoint_at(snapshot, target.cluster, EndpointAddress::Ip(address));
-    let dialled = |port: Option<u16>| SocketAddr::new(target.original.ip(), port.unwrap_or(target.original.port()));
+    let dialled = |port: Option<u16>| {
+        let address = SocketAddr::new(target.original.ip(), port.unwrap_or(target.original.port()));
+        // What a gateway's client dialled is the gateway: round and round.
+        if pod.is_gateway(address) { Err(DialError::Myself(address)) } else { Ok(vec![one(address)]) }
+    };
     match &target.cluster.discovery {
-        Discovery::OriginalDestination { port } => Ok(vec![one(dialled(*port))]),
-        _ if target.cluster.load_balancer == LoadBalancer::Passthrough => Ok(vec![one(dialled(None))]),
+        Discovery::OriginalDestination { port } => dialled(*port),
+        _ if target.cluster.load_balancer == LoadBalancer::Passthrough => dialled(None),
         Discovery::Static(endpoints) => Ok(endpoints.clone()),
         Discovery::Dynamic { port } => {
             let host = target.host.map(host_name).ok_or(DialError::NoEndpoints)?;

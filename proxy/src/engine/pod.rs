@@ -1,7 +1,7 @@
 //! One enrolled pod at run time. It outlives reloads: counters, resolver cache and pools go on, the table changes.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -32,6 +32,8 @@ pub struct Pod {
     /// Which address families lead anywhere from here.
     pub(super) families: Families,
     own_addresses: RwLock<Vec<IpAddr>>,
+    /// Ports of its gateway's listeners, also of former ones.
+    gateway_ports: RwLock<BTreeSet<u16>>,
     clusters: Mutex<HashMap<String, Arc<ClusterState>>>,
 }
 
@@ -54,6 +56,7 @@ impl Pod {
             http: http::Pools::default(),
             families: Families::default(),
             own_addresses: RwLock::new(own_addresses),
+            gateway_ports: RwLock::default(),
             clusters: Mutex::default(),
         }
     }
@@ -75,8 +78,22 @@ impl Pod {
 
     /// True where dialling `to` from this pod would reach the agent's own listener.
     pub fn is_listener(&self, to: SocketAddr) -> bool {
-        let ip = to.ip().to_canonical();
-        to.port() == self.listener_port && (ip.is_loopback() || ip.is_unspecified() || self.is_own(ip))
+        to.port() == self.listener_port && self.leads_here(to.ip())
+    }
+
+    /// Takes note of a gateway's listener.
+    pub(super) fn opens_gateway(&self, port: u16) {
+        self.gateway_ports.write().insert(port);
+    }
+
+    /// True where dialling `to` from this pod would reach its own gateway.
+    pub(super) fn is_gateway(&self, to: SocketAddr) -> bool {
+        self.gateway_ports.read().contains(&to.port()) && self.leads_here(to.ip())
+    }
+
+    fn leads_here(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        ip.is_loopback() || ip.is_unspecified() || self.is_own(ip)
     }
 
     /// Counters of a cluster, made at first sight. Kept by name, so that a reload does not forget what is open.

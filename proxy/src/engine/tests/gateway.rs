@@ -19,8 +19,8 @@ use crate::{
     api::{ObjectId, gateway::ServerProtocol},
     engine::{accept::Role, client_hello::tests::OPENSSL},
     mesh::{
-        Behind, ClusterRef, DownstreamTls, GatewayTable, HostMap, Listener, ListenerId, Outbound, Protocol, RouteTable,
-        Servers, TlsServer, TunnelRoute, UpstreamTls, VirtualHost, Workload,
+        Behind, ClusterRef, Discovery, DownstreamTls, GatewayTable, HostMap, Listener, ListenerId, Outbound, Protocol,
+        RouteTable, Servers, TlsServer, TunnelRoute, UpstreamTls, VirtualHost, Workload,
     },
     telemetry::record::{Flag, Reporter},
     tls::Contexts,
@@ -177,6 +177,18 @@ async fn a_tcp_port_without_a_route_is_reset() {
     let mut client = TcpStream::connect(lab.listener).await.unwrap();
     assert!(is_reset(&mut client).await);
     assert_eq!(lab.record().await.flags, [Flag::NR]);
+}
+
+/// A service of resolution NONE has no other address than the one dialled: at a gateway, that is the gateway.
+#[tokio::test]
+async fn a_gateway_does_not_call_itself_for_ever() {
+    let mut service = cluster("db.example", &[], UpstreamTls::Plain);
+    service.discovery = Discovery::OriginalDestination { port: None };
+    let route = TunnelRoute { source: None, destinations: vec![(ClusterRef::Known(service.into()), 1)] };
+    let lab = gateway_lab(Servers::Tcp(Some(route.into())));
+    let mut client = TcpStream::connect(lab.listener).await.unwrap();
+    assert!(is_reset(&mut client).await);
+    assert!(lab.record().await.upstream_transport_failure_reason.unwrap().contains("own listener"));
 }
 
 #[tokio::test]
