@@ -135,6 +135,7 @@ impl Configuration {
         }
         self.generation += 1;
         self.engine.install(Snapshot { mesh: Arc::new(mesh), tls: Arc::new(tls), generation: self.generation });
+        self.identities.publish();
         fleet.settle();
         self.forget(fleet);
         self.shared.configured(self.generation, self.all_findings(), fleet);

@@ -57,7 +57,11 @@ pub struct Identities {
     /// Whoever changes something holds this; who reads takes `view`.
     work: Mutex<Work>,
     view: ArcSwap<View>,
+    /// The certificates in use: those of `view`, once [`Self::publish`] said so.
+    shown: ArcSwap<Leaves>,
 }
+
+type Leaves = HashMap<Arc<str>, Arc<Leaf>>;
 
 #[derive(Debug, Default)]
 struct Work {
@@ -77,7 +81,7 @@ struct Wanted {
 #[derive(Debug)]
 struct View {
     trust: Result<Arc<Trust>, IdentityError>,
-    leaves: HashMap<Arc<str>, Arc<Leaf>>,
+    leaves: Arc<Leaves>,
     complaints: Vec<IdentityError>,
 }
 
@@ -91,17 +95,19 @@ impl Identities {
     /// With a clock of one's own.
     #[must_use]
     pub fn with_clock(state_folder: &Path, clock: Arc<dyn TimeProvider>) -> Arc<Self> {
-        let view = View { trust: Err(IdentityError::NotYet), leaves: HashMap::new(), complaints: Vec::new() };
+        let view = View { trust: Err(IdentityError::NotYet), leaves: Arc::default(), complaints: Vec::new() };
         Arc::new(Self {
             clock,
             state: State::new(state_folder),
             work: Mutex::default(),
             view: ArcSwap::from_pointee(view),
+            shown: ArcSwap::default(),
         })
     }
 
     /// Follows a configuration: takes its CA on and has a certificate for each of `identities` (and for no other). A CA that
-    /// is not fit is told, and the one before stays. `secret` is the plug-in CA's, where there is one.
+    /// is not fit is told, and the one before stays. [`Self::publish`] must follow, once contexts with the new trust are in
+    /// force: until then the certificates of before are shown, which everybody trusts. `secret` is the plug-in CA's, where there is one.
     ///
     /// Reads and writes files and makes keys: call it off the data path.
     pub fn update(&self, settings: &Settings, identities: BTreeSet<Arc<str>>, secret: Option<&Secret>) {
@@ -115,8 +121,13 @@ impl Identities {
         self.bring_about(&mut work);
     }
 
-    /// Renews what is due. True where something changed that a new configuration must be built for: the trusted roots, or
-    /// what is to be told.
+    /// Shows the certificates of the last [`Self::update`] from the next handshake on.
+    pub fn publish(&self) {
+        self.shown.store(self.view.load().leaves.clone());
+    }
+
+    /// Renews what is due. True where something changed that a new configuration must be built for (by [`Self::update`], contexts
+    /// and [`Self::publish`]): the trusted roots, or what is to be told.
     pub fn renew(&self) -> bool {
         let mut work = self.work.lock();
         if work.wanted.domains.is_empty() {
@@ -125,6 +136,9 @@ impl Identities {
         let before = self.view.load_full();
         self.bring_about(&mut work);
         let after = self.view.load();
+        if after.trust == before.trust {
+            self.publish();
+        }
         after.trust != before.trust || after.complaints != before.complaints
     }
 
@@ -184,7 +198,7 @@ impl Identities {
             };
             leaves.extend(leaf.map(|leaf| (identity.clone(), leaf)));
         }
-        self.view.store(Arc::new(View { trust, leaves, complaints }));
+        self.view.store(Arc::new(View { trust, leaves: Arc::new(leaves), complaints }));
     }
 
     /// The CA that is wanted, where it is not the one in force.
@@ -208,14 +222,13 @@ impl Identities {
     /// The certificate of this identity as it is now.
     #[must_use]
     pub fn leaf(&self, identity: &str) -> Option<Arc<Leaf>> {
-        self.view.load().leaves.get(identity).cloned()
+        self.shown.load().get(identity).cloned()
     }
 
     /// The certificates of all identities, by name.
     #[must_use]
     pub fn leaves(&self) -> Vec<(Arc<str>, Arc<Leaf>)> {
-        let mut leaves: Vec<_> =
-            self.view.load().leaves.iter().map(|(name, leaf)| (name.clone(), leaf.clone())).collect();
+        let mut leaves: Vec<_> = self.shown.load().iter().map(|(name, leaf)| (name.clone(), leaf.clone())).collect();
         leaves.sort_by(|(one, _), (other, _)| one.cmp(other));
         leaves
     }

@@ -49,6 +49,7 @@ impl Mesh {
 
     pub fn update(&self, secret: Option<&Secret>) {
         self.identities.update(&self.settings, self.names.clone(), secret);
+        self.identities.publish();
     }
 
     /// The same folder in a new process.

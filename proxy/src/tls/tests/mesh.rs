@@ -308,8 +308,11 @@ async fn two_roots_are_trusted_while_one_follows_the_other() {
     two.clock.advance(FORMER_ROOT_TRUST);
     one.clock.advance(FORMER_ROOT_TRUST);
     one.identities.renew();
+    one.identities.publish();
     assert!(two.identities.renew());
-    let error = connect(&next(&server)).await.server.unwrap_err();
+    let server = next(&server);
+    two.identities.publish();
+    let error = connect(&server).await.server.unwrap_err();
     assert!(error.contains(&format!("certificate for {SLEEP} is refused")), "{error}");
 }
 
@@ -341,6 +344,28 @@ async fn a_renewal_keeps_connections_and_contexts_and_a_new_ca_does_not() {
     assert_eq!(client(&contexts).id, client(&after).id, "what is in force stays until the next build");
     assert_ne!(client(&next(&after)).id, client(&after).id);
     talk(&mut client_end, &mut server_end).await;
+}
+
+#[tokio::test]
+async fn while_the_ca_changes_no_handshake_fails() {
+    let (mesh, plug_in) = (Mesh::new(&[SLEEP, SERVER]), PlugIn::new("cluster", "730"));
+    let old = first(&mesh);
+    let connect = async |client: &Contexts, server: &Contexts| {
+        let client = client.mesh_client(SLEEP, &rule(&[]), Some(&peer(SERVER))).unwrap();
+        let ends = handshake(&client, &server.mesh_server(SERVER).unwrap()).await;
+        ends.client.unwrap();
+        ends.server.unwrap().get_ref().1.peer_certificates().unwrap().len()
+    };
+    assert_eq!(connect(&old, &old).await, 1);
+    // Trusted already by whoever is built now, and not shown yet to those who do not know of it.
+    mesh.identities.update(&mesh.settings, mesh.names.clone(), Some(&plug_in.secret()));
+    let new = next(&old);
+    for (client, server) in [(&old, &old), (&old, &new), (&new, &old), (&new, &new)] {
+        assert_eq!(connect(client, server).await, 1);
+    }
+    mesh.identities.publish();
+    // With the intermediate.
+    assert_eq!(connect(&new, &new).await, 2);
 }
 
 #[tokio::test]
