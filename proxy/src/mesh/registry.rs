@@ -1,6 +1,8 @@
 //! Every service that the objects define, in one shape: hosts, ports, addresses and endpoints, whether a ServiceEntry
 //! or a Kubernetes Service says so.
 
+mod pods;
+
 use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, SocketAddr},
@@ -10,6 +12,7 @@ use std::{
 
 use ipnet::IpNet;
 
+use self::pods::PodsByNamespace;
 use super::{
     findings::Findings,
     host::canonical,
@@ -17,11 +20,11 @@ use super::{
     names::{Visibility, object_order, selects, service_host},
     peers::Peers,
     protocol,
-    table::{Discovery, DnsTarget, Endpoint, EndpointAddress, Peer, Protocol, WorkloadId},
+    table::{Discovery, DnsTarget, Endpoint, EndpointAddress, Peer, Protocol},
 };
 use crate::api::{
     Object, ObjectId, Objects,
-    core::{Pod, Service, TargetPort},
+    core::{Service, TargetPort},
     istio::{Location, Resolution, ServiceEntry},
 };
 
@@ -271,61 +274,6 @@ impl Backend {
             Address::Unix(_) => return None,
         };
         Some(DnsTarget { name, port: self.port(port)?, weight: self.weight })
-    }
-}
-
-/// A pod that may be an endpoint.
-struct AddressedPod<'a> {
-    pod: &'a Object<Pod>,
-    ips: &'a [IpAddr],
-    peer: Option<Arc<Peer>>,
-    labels: Arc<BTreeMap<String, String>>,
-    locality: Arc<str>,
-}
-
-/// Pods that may be endpoints, with the addresses they bear now.
-struct PodsByNamespace<'a> {
-    pods: HashMap<&'a str, Vec<AddressedPod<'a>>>,
-    peers: &'a Peers<'a>,
-}
-
-impl<'a> PodsByNamespace<'a> {
-    fn new(objects: &'a Objects, peers: &'a Peers<'a>) -> Self {
-        let mut pods: HashMap<&str, Vec<AddressedPod<'_>>> = HashMap::new();
-        for pod in objects.pods.values() {
-            let id = WorkloadId { namespace: pod.meta.namespace.clone(), name: pod.meta.name.clone() };
-            let ips = peers.addresses(&id, pod);
-            if !ips.is_empty() {
-                pods.entry(&pod.meta.namespace).or_default().push(AddressedPod {
-                    pod,
-                    ips,
-                    peer: peers.of_pod(&id).cloned(),
-                    labels: Arc::new(pod.meta.labels.clone()),
-                    locality: locality::of_pod(&pod.meta.labels),
-                });
-            }
-        }
-        Self { pods, peers }
-    }
-
-    /// One backend for each pod with these labels; `like` says which of a pod's address families is wanted.
-    fn backends(&self, namespace: &str, selector: &BTreeMap<String, String>, like: Option<IpAddr>) -> Vec<Backend> {
-        let pods = self.pods.get(namespace).map(Vec::as_slice).unwrap_or_default();
-        let chosen = pods.iter().filter(|pod| selects(selector, &pod.labels));
-        let backends = chosen.filter_map(|AddressedPod { pod, ips, peer, labels, locality }| {
-            let wanted = like.and_then(|like| ips.iter().find(|ip| ip.is_ipv4() == like.is_ipv4()));
-            let named = pod.spec.ports.iter().filter_map(|port| Some((port.name.clone()?, port.port)));
-            Some(Backend {
-                address: Address::Ip(*wanted.or(ips.first())?),
-                overrides: BTreeMap::new(),
-                container_ports: named.collect(),
-                labels: labels.clone(),
-                weight: 1,
-                locality: locality.clone(),
-                peer: peer.clone(),
-            })
-        });
-        backends.collect()
     }
 }
 

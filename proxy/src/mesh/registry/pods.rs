@@ -1,0 +1,73 @@
+//! Pods as endpoints of the services that select them.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use super::{
+    super::{
+        locality,
+        names::selects,
+        peers::Peers,
+        table::{Peer, WorkloadId},
+    },
+    Address, Backend,
+};
+use crate::api::{Object, Objects, core::Pod};
+
+/// A pod that may be an endpoint.
+struct AddressedPod<'a> {
+    pod: &'a Object<Pod>,
+    ips: &'a [IpAddr],
+    peer: Option<Arc<Peer>>,
+    labels: Arc<BTreeMap<String, String>>,
+    locality: Arc<str>,
+}
+
+/// Pods that may be endpoints, with the addresses they bear now.
+pub struct PodsByNamespace<'a> {
+    pods: HashMap<&'a str, Vec<AddressedPod<'a>>>,
+    pub peers: &'a Peers<'a>,
+}
+
+impl<'a> PodsByNamespace<'a> {
+    pub fn new(objects: &'a Objects, peers: &'a Peers<'a>) -> Self {
+        let mut pods: HashMap<&str, Vec<AddressedPod<'_>>> = HashMap::new();
+        for pod in objects.pods.values() {
+            let id = WorkloadId { namespace: pod.meta.namespace.clone(), name: pod.meta.name.clone() };
+            let ips = peers.addresses(&id, pod);
+            if !ips.is_empty() {
+                pods.entry(&pod.meta.namespace).or_default().push(AddressedPod {
+                    pod,
+                    ips,
+                    peer: peers.of_pod(&id).cloned(),
+                    labels: Arc::new(pod.meta.labels.clone()),
+                    locality: locality::of_pod(&pod.meta.labels),
+                });
+            }
+        }
+        Self { pods, peers }
+    }
+
+    /// One backend for each pod with these labels; `like` says which of a pod's address families is wanted.
+    pub fn backends(&self, namespace: &str, selector: &BTreeMap<String, String>, like: Option<IpAddr>) -> Vec<Backend> {
+        let pods = self.pods.get(namespace).map(Vec::as_slice).unwrap_or_default();
+        let chosen = pods.iter().filter(|pod| selects(selector, &pod.labels));
+        let backends = chosen.filter_map(|AddressedPod { pod, ips, peer, labels, locality }| {
+            let wanted = like.and_then(|like| ips.iter().find(|ip| ip.is_ipv4() == like.is_ipv4()));
+            let named = pod.spec.ports.iter().filter_map(|port| Some((port.name.clone()?, port.port)));
+            Some(Backend {
+                address: Address::Ip(*wanted.or(ips.first())?),
+                overrides: BTreeMap::new(),
+                container_ports: named.collect(),
+                labels: labels.clone(),
+                weight: 1,
+                locality: locality.clone(),
+                peer: peer.clone(),
+            })
+        });
+        backends.collect()
+    }
+}
