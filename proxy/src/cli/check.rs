@@ -83,8 +83,13 @@ fn credentials(objects: &Objects, mesh: &Mesh, findings: &mut Vec<Diagnostic>) {
         .filter(|finding| finding.severity == Severity::Error)
         .filter_map(|finding| finding.object.clone())
         .collect();
+    let usable = |settings: &TlsSettings| contexts.get(settings).is_ok();
+    let for_gateways: HashSet<_> =
+        mesh.honoured_by_gateways(usable).filter_map(|cluster| cluster.destination_rule.as_ref()).collect();
     for (settings, error) in contexts.failures() {
-        for rule in rules(mesh, settings) {
+        // A rule for gateways, whose volumes have the files: that this machine has not is no mistake.
+        let elsewhere = |rule: &ObjectId| on_host(settings) && for_gateways.contains(rule);
+        for rule in rules(mesh, settings).into_iter().filter(|rule| !elsewhere(rule)) {
             // Said already, e.g. that the Secret is missing.
             let Some(place) = mesh.origins.get(&rule).filter(|_| !refused.contains(&rule)) else { continue };
             findings.push(Diagnostic {

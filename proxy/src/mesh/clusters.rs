@@ -4,7 +4,6 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::{
     findings::Findings,
-    gateways::Gateways,
     origination::{Defaults, Holder, NO_LABELS, Upstream},
     registry::{Entry, EntryPort},
     routing::VirtualHost,
@@ -26,7 +25,6 @@ use crate::{
 pub struct Workshop<'a> {
     pub objects: &'a Objects,
     pub rules: &'a Rules,
-    gateways: &'a Gateways<'a>,
     pub defaults: Defaults,
     /// Mesh configuration `connectTimeout`.
     pub connect_timeout: Duration,
@@ -86,7 +84,6 @@ impl<'a> Workshop<'a> {
     pub fn new(
         objects: &'a Objects,
         rules: &'a Rules,
-        gateways: &'a Gateways<'a>,
         config: Option<&MeshConfig>,
         auto_mtls: bool,
         findings: &'a mut Findings,
@@ -94,7 +91,6 @@ impl<'a> Workshop<'a> {
         Self {
             objects,
             rules,
-            gateways,
             defaults: Defaults::new(config),
             connect_timeout: config.and_then(|config| config.connect_timeout).unwrap_or(limits::CONNECT_TIMEOUT),
             auto_mtls,
@@ -220,7 +216,6 @@ impl<'a> Workshop<'a> {
     fn originate(&mut self, tls: &Tls<'_>, upstream: Upstream<'_>, holder: HolderOf<'_>) -> UpstreamTls {
         let holder = Holder {
             objects: self.objects,
-            gateways: self.gateways,
             defaults: &self.defaults,
             namespace: holder.namespace,
             volumes: holder.volumes,

@@ -40,10 +40,9 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
     let rules = Rules::new(objects);
     let services = VirtualServices::new(objects, &mut findings);
     check(&registry, &rules, &services, &mut findings);
-    gateways::check(objects, &services, &mut findings);
 
     let auto_mtls = settings.auto_mtls && peers.any_captured();
-    let mut workshop = Workshop::new(objects, &rules, &gateways, config, auto_mtls, &mut findings);
+    let mut workshop = Workshop::new(objects, &rules, config, auto_mtls, &mut findings);
     let scope = Scope {
         registry: &registry,
         services: &services,
@@ -88,6 +87,8 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
     mesh.peers = peers.by_address;
     mesh.statuses = statuses;
     mesh.settings = settings;
+    let honoured = mesh.honoured_by_gateways(|_| true).filter_map(|cluster| cluster.destination_rule.as_ref());
+    findings.excuse(&honoured.collect());
     mesh.diagnostics = findings.into_sorted();
     mesh
 }

@@ -8,6 +8,8 @@ use crate::api::{Diagnostic, Object, ObjectId, Severity};
 pub struct Findings {
     found: Vec<Diagnostic>,
     seen: HashSet<(ObjectId, String, String)>,
+    /// Which of `found` say that a rule cannot be honoured for some workloads.
+    refusals: Vec<usize>,
 }
 
 impl Findings {
@@ -25,6 +27,24 @@ impl Findings {
 
     pub fn warn<S>(&mut self, object: &Object<S>, field: &str, message: impl Into<String>) {
         self.add(object, Severity::Warning, field, message);
+    }
+
+    /// The rule cannot be honoured for some workloads, whose traffic under it is refused.
+    pub fn refused<S>(&mut self, object: &Object<S>, field: &str, message: impl Into<String>) {
+        let before = self.found.len();
+        self.error(object, field, message);
+        self.refusals.extend(before..self.found.len());
+    }
+
+    /// A rule that gateways honour is there for them: that others cannot is no mistake of its author.
+    pub fn excuse(&mut self, honoured: &HashSet<&ObjectId>) {
+        for at in &self.refusals {
+            if let Some(found) = self.found.get_mut(*at)
+                && found.object.as_ref().is_some_and(|object| honoured.contains(object))
+            {
+                found.severity = Severity::Info;
+            }
+        }
     }
 
     /// In the order of files and lines.

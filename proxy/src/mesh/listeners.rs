@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{
     host::authority_host,
     routing::{RouteTable, TunnelRoute},
-    table::{HostMap, HttpDecision},
+    table::{Cluster, HostMap, HttpDecision},
 };
 use crate::api::{ObjectId, gateway::ServerProtocol};
 
@@ -79,6 +79,31 @@ impl GatewayTable {
     pub fn http(&self, id: ListenerId, server: Option<&str>, authority: &str) -> HttpDecision {
         let found = self.routes(id, server).and_then(|table| table.hosts.get(authority_host(authority)));
         found.map_or(HttpDecision::NotFound, |host| HttpDecision::Host(host.clone()))
+    }
+
+    /// Every cluster that some route leads to.
+    pub fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        let listeners = self.listeners.values();
+        listeners.flat_map(|listener| {
+            let (tables, tunnels): (Vec<_>, Vec<_>) = match &listener.serves {
+                Servers::Http(table) => (vec![table], Vec::new()),
+                Servers::Tcp(route) => (Vec::new(), route.iter().collect()),
+                Servers::Tls(servers) => {
+                    let tables = servers.values().filter_map(|server| match &server.serves {
+                        Behind::Http(table) => Some(table),
+                        Behind::Tunnel(_) => None,
+                    });
+                    let tunnels = servers.values().filter_map(|server| match &server.serves {
+                        Behind::Tunnel(route) => route.as_ref(),
+                        Behind::Http(_) => None,
+                    });
+                    (tables.collect(), tunnels.collect())
+                }
+            };
+            let tunnels = tunnels.into_iter().flat_map(|route| route.destinations.iter());
+            let raw = tunnels.filter_map(|(to, _)| to.known());
+            tables.into_iter().flat_map(|table| table.hosts.values()).flat_map(|host| host.clusters()).chain(raw)
+        })
     }
 
     /// The route table of a listener, or of one of its TLS servers.

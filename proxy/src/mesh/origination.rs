@@ -5,13 +5,12 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     findings::Findings,
-    gateways::Gateways,
     rules::Tls,
     table::{IdentitySource, Material, MeshTls, Place, Protocol, TlsSettings, TrustSource, UpstreamTls},
     volumes::Volumes,
 };
 use crate::api::{
-    Objects, Severity,
+    Objects,
     core::Secret,
     istio::{ClientTls, MeshConfig, TlsMode},
     objects::Kind,
@@ -36,10 +35,9 @@ impl Defaults {
 }
 
 /// Whose credentials count.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Holder<'a> {
     pub objects: &'a Objects,
-    pub gateways: &'a Gateways<'a>,
     pub defaults: &'a Defaults,
     /// Namespace of the workload: its Secrets are meant.
     pub namespace: &'a str,
@@ -83,17 +81,10 @@ impl Holder<'_> {
             Err((field, why)) => {
                 let field = if field.is_empty() { tls.field.clone() } else { format!("{}.{field}", tls.field) };
                 let whose = format!("{why}: traffic of workloads in {} under this rule is refused", self.namespace);
-                findings.add(tls.object, self.severity(tls.settings), &field, whose);
+                findings.refused(tls.object, &field, whose);
                 UpstreamTls::Refuse(Arc::from(format!("{}: {why}", tls.object.id)))
             }
         }
-    }
-
-    /// That a rule meant for gateways, who have its Secret, cannot be followed elsewhere is as its author wants it.
-    fn severity(self, tls: &ClientTls) -> Severity {
-        let elsewhere = given(tls.credential_name.as_ref())
-            .is_some_and(|name| !self.gateways.any_in(self.namespace) && self.gateways.hold_secret(self.objects, name));
-        if elsewhere { Severity::Warning } else { Severity::Error }
     }
 
     fn settings(self, tls: &ClientTls, upstream: Upstream<'_>) -> Result<TlsSettings, Refusal> {

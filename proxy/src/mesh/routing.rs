@@ -110,10 +110,10 @@ impl Pattern {
     /// # Errors
     /// What is wrong with the expression, in one line.
     pub fn new(expression: &str) -> Result<Self, String> {
-        // Size limits are the library's own defaults (10 MiB compiled); matching takes time linear in the text. Alone
-        // first: `a)|(b` is whole only between the brackets that anchor it.
-        let anchored = || regex::Regex::new(&format!("^(?:{expression})$"));
-        match regex::Regex::new(expression).and_then(|_| anchored()) {
+        // Size limits are the library's own defaults (10 MiB compiled); matching takes time linear in the text. It must stand by
+        // itself before it is anchored, or `a)|(?:b` would get out of the brackets.
+        let whole = format!("^(?:{expression})$");
+        match regex::Regex::new(expression).and_then(|_| regex::Regex::new(&whole)) {
             Ok(regex) => Ok(Self(Arc::new(regex))),
             Err(error) => Err(error.to_string().lines().last().unwrap_or_default().trim().to_owned()),
         }

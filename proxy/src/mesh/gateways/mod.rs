@@ -1,14 +1,13 @@
 //! Gateways: which pods serve them, and the listeners that this gives each pod.
 
-mod check;
 mod destinations;
 mod listeners;
 mod placement;
+mod tunnels;
 
 use std::{collections::HashMap, sync::Arc};
 
 pub use self::{
-    check::check,
     destinations::AtGateway,
     listeners::{Site, table},
 };
@@ -51,21 +50,6 @@ impl<'a> Gateways<'a> {
             findings.warn(gateway, "spec.selector", message);
         }
         Self { by_pod }
-    }
-
-    /// Whether some gateway finds the Secret of this name in its namespace.
-    pub fn hold_secret(&self, objects: &Objects, name: &str) -> bool {
-        let has = |id: &WorkloadId| {
-            [name, &format!("{name}-cacert")]
-                .iter()
-                .any(|name| objects.secrets.contains_key(&(id.namespace.clone(), (*name).to_owned())))
-        };
-        self.by_pod.keys().any(has)
-    }
-
-    /// Whether some gateway pod is of this namespace.
-    pub fn any_in(&self, namespace: &str) -> bool {
-        self.by_pod.keys().any(|id| id.namespace == namespace)
     }
 
     /// Empty: the pod is no gateway.
