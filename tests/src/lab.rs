@@ -156,6 +156,27 @@ impl Lab {
         }
     }
 
+    /// Instances of one service in the outside, `(name, address:port)` each, on an address of [`crate::names`]; what they
+    /// do on which path is said in `backends.py`.
+    pub fn backends(&self, instances: &[(&str, &str)]) -> Result<Backends> {
+        self.backends_in(&self.outside, instances)
+    }
+
+    /// The same inside a pod.
+    pub fn backends_in(&self, netns: &Netns, instances: &[(&str, &str)]) -> Result<Backends> {
+        let script = self.dir.path().join("backends.py");
+        std::fs::write(&script, include_str!("backends.py"))?;
+        let log = self.dir.path().join(format!("backends-{}.log", self.pods.fetch_add(1, Ordering::Relaxed)));
+        let mut args = vec![script.to_string_lossy().into_owned(), log.to_string_lossy().into_owned()];
+        args.extend(instances.iter().map(|(name, address)| format!("{name}={address}")));
+        let mut command = netns.command("/usr/bin/python3");
+        command.args(args);
+        let name = log.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let mut daemon = Daemon::start(&name, command, self.dir.path())?;
+        daemon.wait_for("ready", Duration::from_secs(10))?;
+        Ok(Backends { _daemon: daemon, log })
+    }
+
     /// Another server in the outside, for a single test; it ends when dropped.
     pub fn serve(&self, name: &str, program: &str, args: &[&str]) -> Result<Daemon> {
         self.serve_in(&self.outside, name, program, args)
@@ -177,6 +198,34 @@ impl Lab {
         let mut odd = self.serve_in(&pod.netns, &name, "/usr/bin/python3", &args.each_ref().map(String::as_str))?;
         odd.wait_for("ready", Duration::from_secs(10))?;
         Ok(odd)
+    }
+}
+
+/// Running instances of a service, see [`Lab::backends`].
+pub struct Backends {
+    _daemon: Daemon,
+    log: PathBuf,
+}
+
+impl Backends {
+    /// Every request that came, oldest first, as the JSON that `backends.py` writes.
+    #[must_use]
+    pub fn seen(&self) -> Vec<serde_json::Value> {
+        let text = crate::process::read_lossy(&self.log);
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// The requests whose path holds `text`.
+    #[must_use]
+    pub fn with_path(&self, text: &str) -> Vec<serde_json::Value> {
+        self.seen().into_iter().filter(|seen| seen["path"].as_str().is_some_and(|path| path.contains(text))).collect()
+    }
+
+    /// How many of those each of these instances got.
+    #[must_use]
+    pub fn shares(&self, path: &str, instances: &[&str]) -> Vec<usize> {
+        let seen = self.with_path(path);
+        instances.iter().map(|name| seen.iter().filter(|one| one["instance"] == *name).count()).collect()
     }
 }
 

@@ -17,7 +17,7 @@ mod process;
 mod wire;
 
 pub use agent::{Agent, agent_binary, egret};
-pub use lab::{Lab, sweep};
+pub use lab::{Backends, Lab, sweep};
 pub use netns::Netns;
 pub use outside::{Hit, names};
 pub use pki::{CLIENT_DN, Pki};
