@@ -356,3 +356,26 @@ fn keep_alive(socket: &TcpSocket, wanted: &Keepalive) -> io::Result<()> {
 fn no_route(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENETUNREACH | libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn keep_alive_is_set_as_far_as_it_is_given() {
+        let socket = TcpSocket::new_v4().unwrap();
+        let reference = SockRef::from(&socket);
+        let before = (reference.tcp_keepalive_interval().unwrap(), reference.tcp_keepalive_retries().unwrap());
+        keep_alive(&socket, &Keepalive { time: Some(Duration::from_secs(17)), probes: None, interval: None }).unwrap();
+        assert!(reference.keepalive().unwrap());
+        assert_eq!(reference.tcp_keepalive_time().unwrap(), Duration::from_secs(17));
+        let after = (reference.tcp_keepalive_interval().unwrap(), reference.tcp_keepalive_retries().unwrap());
+        assert_eq!(before, after);
+        let all = Keepalive { time: None, probes: Some(3), interval: Some(Duration::from_secs(5)) };
+        keep_alive(&socket, &all).unwrap();
+        let after = (reference.tcp_keepalive_interval().unwrap(), reference.tcp_keepalive_retries().unwrap());
+        assert_eq!(after, (Duration::from_secs(5), 3));
+    }
+}

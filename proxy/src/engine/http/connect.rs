@@ -37,6 +37,7 @@ pub struct Wants {
 /// Whether to speak h2 where ALPN has not said so.
 fn h2(target: &Target<'_>, wants: Wants) -> bool {
     let open = match target.cluster.protocol {
+        _ if target.cluster.pool.use_client_protocol => wants.client_h2,
         Protocol::Http2 | Protocol::Grpc => true,
         Protocol::Auto => wants.client_h2,
         _ => target.cluster.pool.h2_upgrade,

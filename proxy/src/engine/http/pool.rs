@@ -58,7 +58,8 @@ struct Entries {
 struct Entry {
     /// The last one put back is the first one taken, so that the rest can grow old and be closed.
     idle: Vec<(http1::SendRequest<RequestBody>, Arc<Meta>)>,
-    h2: Option<(http2::SendRequest<RequestBody>, Arc<Meta>)>,
+    /// One, where `maxConcurrentStreams` does not ask for more.
+    h2: Vec<(http2::SendRequest<RequestBody>, Arc<Meta>)>,
 }
 
 /// One upstream connection.
@@ -72,6 +73,9 @@ pub struct Meta {
     /// The last snapshot under which it was found to be in order.
     generation: AtomicU64,
     max_requests: Option<u32>,
+    max_streams: Option<u32>,
+    /// `maxConnectionDuration`: no request begins when it is this old.
+    oldest: Option<Duration>,
     requests: AtomicU32,
     active: AtomicU32,
     /// Milliseconds after `born` when it was last used.
@@ -95,6 +99,8 @@ impl Meta {
             read,
             generation: generation.into(),
             max_requests: pool.max_requests_per_connection.filter(|max| *max > 0),
+            max_streams: pool.max_concurrent_streams.filter(|max| *max > 0),
+            oldest: pool.max_connection_duration,
             requests: AtomicU32::new(0),
             active: AtomicU32::new(0),
             used: AtomicU64::new(0),
@@ -112,9 +118,15 @@ impl Meta {
         self.active.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// `maxRequestsPerConnection` is reached.
+    /// `maxRequestsPerConnection` or `maxConnectionDuration` is reached.
     fn spent(&self) -> bool {
         self.max_requests.is_some_and(|max| self.requests.load(Ordering::Acquire) >= max)
+            || self.oldest.is_some_and(|oldest| self.born.elapsed() >= oldest)
+    }
+
+    /// `maxConcurrentStreams` is reached.
+    fn full(&self) -> bool {
+        self.max_streams.is_some_and(|max| self.active.load(Ordering::Acquire) >= max)
     }
 
     /// How long it has been idle; None while in use.
@@ -192,6 +204,7 @@ impl Pools {
                 // It was put back when its response ended; the connection's own task may need a moment to notice.
                 let ready = tokio::time::timeout(limits::REUSE_WAIT, sender.ready()).await;
                 if matches!(ready, Ok(Ok(()))) {
+                    meta.begin();
                     return Some(self.lease(Sender::H1(sender), meta, true));
                 }
             } else {
@@ -204,30 +217,41 @@ impl Pools {
         let mut entries = self.inner.entries.lock();
         let entry = entries.by_key.get_mut(key)?;
         let found = if h2 {
-            entry.h2.take_if(|(sender, meta)| sender.is_closed() || meta.spent());
-            entry.h2.as_ref().map(|(sender, meta)| (Sender::H2(sender.clone()), meta.clone()))
+            entry.h2.retain(|(sender, meta)| !sender.is_closed() && !meta.spent());
+            let free = entry.h2.iter().find(|(_, meta)| !meta.full());
+            free.map(|(sender, meta)| {
+                // Under the lock, so that nobody else takes the last stream.
+                meta.begin();
+                (Sender::H2(sender.clone()), meta.clone())
+            })
         } else {
             std::iter::from_fn(|| entry.idle.pop())
-                .find(|(sender, _)| !sender.is_closed())
+                .find(|(sender, meta)| !sender.is_closed() && !meta.spent())
                 .map(|(sender, meta)| (Sender::H1(sender), meta))
         };
-        if entry.idle.is_empty() && entry.h2.is_none() {
+        if entry.idle.is_empty() && entry.h2.is_empty() {
             entries.by_key.remove(key);
         }
         found
     }
 
+    /// The use of the connection has begun already.
     fn lease(&self, sender: Sender, meta: Arc<Meta>, reused: bool) -> Lease {
-        meta.begin();
         Lease { sender: Some(sender), meta, reused, reusable: true, pools: Arc::downgrade(&self.inner) }
     }
 
     /// Puts a new connection to its first use; one that speaks h2 is open to others at once.
     pub fn add(&self, sender: Sender, meta: Arc<Meta>) -> Lease {
+        meta.begin();
         if let Sender::H2(sender) = &sender {
             let mut entries = self.inner.entries.lock();
             if meta.generation.load(Ordering::Acquire) == entries.generation {
-                entries.by_key.entry(meta.key.clone()).or_default().h2 = Some((sender.clone(), meta.clone()));
+                let entry = entries.by_key.entry(meta.key.clone()).or_default();
+                if meta.max_streams.is_none() {
+                    // The newest carries everything; those before it end with their requests.
+                    entry.h2.clear();
+                }
+                entry.h2.push((sender.clone(), meta.clone()));
             }
         }
         self.inner.freed.notify_waiters();
@@ -243,6 +267,8 @@ impl Pools {
         closed: CancellationToken,
     ) {
         let mut connection = std::pin::pin!(connection);
+        // An idle connection does not outlive `maxConnectionDuration`.
+        let idle = meta.oldest.map_or(idle, |oldest| oldest.min(idle));
         let mut wait = idle;
         loop {
             tokio::select! {
@@ -307,7 +333,7 @@ impl Pools {
     /// Idle h1 and open h2 connections, for tests and status.
     pub fn count(&self) -> usize {
         let entries = self.inner.entries.lock();
-        entries.by_key.values().map(|entry| entry.idle.len() + usize::from(entry.h2.is_some())).sum()
+        entries.by_key.values().map(|entry| entry.idle.len() + entry.h2.len()).sum()
     }
 }
 
@@ -321,8 +347,8 @@ impl WeakPools {
         let mut entries = pools.entries.lock();
         if let Some(entry) = entries.by_key.get_mut(&meta.key) {
             entry.idle.retain(|(_, other)| !Arc::ptr_eq(other, meta));
-            entry.h2.take_if(|(_, other)| Arc::ptr_eq(other, meta));
-            if entry.idle.is_empty() && entry.h2.is_none() {
+            entry.h2.retain(|(_, other)| !Arc::ptr_eq(other, meta));
+            if entry.idle.is_empty() && entry.h2.is_empty() {
                 entries.by_key.remove(&meta.key);
             }
         }

@@ -209,3 +209,65 @@ async fn curl_is_content() {
         assert!(text.starts_with("POST /curl HTTP/1.1") && text.ends_with(" 200"), "{version}: {text}");
     }
 }
+
+/// `maxConcurrentStreams: 1`: two requests at a time need two connections, which both serve the next ones.
+#[tokio::test]
+async fn streams_of_a_connection_are_limited() {
+    for (limit, expected) in [(Some(1), 2), (None, 1)] {
+        let (address, connections) = grpc_upstream().await;
+        let mut narrow = cluster("a", Protocol::Grpc, &[address]);
+        narrow.pool.max_concurrent_streams = limit;
+        let lab = Lab::with(narrow).await;
+        let client = h2_client(&lab).await;
+        let ask = |frames: tokio::sync::mpsc::Receiver<Frame<Bytes>>| {
+            let mut client = client.clone();
+            let frames = futures_util::stream::unfold(frames, async |mut frames| {
+                frames.recv().await.map(|frame| (Ok::<_, Infallible>(frame), frames))
+            });
+            tokio::spawn(async move {
+                let request = Request::post("http://a/").body(StreamBody::new(Box::pin(frames))).unwrap();
+                client.send_request(request).await.unwrap().into_body().collect().await.unwrap();
+            })
+        };
+        // The first to come opens the connection; it stays in use while its body is on the way.
+        let (first, frames) = tokio::sync::mpsc::channel(1);
+        let one = ask(frames);
+        first.send(Frame::data(Bytes::from_static(b"x"))).await.unwrap();
+        while connections.load(std::sync::atomic::Ordering::SeqCst) == 0 || lab.pod.http.count() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let (_, frames) = tokio::sync::mpsc::channel(1);
+        ask(frames).await.unwrap();
+        drop(first);
+        one.await.unwrap();
+        assert_eq!(connections.load(std::sync::atomic::Ordering::SeqCst), expected, "{limit:?}");
+        let (_, frames) = tokio::sync::mpsc::channel(1);
+        ask(frames).await.unwrap();
+        assert_eq!(connections.load(std::sync::atomic::Ordering::SeqCst), expected, "{limit:?}");
+    }
+}
+
+/// `useClientProtocol` goes before what the port says, `h2UpgradePolicy` is for clients of either version.
+#[tokio::test]
+async fn the_version_towards_the_upstream_follows_the_rule() {
+    let h1 = mirror().await;
+    let mut client_decides = cluster("a", Protocol::Http2, &[h1]);
+    client_decides.pool.use_client_protocol = true;
+    let lab = Lab::with(client_decides).await;
+    assert!(lab.ask("GET /", "").await.1.starts_with("GET / HTTP/1.1"));
+    let (h2, _) = grpc_upstream().await;
+    for change in [|pool: &mut Pool| pool.use_client_protocol = true, |pool: &mut Pool| pool.h2_upgrade = true] {
+        let mut cluster = cluster("a", Protocol::Http, &[h2]);
+        change(&mut cluster.pool);
+        let lab = Lab::with(cluster).await;
+        let mut client = h2_client(&lab).await;
+        let response = client.send_request(Request::get("http://a/").body(Full::<Bytes>::default()).unwrap()).await;
+        assert_eq!(response.unwrap().headers()["x-uri"], "http://a/");
+    }
+    let mut upgraded = cluster("a", Protocol::Http, &[h2]);
+    upgraded.pool.h2_upgrade = true;
+    let lab = Lab::with(upgraded).await;
+    let mut client = lab.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert!(client.head().await.starts_with("HTTP/1.1 200 "));
+}

@@ -72,6 +72,35 @@ async fn idle_and_spent_connections_are_closed() {
     };
     get(&lab, "GET").await;
     assert_eq!(lab.pod.http.count(), 0);
+    let lab = {
+        let mut cluster = cluster("a", Protocol::Http, &[mirror().await]);
+        cluster.pool.max_connection_duration = Some(Duration::from_millis(200));
+        Lab::with(cluster).await
+    };
+    get(&lab, "GET").await;
+    assert_eq!(lab.pod.http.count(), 1);
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(lab.pod.http.count(), 0);
+}
+
+#[tokio::test]
+async fn no_more_requests_at_a_time_than_allowed() {
+    let address = upstream(|mut raw, _| async move {
+        raw.head().await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        raw.send(OK).await;
+    })
+    .await;
+    let mut narrow = cluster("a", Protocol::Http, &[address]);
+    narrow.pool.max_requests = Some(1);
+    let lab = Lab::with(narrow).await;
+    let (first, second) = tokio::join!(get(&lab, "GET"), get(&lab, "GET"));
+    let bodies = [first.1, second.1];
+    assert!(
+        bodies.iter().any(|body| body == "ok") && bodies.iter().any(|body| body.ends_with("overflow")),
+        "{bodies:?}"
+    );
+    assert!(lab.records(2).await.iter().any(|record| record.flags == [Flag::UO]));
 }
 
 /// `maxConnections: 1`: the second request waits for the first one's connection; with no room to wait it is refused.
