@@ -242,13 +242,14 @@ fn upstream_name<'a>(target: &Target<'a>) -> UpstreamName<'a> {
     UpstreamName { host: target.host.map(host_name).filter(|host| !host.is_empty()).or_else(service) }
 }
 
-/// Connects to what was picked, TLS included, within the cluster's connect timeout.
+/// Connects to what was picked, TLS included, within the cluster's connect timeout. `may_h2`: ALPN may choose h2.
 pub async fn dial(
     engine: &Engine,
     snapshot: &Snapshot,
     pod: &Pod,
     target: &Target<'_>,
     picked: &Picked,
+    may_h2: bool,
 ) -> Result<Upstream, DialError> {
     let cluster = target.cluster;
     // Before anything is dialled: a rule that cannot be honoured opens no connection.
@@ -265,7 +266,11 @@ pub async fn dial(
         return Ok(Upstream { io: UpstreamIo::Plain(socket), address, local, h2: false, tls: false, key, guard });
     };
     let begun = Instant::now();
-    let handshake = timeout_at(deadline, context.connect(upstream_name(target), socket)).await;
+    let name = upstream_name(target);
+    let handshake = timeout_at(deadline, async {
+        if may_h2 { context.connect(name, socket).await } else { context.connect_without_h2(name, socket).await }
+    })
+    .await;
     let text = || address_text(&address);
     let result = match handshake {
         Err(_) => Err(DialError::Timeout { address: text() }),

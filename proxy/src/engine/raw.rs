@@ -186,7 +186,7 @@ pub(super) async fn dial_any(
         if tried.contains(&picked.endpoint.address) {
             break;
         }
-        match dial::dial(engine, snapshot, pod, target, &picked).await {
+        match dial::dial(engine, snapshot, pod, target, &picked, true).await {
             Ok(upstream) => {
                 picked.observe(Observed::Served);
                 return Ok(Connected { upstream, picked, first: Bytes::new() });

@@ -112,6 +112,26 @@ impl ClientContext {
         connector.connect(name, io).await.map_err(|error| self.explain(TlsError::from_io(&error)))
     }
 
+    /// The same, with h2 left out of what is offered: for a request that only HTTP/1.1 can carry.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn connect_without_h2<IO>(&self, name: UpstreamName<'_>, io: IO) -> Result<TlsStream<IO>, TlsError>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let offered = &self.config.alpn_protocols;
+        let without: Vec<_> = offered.iter().filter(|protocol| *protocol != b"h2").cloned().collect();
+        if without.len() == offered.len() {
+            return self.connect(name, io).await;
+        }
+        self.check_identity()?;
+        let name = self.server_name(name)?;
+        let connector = TlsConnector::from(Arc::clone(&self.config));
+        let connecting = connector.with_alpn(without).connect(name, io);
+        connecting.await.map_err(|error| self.explain(TlsError::from_io(&error)))
+    }
+
     /// In the mesh nobody configured a client certificate, so the hints for that do not help.
     fn explain(&self, error: TlsError) -> TlsError {
         match (error, &self.mesh) {

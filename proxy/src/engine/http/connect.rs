@@ -58,7 +58,9 @@ pub async fn connection(
     let pools = &of.pod.http;
     let pool = &target.cluster.pool;
     // ALPN may choose h2 where the service does not say it: then the connection is found as h2, too.
-    let either = matches!(&target.cluster.tls, UpstreamTls::Originate(tls) if tls.alpn.iter().any(|p| p == "h2"));
+    let may_h2 = !wants.upgrade && (wants.client_h2 || !pool.use_client_protocol);
+    let offers_h2 = matches!(&target.cluster.tls, UpstreamTls::Originate(tls) if tls.alpn.iter().any(|p| p == "h2"));
+    let either = offers_h2 && may_h2;
     let deadline = tokio::time::Instant::now() + pool.connect_timeout;
     let mut pending = None;
     loop {
@@ -67,13 +69,10 @@ pub async fn connection(
         if let Some(lease) = pools.checkout(&key, h2).await {
             return Ok(lease);
         }
-        if either
-            && !wants.upgrade
-            && let Some(lease) = pools.checkout(&key, !h2).await
-        {
+        if either && let Some(lease) = pools.checkout(&key, !h2).await {
             return Ok(lease);
         }
-        match dial::dial(&of.engine, snapshot, &of.pod, target, picked).await {
+        match dial::dial(&of.engine, snapshot, &of.pod, target, picked, may_h2).await {
             Ok(upstream) => return establish(of, snapshot, target, key, upstream, h2).await,
             Err(DialError::Overflow(limit)) => {
                 pools.evict(&target.cluster.name);

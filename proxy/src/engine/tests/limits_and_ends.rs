@@ -98,7 +98,7 @@ async fn an_unreachable_family_costs_no_attempt_and_is_remembered() {
     let target = Target { cluster: &service, original: somewhere(), host: None, hash: None };
     let picked = dial::pick(&lab.engine.snapshot(), &lab.pod, &target, &[]).await.unwrap();
     assert_eq!(picked.endpoint.address, EndpointAddress::Ip(v6));
-    let upstream = dial::dial(&lab.engine, &lab.engine.snapshot(), &lab.pod, &target, &picked).await.unwrap();
+    let upstream = dial::dial(&lab.engine, &lab.engine.snapshot(), &lab.pod, &target, &picked, true).await.unwrap();
     assert_eq!(upstream.address, EndpointAddress::Ip(v4));
     for _ in 0..6 {
         assert_eq!(

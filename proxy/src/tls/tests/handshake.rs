@@ -3,7 +3,7 @@
 use rustls::{HandshakeKind, ProtocolVersion};
 
 use super::lab::*;
-use crate::tls::alpn_is_h2;
+use crate::tls::{UpstreamName, alpn_is_h2};
 
 #[tokio::test]
 async fn the_example_s_v1_certificate_is_accepted_from_its_ca_in_both_versions() {
@@ -214,6 +214,12 @@ async fn alpn_and_tls_defaults_are_offered() {
     assert!(alpn_is_h2(&stream));
     let suite = stream.get_ref().1.negotiated_cipher_suite().unwrap().suite();
     assert_eq!(suite, rustls::CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256);
+    drop(stream);
+    // For a WebSocket, and for a client of HTTP/1 whose protocol is to be kept.
+    let tcp = tokio::net::TcpStream::connect(server.address).await.unwrap();
+    let name = UpstreamName { host: Some(NGINX) };
+    let stream = build(&settings).unwrap().connect_without_h2(name, tcp).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
     drop(stream);
     settings.min_version = Some("TLSV1_3".to_owned());
     let error = try_once(&settings, &server, NGINX).await.unwrap_err().to_string();

@@ -40,12 +40,8 @@ pub enum Outcome {
     TimedOut(&'static str),
 }
 
-/// What an attempt came to.
-enum Ended {
-    With(Outcome, Next),
-    /// The pooled connection was dead: another one is taken, which counts for nothing.
-    Stale,
-}
+/// What an attempt came to. None: the pooled connection was dead, and another one is taken, which counts for nothing.
+type Ended = Option<(Outcome, Next)>;
 
 /// Tries by the route's policy. What the log tells of the upstream is about the last attempt.
 pub async fn attempts(
@@ -81,20 +77,20 @@ pub async fn attempts(
             }
             Err(error) if error.retryable() => {
                 let next = retries.after_trouble(Trouble::Unsent, upload.is_whole());
-                Ended::With(Outcome::NoConnection(error), next)
+                Some((Outcome::NoConnection(error), next))
             }
             Err(error) => return Outcome::NoConnection(error),
         };
         match ended {
-            Ended::Stale => log.release_endpoint(),
-            Ended::With(outcome, Next::Again) => {
+            None => log.release_endpoint(),
+            Some((outcome, Next::Again)) => {
                 log.release_endpoint();
                 // The response that is not good enough goes, and its connection with it.
                 drop(outcome);
                 tried.push(address);
                 retries.pause().await;
             }
-            Ended::With(outcome, next) => {
+            Some((outcome, next)) => {
                 next.tell(log);
                 return outcome;
             }
@@ -140,7 +136,7 @@ async fn exchanged(
             if next != Next::Again {
                 upload.settle();
             }
-            return Ended::With(Outcome::Answered { response, lease }, next);
+            return Some((Outcome::Answered { response, lease }, next));
         }
         Err(failure) => failure,
     };
@@ -148,28 +144,28 @@ async fn exchanged(
     drop(lease);
     let whole = upload.is_whole();
     match failure {
-        Failure::Unsent if reused && whole => Ended::Stale,
-        Failure::Idle if may_repeat(policy) => Ended::Stale,
+        Failure::Unsent if reused && whole => None,
+        Failure::Idle if may_repeat(policy) => None,
         Failure::Unsent => {
             log.observe(Observed::Failed);
-            Ended::With(Outcome::Unsent, retries.after_trouble(Trouble::Unsent, whole))
+            Some((Outcome::Unsent, retries.after_trouble(Trouble::Unsent, whole)))
         }
         Failure::Refused(error) => {
             log.observe(Observed::Failed);
-            Ended::With(Outcome::Lost(error), retries.after_trouble(Trouble::Refused, whole))
+            Some((Outcome::Lost(error), retries.after_trouble(Trouble::Refused, whole)))
         }
-        Failure::Idle => Ended::With(Outcome::Unsent, retries.after_trouble(Trouble::Unanswered, whole)),
+        Failure::Idle => Some((Outcome::Unsent, retries.after_trouble(Trouble::Unanswered, whole))),
         Failure::Lost(error) => {
             let by_client = outgoing.client_failed();
             if !by_client {
                 log.observe(Observed::Failed);
             }
-            Ended::With(Outcome::Lost(error), retries.after_trouble(Trouble::Unanswered, whole && !by_client))
+            Some((Outcome::Lost(error), retries.after_trouble(Trouble::Unanswered, whole && !by_client)))
         }
         Failure::TimedOut => {
             log.observe(Observed::TimedOut);
             let outcome = Outcome::TimedOut("upstream_per_try_timeout");
-            Ended::With(outcome, retries.after_trouble(Trouble::Unanswered, whole))
+            Some((outcome, retries.after_trouble(Trouble::Unanswered, whole)))
         }
     }
 }

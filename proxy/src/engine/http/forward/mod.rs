@@ -160,7 +160,10 @@ impl Errand {
     }
 
     fn retries(&self) -> &RetryPolicy {
-        self.forward().map_or_else(|| retry::default_policy(), |forward| &forward.retries)
+        match self.forward() {
+            Some(forward) => &forward.retries,
+            None => retry::default_policy(),
+        }
     }
 
     /// When the response must be complete: the route's timeout, from the end of the request.
