@@ -1,6 +1,7 @@
 //! What objects, written as their authors write them, come to.
 
 mod credentials;
+mod egress;
 mod gateway_api;
 mod gateways;
 mod guards;
