@@ -50,11 +50,7 @@ fn through_the_gateway(lab: &Lab, agent: &Agent, pods: [&Pod; 2], route: &str, s
     assert_eq!(lab.hits().iter().filter(|hit| hit.request.contains("?one")).count(), 1);
     let line = agent.log_line("outbound|443||edition.cnn.com")?;
     assert!(line.contains("/politics?one") && line.contains(" 200 - via_upstream "), "{line}");
-    assert!(
-        line.contains(&format!(" {route} istio-system/istio-egressgateway"))
-            || line.contains(&format!(" {route} default/cnn-egress-gateway-istio")),
-        "{line}"
-    );
+    assert!(line.contains(&format!(" {route}")), "{line}");
     let line = agent.log_line(service)?;
     assert!(line.contains("default/sleep") && line.contains(&format!("{}:", gateway.v4)), "{line}");
     Ok(())
@@ -84,7 +80,7 @@ fn simple_with_istio_apis() -> Result<()> {
         &lab,
         &agent,
         [&sleep, &gateway],
-        "-",
+        "- istio-system/istio-egressgateway",
         "outbound|80|cnn|istio-egressgateway.istio-system.svc.cluster.local",
     )?;
     plain_text_is_reset(&lab, &agent, &gateway, 8080)?;
@@ -155,6 +151,48 @@ fn mutual_with_istio_apis() -> Result<()> {
     let reply = sleep.curl(&[&format!("http://{NGINX}/?gone")])?;
     assert_eq!(reply.status, 503, "{reply:?}");
     assert!(lab.hits().iter().all(|hit| !hit.request.contains("?gone")));
+    Ok(())
+}
+
+#[test]
+fn simple_with_the_gateway_api() -> Result<()> {
+    let lab = Lab::new()?;
+    let (sleep, gateway) = (lab.pod("sleep")?, lab.pod("egress")?);
+    let folder = "egress-gateway-gateway-api";
+    ship(&lab, &[&format!("{folder}/pods.yaml"), &format!("{folder}/simple.yaml")], &[&sleep, &gateway])?;
+    let agent = Agent::start(&lab)?;
+    let service = "outbound|80||cnn-egress-gateway-istio.default.svc.cluster.local";
+    let route = "default.forward-cnn-from-egress-gateway.0 default/cnn-egress-gateway";
+    through_the_gateway(&lab, &agent, [&sleep, &gateway], route, service)?;
+    plain_text_is_reset(&lab, &agent, &gateway, 80)?;
+    let (code, told, _) = agent.egret(&["status"])?;
+    assert_eq!(code, 0);
+    for object in ["cnn-egress-gateway", "direct-cnn-to-egress-gateway", "forward-cnn-from-egress-gateway"] {
+        let mut rows = told.lines().filter(|row| row.contains(object) && row.contains("Accepted"));
+        assert!(rows.any(|row| row.contains("True")), "{object}:\n{told}");
+    }
+    Ok(())
+}
+
+#[test]
+fn mutual_with_the_gateway_api() -> Result<()> {
+    let lab = Lab::new()?;
+    let (sleep, gateway) = (lab.pod("sleep")?, lab.pod("gateway")?);
+    lab.write("secret.yaml", &lab.pki.client_secret("client-credential", "client")?)?;
+    let documents = include_str!("../../proxy/src/mesh/tests/gateway_api/mutual.yaml");
+    let labels = "gateway.networking.k8s.io/gateway-name: nginx-egressgateway";
+    let pods = [sleep.document("app: sleep"), gateway.document(labels), documents.to_owned()];
+    lab.write("mesh.yaml", &pods.join("---\n"))?;
+    let agent = Agent::start(&lab)?;
+    let reply = sleep.curl(&["-i", &format!("http://{NGINX}/?mutual")])?;
+    assert_eq!(reply.status, 200, "{reply:?}\n{}\n{}", agent.stdout(), agent.stderr());
+    let hit = lab.hit("/?mutual")?;
+    let from = gateway.v4.to_string();
+    assert_eq!((hit.client_dn.as_str(), hit.sni.as_str(), hit.from.as_str()), (CLIENT_DN, NGINX, from.as_str()));
+    let line = agent.log_line("default.forward-nginx-from-egress-gateway.0")?;
+    assert!(line.contains(&format!("outbound|443||{NGINX}")), "{line}");
+    let (_, table, _) = agent.egret(&["proxy-config", "secret", "gateway"])?;
+    assert!(table.contains("kubernetes://client-credential "), "{table}");
     Ok(())
 }
 
