@@ -19,7 +19,7 @@ use super::{
     rules::{Client, RuleIndex, Rules, files},
     table::{Inbound, Location, Mesh, Outbound, Place, PodAddresses, Workload},
     view::{Scope, Selection, Signature},
-    virtual_services::{Plan, VirtualServices},
+    virtual_services::{self, Plan, VirtualServices},
     volumes::Volumes,
 };
 use crate::api::{Object, ObjectId, Objects, core::Pod, objects::Kind};
@@ -40,6 +40,7 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
     let rules = Rules::new(objects);
     let services = VirtualServices::new(objects, &mut findings);
     check(&registry, &rules, &services, &mut findings);
+    virtual_services::check(&services, objects, &registry, &rules, &mut findings);
 
     let auto_mtls = settings.auto_mtls && peers.any_captured();
     let mut workshop = Workshop::new(objects, &rules, config, auto_mtls, &mut findings);

@@ -11,6 +11,7 @@ mod random;
 mod rules;
 mod scale;
 mod services;
+mod virtual_services;
 
 use std::{
     net::{IpAddr, SocketAddr},

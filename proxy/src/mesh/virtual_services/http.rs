@@ -44,6 +44,13 @@ pub fn http_routes(service: &Resolved, context: &RouteContext<'_>, findings: &mu
     routes
 }
 
+/// Tells what is wrong in the routes themselves, whoever may use them.
+pub fn check_routes(service: &Resolved, context: &RouteContext<'_>, findings: &mut Findings) {
+    for rule in &service.http {
+        Maker { service, rule, context, findings, refused: None }.route(None);
+    }
+}
+
 struct Maker<'a> {
     service: &'a Resolved,
     rule: &'a HttpRule,
@@ -70,13 +77,15 @@ impl Maker<'_> {
         }
         let (request_headers, response_headers, authority) = self.headers("headers", &rule.headers);
         let cors = rule.cors_policy.as_ref().map(|policy| Arc::new(self.cors(policy)));
-        let action = self.action(rule, authority);
-        let refused = self.rule.refused.clone().or(self.refused);
+        let action = match &self.rule.refused {
+            Some(why) => Action::Refuse(why.clone()),
+            None => self.action(rule, authority),
+        };
         Route {
             name: name.into(),
             source: Some(rule.source.clone().unwrap_or_else(|| self.service.object.id.clone())),
             matches,
-            action: refused.map_or(action, Action::Refuse),
+            action: self.refused.map_or(action, Action::Refuse),
             request_headers,
             response_headers,
             cors,

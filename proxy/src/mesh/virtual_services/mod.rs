@@ -1,6 +1,7 @@
 //! VirtualServices (and HTTPRoutes in their shape) to routes. What is static (which gateway, which port, whose labels) is
 //! decided here, destinations are looked up in what the client sees: the data path finds routes that it only has to try.
 
+mod check;
 mod delegates;
 mod destinations;
 mod gateway;
@@ -14,11 +15,11 @@ mod tunnels;
 use std::{collections::BTreeMap, sync::Arc};
 
 pub use self::{
+    check::check,
     destinations::Destinations,
     gateway::{GatewayServer, ServerHost, common_hosts, for_gateway},
     http::http_routes,
     mesh::{Placed, Plan, View},
-    tunnels::{gateway_tcp, gateway_tls},
 };
 use super::{
     findings::Findings,
@@ -152,11 +153,6 @@ impl VirtualServices {
             }
         }
         made
-    }
-
-    /// Every gateway that some VirtualService names, [`MESH`] among them.
-    pub fn gateways(&self) -> impl Iterator<Item = &str> {
-        self.by_gateway.keys().map(String::as_str)
     }
 }
 
