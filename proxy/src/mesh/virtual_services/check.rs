@@ -200,7 +200,8 @@ fn conflicts(services: &VirtualServices, objects: &Objects, findings: &mut Findi
         for service in services.bound(MESH, namespace).into_iter().map(|at| &services.all[at]) {
             for (at, host) in service.hosts.iter().enumerate() {
                 let known = *first.entry(host).or_insert(service);
-                if !std::ptr::eq(known, service) && !(known.is_gateway_api() && service.is_gateway_api()) {
+                let joined = known.is_gateway_api() && service.is_gateway_api();
+                if !std::ptr::eq(known, service) && !joined {
                     let message = format!(
                         "{} goes first for this host, and in the mesh there is no merging: this one counts only where that has no route",
                         known.object.id

@@ -301,7 +301,9 @@ impl Maker<'_, '_> {
             tcp: tcp_tunnels(service, &context),
             ..Said::default()
         };
-        said.guarded = said.http.iter_mut().fold(false, |guarded, route| guard(route, table) || guarded);
+        for route in &mut said.http {
+            said.guarded |= guard(route, table);
+        }
         let tunnels = said.tls.iter().map(|(_, found)| found).chain(&said.tcp);
         let tunnels = tunnels.flat_map(|found| found.route.destinations.iter().map(|(to, _)| to));
         let all = said.http.iter().flat_map(|route| destinations(route)).chain(tunnels);
@@ -317,7 +319,8 @@ impl Maker<'_, '_> {
         let mut joining = false;
         for at in &host.candidates {
             let is_api = self.view.services.all[*at].is_gateway_api();
-            if !routes.is_empty() && !(joining && is_api) {
+            let joins = joining && is_api;
+            if !routes.is_empty() && !joins {
                 continue;
             }
             routes.extend(self.said(*at, host.port, table).http.iter().cloned());
