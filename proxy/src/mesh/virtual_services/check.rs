@@ -14,7 +14,7 @@ use super::{
         rules::Rules,
         table::Cluster,
     },
-    Caller, Destinations, MESH, Resolved, RouteContext, ServerHost, VirtualServices, common_hosts,
+    Caller, Destinations, MESH, Resolved, RouteContext, VirtualServices,
     delegates::found,
     gateway_name,
     http::check_routes,
@@ -40,7 +40,7 @@ pub fn check(
     for service in services.all.iter().filter(|service| !service.is_gateway_api()) {
         let caller = Caller { namespace: &service.object.meta.namespace, labels: &NO_LABELS, gateway: MESH };
         check_routes(service, &RouteContext { caller, port: 80, destinations: &Nowhere }, findings);
-        gateways(service, objects, &known, findings);
+        without_service(service, &known, findings);
         unreached(service, findings);
         for (object, field, to) in destinations(service) {
             known.check(object, &field, to, findings);
@@ -121,54 +121,17 @@ fn destinations(service: &Resolved) -> Vec<(&Object<VirtualService>, String, &De
     all
 }
 
-/// Gateways that are not there, and hosts that nobody who is named serves.
-fn gateways(service: &Resolved, objects: &Objects, known: &Known<'_>, findings: &mut Findings) {
+/// Hosts of the mesh that no service has.
+fn without_service(service: &Resolved, known: &Known<'_>, findings: &mut Findings) {
     let object = &service.object;
-    let namespace = &object.meta.namespace;
-    let written = &object.spec.gateways;
-    let names: Vec<String> = written.iter().map(|name| gateway_name(name, namespace)).collect();
-    let mut servers: Vec<ServerHost> = Vec::new();
-    for (at, name) in names.iter().enumerate().filter(|(_, name)| *name != MESH) {
-        let gateway = name
-            .split_once('/')
-            .and_then(|(namespace, name)| objects.gateways.get(&(namespace.to_owned(), name.to_owned())));
-        let Some(gateway) = gateway else {
-            let message = format!("there is no Gateway {name}: nobody follows the rule there");
-            findings.error(object, &format!("spec.gateways[{at}]"), message);
-            continue;
-        };
-        let hosts = gateway.spec.servers.iter().flat_map(|server| &server.hosts);
-        servers.extend(hosts.map(|host| ServerHost::parse(host, &gateway.meta.namespace)));
+    let (written, namespace) = (&object.spec.gateways, &object.meta.namespace);
+    if !written.is_empty() && !written.iter().any(|name| gateway_name(name, namespace) == MESH) {
+        return;
     }
-    let in_mesh = names.is_empty() || names.iter().any(|name| name == MESH);
-    let served = common_hosts(service, &servers);
-    let covered = |host: &str| served.iter().any(|served| super::super::host::covers(host, served));
     for (at, host) in service.hosts.iter().enumerate() {
-        let field = format!("spec.hosts[{at}]");
-        if in_mesh && !host.contains('*') && !known.hosts.contains_key(host.as_str()) {
+        if !host.contains('*') && !known.hosts.contains_key(host.as_str()) {
             let message = "no ServiceEntry or Service has this host: in the mesh it is served on port 80 only";
-            findings.warn(object, &field, message);
-        } else if !in_mesh && !servers.is_empty() && !covered(host) {
-            findings.warn(object, &field, "no server of the gateways has this host: the rule does nothing for it");
-        }
-    }
-    let meant = |given: &[String]| -> Option<String> {
-        let bound = |name: &String| {
-            let name = gateway_name(name, namespace);
-            if names.is_empty() { name == MESH } else { names.contains(&name) }
-        };
-        (!given.is_empty() && !given.iter().any(bound)).then(|| given.join(", "))
-    };
-    let http = object.spec.http.iter().map(|rule| rule.matches.iter().map(|m| &m.gateways).collect::<Vec<_>>());
-    let tls = object.spec.tls.iter().map(|rule| rule.matches.iter().map(|m| &m.l4.gateways).collect::<Vec<_>>());
-    let tcp = object.spec.tcp.iter().map(|rule| rule.matches.iter().map(|m| &m.gateways).collect::<Vec<_>>());
-    let all = http.enumerate().map(|r| ("http", r)).chain(tls.enumerate().map(|r| ("tls", r)));
-    for (kind, (rule, matches)) in all.chain(tcp.enumerate().map(|r| ("tcp", r))) {
-        for (at, given) in matches.into_iter().enumerate() {
-            if let Some(given) = meant(given) {
-                let message = format!("{given}: not among `gateways` of this VirtualService, so the match never holds");
-                findings.warn(object, &format!("spec.{kind}[{rule}].match[{at}].gateways"), message);
-            }
+            findings.warn(object, &format!("spec.hosts[{at}]"), message);
         }
     }
 }

@@ -20,6 +20,7 @@ pub use self::{
     gateway::{GatewayServer, ServerHost, common_hosts, for_gateway},
     http::http_routes,
     mesh::{Placed, Plan, View},
+    tunnels::gateway_tcp,
 };
 use super::{
     findings::Findings,

@@ -6,9 +6,32 @@ use ipnet::IpNet;
 
 use super::{
     super::routing::{ClusterRef, TunnelMatch, TunnelRoute},
-    Resolved, RouteContext, gateway_name,
+    Caller, Destinations, GatewayServer, Resolved, RouteContext, VirtualServices, common_hosts, gateway_name,
 };
 use crate::api::virtual_service::{L4Match, TcpDestination};
+
+/// Where a gateway sends the connections of a TCP server, or what was inside its TLS: the first route for its port and
+/// the Gateway, whoever calls (Istio `l4MultiMatch`).
+#[must_use]
+pub fn gateway_tcp(
+    services: &VirtualServices,
+    server: GatewayServer<'_>,
+    workload: Caller<'_>,
+    destinations: &dyn Destinations,
+) -> Option<Arc<TunnelRoute>> {
+    let context =
+        RouteContext { caller: Caller { gateway: server.gateway, ..workload }, port: server.port, destinations };
+    let bound = services.bound(server.gateway, workload.namespace).into_iter().map(|at| &services.all[at]);
+    let mut routes = bound.filter(|service| !common_hosts(service, server.hosts).is_empty()).flat_map(|service| {
+        let namespace = &service.object.meta.namespace;
+        let meant = move |rule: &L4Match| {
+            rule.port.is_none_or(|port| port == server.port) && names(rule, server.gateway, namespace)
+        };
+        let rules = service.object.spec.tcp.iter();
+        rules.filter(move |rule| rule.matches.is_empty() || rule.matches.iter().any(meant)).map(move |r| (service, r))
+    });
+    routes.next().map(|(service, rule)| route(service, &rule.route, &context))
+}
 
 /// Server names (or patterns of them) and where their connections go, in order.
 pub fn tls_tunnels(service: &Resolved, context: &RouteContext<'_>) -> Vec<(String, TunnelMatch)> {
