@@ -40,6 +40,7 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
     let rules = Rules::new(objects);
     let services = VirtualServices::new(objects, &mut findings);
     check(&registry, &rules, &services, &mut findings);
+    gateways::check(objects, &services, &mut findings);
     virtual_services::check(&services, objects, &registry, &rules, &mut findings);
 
     let auto_mtls = settings.auto_mtls && peers.any_captured();

@@ -8,10 +8,9 @@ use super::{
         listeners::{Behind, DownstreamTls, GatewayTable, Listener, ListenerId, Servers, TlsServer},
         routing::{RouteTable, TunnelRoute},
         table::HostMap,
-        virtual_services::{Caller, Destinations, GatewayServer, RouteContext, VirtualServices, for_gateway},
+        virtual_services::{Caller, Destinations, GatewayServer, VirtualServices, for_gateway, gateway_tcp},
     },
     placement::{Kind, Placed, Slot, slots},
-    tunnels,
 };
 use crate::api::{
     Object, Objects,
@@ -35,7 +34,7 @@ pub fn table(site: Site<'_>, gateways: &[&Arc<Object<Gateway>>], findings: &mut 
     for (id, slot) in slots(site.objects, site.pod, gateways, findings) {
         let serves = match slot.kind {
             Kind::Http => Servers::Http(site.http(&http_name(id), &slot.servers, findings)),
-            Kind::Tcp => Servers::Tcp(slot.servers.first().and_then(|server| site.tunnel(server, findings))),
+            Kind::Tcp => Servers::Tcp(slot.servers.first().and_then(|server| site.tunnel(server))),
             Kind::Tls => Servers::Tls(site.tls(&slot, findings)),
         };
         table.listeners.insert(id, Arc::new(Listener { id, serves }));
@@ -83,17 +82,14 @@ impl Site<'_> {
             serves: if http {
                 Behind::Http(self.http(&name, std::slice::from_ref(placed), findings))
             } else {
-                Behind::Tunnel(self.tunnel(placed, findings))
+                Behind::Tunnel(self.tunnel(placed))
             },
             name: Arc::from(name),
         }
     }
 
-    fn tunnel(self, placed: &Placed<'_>, findings: &mut Findings) -> Option<Arc<TunnelRoute>> {
-        let name = placed.gateway_name();
-        let caller = Caller { gateway: &name, ..self.caller() };
-        let context = RouteContext { caller, port: placed.server.port.number, destinations: self.destinations };
-        tunnels::tcp(self.services, &server(placed, &name), &context, findings)
+    fn tunnel(self, placed: &Placed<'_>) -> Option<Arc<TunnelRoute>> {
+        gateway_tcp(self.services, server(placed, &placed.gateway_name()), self.caller(), self.destinations)
     }
 
     fn caller(&self) -> Caller<'_> {

@@ -1,13 +1,14 @@
 //! Gateways: which pods serve them, and the listeners that this gives each pod.
 
+mod check;
 mod destinations;
 mod listeners;
 mod placement;
-mod tunnels;
 
 use std::{collections::HashMap, sync::Arc};
 
 pub use self::{
+    check::check,
     destinations::AtGateway,
     listeners::{Site, table},
 };

@@ -352,3 +352,29 @@ status: {podIP: 10.1.0.1}
     let own = mesh.of("edge", "edge-1").cluster("outbound|80||headless.default.svc.cluster.local").unwrap();
     assert_eq!(own.discovery, Discovery::OriginalDestination { port: None });
 }
+
+#[test]
+fn virtual_services_that_wait_in_vain_are_said() {
+    let route = "http: [{route: [{destination: {host: edition.cnn.com, port: {number: 80}}}]}]";
+    let said = |gateways: &str, hosts: &str, rest: &str| {
+        let spec = format!("{{hosts: [{hosts}], gateways: [{gateways}], {rest}}}");
+        let mesh = world(&server(80, "HTTP", ""), &virtual_service("default", "v", &spec));
+        let both = [mesh.said(Severity::Error), mesh.said(Severity::Warning)];
+        both.map(|list| list.join("\n"))
+    };
+    let none = [String::new(), String::new()];
+    assert_eq!(said("edge/gw, mesh", "edition.cnn.com", route), none);
+    let [error, warning] = said("mesh, gw", "edition.cnn.com", route);
+    assert_eq!(
+        (error.as_str(), warning.as_str()),
+        ("spec.gateways[1]: there is no Gateway default/gw: nothing comes to these routes through it", "")
+    );
+    let [error, warning] = said("edge/gw", "a.com", route);
+    assert_eq!(error, "");
+    assert!(warning.starts_with("spec.gateways[0]: no server of Gateway edge/gw lets in"), "{warning}");
+    let matched =
+        "http: [{match: [{gateways: [mesh]}], route: [{destination: {host: edition.cnn.com, port: {number: 80}}}]}]";
+    let [error, warning] = said("edge/gw", "edition.cnn.com", matched);
+    assert_eq!(error, "");
+    assert!(warning.contains("spec.http[0].match[0].gateways[0]: mesh is not among the gateways"), "{warning}");
+}

@@ -195,7 +195,7 @@ pub fn gateways<'a>(written: &'a [String], namespace: &'a str) -> impl Iterator<
 
 /// `name` is in `namespace`; `./name` too; `name.namespace.svc.cluster.local` is the old way to say `namespace/name`
 /// (Istio `resolveGatewayName`).
-fn gateway_name(written: &str, namespace: &str) -> String {
+pub fn gateway_name(written: &str, namespace: &str) -> String {
     if written == MESH {
         return written.to_owned();
     }
