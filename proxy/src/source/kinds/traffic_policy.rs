@@ -127,7 +127,8 @@ pub fn locality(field: &Field<'_>) -> Option<LocalitySetting> {
         })
         .collect();
     let failover_priority = fields.strings("failoverPriority");
-    if !distribute.is_empty() && !(failover.is_empty() && failover_priority.is_empty()) {
+    let fails_over = !failover.is_empty() || !failover_priority.is_empty();
+    if fails_over && !distribute.is_empty() {
         field.error("`distribute` goes without `failover` and `failoverPriority`");
     }
     Some(LocalitySetting {
