@@ -2,6 +2,7 @@
 //! `egret explain` use it as it is and a fuzzer can.
 
 mod check;
+pub mod cluster;
 mod clusters;
 mod compile;
 mod enrol;
@@ -20,6 +21,7 @@ pub mod paths;
 mod peers;
 mod protocol;
 mod registry;
+pub mod request_match;
 pub mod routing;
 mod rules;
 pub mod table;
