@@ -13,7 +13,7 @@ use super::{
     gateway_api,
     gateways::{self, AtGateway, Gateways, Site},
     locality,
-    origination::places,
+    origination::{NO_LABELS, places},
     peers::{self, Peers},
     registry::Registry,
     rules::{Client, RuleIndex, Rules, files},
@@ -177,7 +177,7 @@ impl Tables {
             Some(known) => known.clone(),
             None => {
                 let holder = HolderOf { id: HolderId { namespace: id, places: 0 }, namespace, volumes: &self.nobody };
-                let (base, plan) = selection.table(workshop, scope, client, holder);
+                let (base, plan) = selection.table(workshop, scope, (client, &NO_LABELS), holder);
                 let made = (Arc::new(base), Arc::new(plan));
                 self.shared.insert(signature, made.clone());
                 made

@@ -25,6 +25,13 @@ pub fn guard(rule: &Merged) -> Guard {
     }
 }
 
+impl Guard {
+    /// Forbids nothing.
+    pub fn nothing() -> Self {
+        Self { ports: Some(Vec::new()), except: Vec::new(), reason: Arc::from("") }
+    }
+}
+
 /// True where the guard ever refuses.
 pub fn guards(guard: &Guard) -> bool {
     guard.ports.as_ref().is_none_or(|ports| !ports.is_empty())
@@ -71,7 +78,7 @@ fn hosts(
         let made = match chosen.and_then(|chosen| workshop.merged(&chosen)) {
             Some(merged) => guard(&merged.rule),
             // Only rules for other workloads: nothing applies, and wider rules do not either.
-            None => Guard { ports: Some(Vec::new()), except: Vec::new(), reason: Arc::from("") },
+            None => Guard::nothing(),
         };
         aliases.extend(short_forms(&host, client.namespace).into_iter().map(|alias| (alias, made.clone())));
         map.insert(&host, made);

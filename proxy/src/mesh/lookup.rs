@@ -39,8 +39,10 @@ impl Outbound {
     pub fn http(&self, dst: SocketAddr, authority: &str) -> HttpDecision {
         let host = authority_host(authority);
         if let Some(found) = self.virtual_host(dst.port(), host) {
-            // A wildcard service is not what a rule for one of its hosts speaks of: that rule still forbids plain text.
-            if found.clusters().any(|cluster| cluster.host.starts_with('*') && !cluster.tls.encrypts())
+            // A wildcard service is not what a rule for one of its hosts speaks of, and a ServiceEntry for `web` is not what a
+            // rule for `web` does (a Service is): that rule still forbids plain text.
+            let other = |host: &str| host.starts_with('*') || !host.contains('.');
+            if found.clusters().any(|cluster| other(&cluster.host) && !cluster.tls.encrypts())
                 && let Some(guard) = self.guard_host(host, dst.port())
             {
                 return HttpDecision::Unmatched(Decision::Refuse(guard.reason.clone()));
@@ -135,10 +137,12 @@ impl Outbound {
 
     /// The same for an address, by the virtual addresses of guarded services.
     #[must_use]
-    pub fn guard_address(&self, address: IpAddr, port: u16) -> Option<&Guard> {
-        let layers = [Some(self), self.base.as_deref()];
-        let guards = layers.into_iter().flatten().flat_map(|table| table.guards.addresses.matches(address));
-        guards.flat_map(|(_, guards)| guards).find(|guard| guard.covers(port))
+    pub fn guard_address<'s>(&'s self, address: IpAddr, port: u16) -> Option<&'s Guard> {
+        let of = |table: &'s Self| table.guards.addresses.matches(address).flat_map(|(_, guards)| guards);
+        // What a layer says of a service goes before what lies beneath says of it.
+        let said = |service: usize| of(self).any(|guarded| guarded.service == service);
+        let beneath = self.base.iter().flat_map(|base| of(base)).filter(|guarded| !said(guarded.service));
+        of(self).chain(beneath).map(|guarded| &guarded.guard).find(|guard| guard.covers(port))
     }
 
     /// True where some rule wants plain text on this port encrypted, be there a service for it or not.
@@ -227,7 +231,9 @@ impl Outbound {
     }
 
     fn tcp_any(&self, port: u16) -> Option<&Arc<Cluster>> {
-        self.layers(port).find_map(|table| table.tcp_any.as_ref())
+        // That of a layer may be there only to hide the one beneath, which another rule encrypts.
+        let first = self.layers(port).find_map(|table| table.tcp_any.as_ref());
+        first.filter(|cluster| cluster.protocol == Protocol::Tcp || cluster.tls.encrypts())
     }
 
     /// The most specific match of both layers; of equals, the upper one's.

@@ -178,7 +178,18 @@ pub struct Guards {
     /// Rules of each other namespace that the client sees: one that guards is enough.
     pub others: Arc<Vec<HostMap<Guard>>>,
     /// Virtual addresses of guarded hosts, for connections that bear no name.
-    pub addresses: AddressMap<Vec<Guard>>,
+    pub addresses: AddressMap<Vec<GuardedAddress>>,
+}
+
+/// What is forbidden towards an address of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct GuardedAddress {
+    /// The service, the same in all tables of one compilation.
+    #[serde(skip)]
+    pub service: usize,
+    /// In a layer it may forbid nothing, which then goes before what the shared table has of the service.
+    #[serde(flatten)]
+    pub guard: Guard,
 }
 
 /// Why plain text for a host or address is refused where no service matches.

@@ -9,11 +9,10 @@ use std::{
 use super::{
     clusters::{HolderOf, Made, MergedRule, Workshop},
     guard::{self, guards, short_forms},
-    origination::NO_LABELS,
     registry::{Entry, Registry},
     routing::VirtualHost,
     rules::Client,
-    table::{AddressMap, Cluster, Guard, Outbound, OutboundPolicy, PortTable, Protocol},
+    table::{AddressMap, Cluster, Guard, GuardedAddress, Outbound, OutboundPolicy, PortTable, Protocol},
     virtual_services::{Caller, MESH, Placed, Plan, View, VirtualServices},
 };
 use ipnet::IpNet;
@@ -87,12 +86,12 @@ impl Selection {
         }
     }
 
-    /// The full table, for a client without labels, and what VirtualServices had to do with it.
+    /// The full table for a client with these labels, and what VirtualServices had to do with it.
     pub fn table(
         &self,
         workshop: &mut Workshop<'_>,
         scope: Scope<'_>,
-        client: Client<'_>,
+        (client, labels): (Client<'_>, &BTreeMap<String, String>),
         holder: HolderOf<'_>,
     ) -> (Outbound, Plan) {
         let mut serving: HashMap<&str, &str> = HashMap::new();
@@ -107,7 +106,7 @@ impl Selection {
         table.guards.own = guard::own(workshop, client);
         let others = guard::others(workshop, client, scope.root, |host| serving.get(host).copied());
         table.guards.others = Arc::new(others);
-        let plan = Plan::new(scope.view(client, &NO_LABELS), &placed, &mut table, workshop.findings);
+        let plan = Plan::new(scope.view(client, labels), &placed, &mut table, workshop.findings);
         (table, plan)
     }
 
@@ -209,9 +208,16 @@ impl<'a> Builder<'a> {
                 self.table.clusters.insert(cluster.name.clone(), cluster);
             }
         }
-        let guard = rule.map(|rule| guard::guard(&rule.rule)).filter(guards);
-        for address in guard.iter().flat_map(|_| &entry.body.addresses) {
-            guard_address(&mut self.table.guards.addresses, *address, guard.as_ref());
+        // A layer says of every service of its own what holds, be it nothing: else what lies beneath would count.
+        let guard = match rule.map(|rule| guard::guard(&rule.rule)).filter(guards) {
+            None if self.base.is_some() => Some(Guard::nothing()),
+            guard => guard,
+        };
+        if let Some(guard) = guard {
+            for address in &entry.body.addresses {
+                let guarded = GuardedAddress { service: selected.entry, guard: guard.clone() };
+                guard_address(&mut self.table.guards.addresses, *address, guarded);
+            }
         }
     }
 
@@ -298,12 +304,11 @@ fn same(a: &Cluster, b: &Cluster) -> bool {
     a.service == b.service && a.host == b.host && a.port == b.port
 }
 
-fn guard_address(addresses: &mut AddressMap<Vec<Guard>>, network: IpNet, guard: Option<&Guard>) {
-    let Some(guard) = guard else { return };
+fn guard_address(addresses: &mut AddressMap<Vec<GuardedAddress>>, network: IpNet, guarded: GuardedAddress) {
     match addresses.network_mut(network) {
-        Some(known) => known.push(guard.clone()),
+        Some(known) => known.push(guarded),
         None => {
-            addresses.insert_new(network, vec![guard.clone()]);
+            addresses.insert_new(network, vec![guarded]);
         }
     }
 }

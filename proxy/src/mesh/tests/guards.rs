@@ -128,3 +128,62 @@ fn a_port_that_leads_back_is_read_where_a_rule_guards() {
     assert_eq!(outbound.http(dst("9.9.9.9:9000"), "x.com").short(), "refuse");
     assert_ne!(outbound.http(dst("9.9.9.9:9000"), "y.com").short(), "refuse");
 }
+
+/// What a rule for some workloads takes back, the rule for the others must not bring in again by the service's address.
+#[test]
+fn a_rule_for_a_workload_frees_its_addresses() {
+    let text = pod("a", "p", "{app: x}")
+        + &pod("a", "q", "{app: y}")
+        + &entry(
+            "a",
+            "e",
+            "{hosts: [x.com], addresses: [10.0.0.1], ports: [{number: 80, name: http, protocol: HTTP}], resolution: NONE}",
+        )
+        + &rule("a", "all", &format!("{{host: x.com, {SIMPLE}}}"))
+        + &rule(
+            "a",
+            "one",
+            "{host: x.com, workloadSelector: {matchLabels: {app: x}}, trafficPolicy: {tls: {mode: DISABLE}}}",
+        );
+    let mesh = mesh(&text);
+    assert_eq!(mesh.of("a", "p").tcp(dst("10.0.0.1:81")).short(), "passthrough");
+    assert_eq!(mesh.of("a", "q").tcp(dst("10.0.0.1:81")).short(), "refuse");
+}
+
+/// Raw connections go to a sniffed service without addresses only where a rule encrypts them.
+#[test]
+fn a_rule_for_a_workload_frees_its_raw_connections() {
+    let text = pod("a", "p", "{app: x}")
+        + &pod("a", "q", "{app: y}")
+        + REGISTRY_ONLY
+        + &entry("a", "e", "{hosts: [x.com], ports: [{number: 80, name: auto}], resolution: NONE}")
+        + &rule("a", "all", &format!("{{host: x.com, {SIMPLE}}}"))
+        + &rule(
+            "a",
+            "one",
+            "{host: x.com, workloadSelector: {matchLabels: {app: x}}, trafficPolicy: {tls: {mode: DISABLE}}}",
+        );
+    let mesh = mesh(&text);
+    assert_eq!(mesh.of("a", "p").tcp(dst("9.9.9.9:80")).short(), "block");
+    assert_eq!(mesh.of("a", "q").tcp(dst("9.9.9.9:80")).short(), "outbound|80||x.com SIMPLE");
+}
+
+/// A rule for `web` is a rule for the Service of that name (as in Istio), which a ServiceEntry for `web` is not: its author
+/// wants TLS and gets no plain text.
+#[test]
+fn a_name_without_a_dot_is_guarded() {
+    let text = pod("a", "p", "{}")
+        + &entry("a", "e", &format!("{{hosts: [web], {HTTP}}}"))
+        + &entry("a", "f", &format!("{{hosts: [other], {HTTP}}}"))
+        + &rule("a", "r", &format!("{{host: web, {SIMPLE}}}"));
+    let mesh = mesh(&text);
+    assert_eq!(mesh.of("a", "p").http(dst("9.9.9.9:80"), "web").short(), "refuse");
+    assert_eq!(mesh.of("a", "p").http(dst("9.9.9.9:80"), "other").short(), "outbound|80||other");
+}
+
+const REGISTRY_ONLY: &str = r#"---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data: {mesh: "outboundTrafficPolicy: {mode: REGISTRY_ONLY}"}
+"#;

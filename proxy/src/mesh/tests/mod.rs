@@ -8,6 +8,7 @@ mod guards;
 mod peers;
 mod policies;
 mod random;
+mod random_routes;
 mod rules;
 mod scale;
 mod services;
