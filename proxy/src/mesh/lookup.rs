@@ -102,14 +102,19 @@ impl Outbound {
     /// The cluster of this name, e.g. `outbound|80||edition.cnn.com`.
     #[must_use]
     pub fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
-        let beneath = || self.base.as_ref()?.clusters.get(name);
+        let beneath = || self.base.as_ref()?.clusters.get(name).filter(|_| !self.hidden.contains(name));
         self.clusters.get(name).or_else(beneath)
     }
 
     /// Every cluster in force, each once; this table's own first.
     pub fn all_clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
         let beneath = self.base.iter().flat_map(|base| base.clusters.values());
-        self.clusters.values().chain(beneath.filter(|cluster| !self.clusters.contains_key(&cluster.name)))
+        self.clusters.values().chain(beneath.filter(|cluster| !self.replaces(&cluster.name)))
+    }
+
+    /// The cluster of this name that lies beneath is not in force here.
+    fn replaces(&self, name: &str) -> bool {
+        self.clusters.contains_key(name) || self.hidden.contains(name)
     }
 
     /// Every port that some service serves.
@@ -296,10 +301,10 @@ impl super::Mesh {
             match &table.base {
                 None => drop(replaced.insert(Arc::as_ptr(table), (table, None))),
                 Some(base) => {
-                    let own = || table.clusters.keys().map(String::as_str);
+                    let own = || table.clusters.keys().chain(&table.hidden).map(String::as_str);
                     let known = replaced.entry(Arc::as_ptr(base)).or_insert_with(|| (base, Some(own().collect())));
                     if let Some(names) = &mut known.1 {
-                        names.retain(|name| table.clusters.contains_key(*name));
+                        names.retain(|name| table.replaces(name));
                     }
                 }
             }

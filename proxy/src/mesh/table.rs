@@ -1,7 +1,7 @@
 //! The compiled table: what the data path asks, by workload, name and port.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -165,6 +165,9 @@ pub struct Outbound {
     /// of routes are resolved with.
     #[serde(skip)]
     pub services: HashMap<String, Vec<u16>>,
+    /// Clusters of `base` that are not in force here: subsets of rules that others took the place of.
+    #[serde(skip)]
+    pub hidden: HashSet<String>,
     /// What lies beneath: asked for what this table does not have. Never nested deeper.
     #[serde(skip)]
     pub base: Option<Arc<Outbound>>,

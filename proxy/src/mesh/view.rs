@@ -131,6 +131,12 @@ impl Selection {
         let (mut table, _) = builder.finish(workshop);
         table.guards.own = guard::own(workshop, client);
         table.guards.others = base.guards.others.clone();
+        let subsets = base.clusters.values().filter(|cluster| !cluster.subset.is_empty());
+        let hidden = subsets.filter(|cluster| {
+            let whole = format!("outbound|{}||{}", cluster.port, cluster.host);
+            table.clusters.contains_key(&whole) && !table.clusters.contains_key(&cluster.name)
+        });
+        table.hidden = hidden.map(|cluster| cluster.name.clone()).collect();
         table.base = Some(base.clone());
         let routes =
             plan.layer(scope.view(client, labels), &scope.services.holding(labels), &mut table, workshop.findings);

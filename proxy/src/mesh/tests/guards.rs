@@ -187,3 +187,24 @@ kind: ConfigMap
 metadata: {name: istio, namespace: istio-system}
 data: {mesh: "outboundTrafficPolicy: {mode: REGISTRY_ONLY}"}
 "#;
+
+/// Where another rule takes the place of the one that all have, the subsets of the latter go with it: its TLS was not this
+/// workload's.
+#[test]
+fn subsets_of_a_rule_that_does_not_apply_are_not_there() {
+    let text = pod("a", "p", "{app: x}")
+        + &pod("a", "q", "{app: y}")
+        + &entry("a", "e", &format!("{{hosts: [x.com], {HTTP}}}"))
+        + &rule("a", "all", "{host: x.com, subsets: [{name: v1, labels: {v: '1'}}]}")
+        + &rule("a", "one", &format!("{{host: x.com, workloadSelector: {{matchLabels: {{app: x}}}}, {SIMPLE}}}"))
+        + "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: v, namespace: a}\nspec: {hosts: [x.com], http: [{route: [{destination: {host: x.com, subset: v1}}]}]}\n";
+    let mesh = mesh(&text);
+    let to = |name: &str| match mesh.of("a", name).http(dst("9.9.9.9:80"), "x.com") {
+        HttpDecision::Host(host) => host.clusters().map(|cluster| cluster.name.clone()).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((to("p"), to("q")), (vec![], vec!["outbound|80|v1|x.com".to_owned()]));
+    assert!(mesh.of("a", "p").cluster("outbound|80|v1|x.com").is_none());
+    assert_eq!(mesh.of("a", "p").all_clusters().count(), 1);
+    assert_eq!(mesh.clusters().count(), 3);
+}

@@ -138,7 +138,7 @@ impl Plan {
         let Some(base) = table.base.clone() else { return false };
         let other = |name: &String| match (table.clusters.get(name), base.clusters.get(name)) {
             (Some(own), Some(there)) => !Arc::ptr_eq(own, there),
-            (own, _) => own.is_some(),
+            (own, _) => own.is_some() || table.hidden.contains(name),
         };
         let other_guards = table.guards.own != base.guards.own;
         let changed = self.made.iter().filter(|((at, _), said)| {
