@@ -212,6 +212,13 @@ pub fn covers(pattern: &str, name: &str) -> bool {
     }
 }
 
+/// Whether a rule's text may stand as Host or `:authority`: a name or address, and maybe a port.
+#[must_use]
+pub fn is_authority(text: &str) -> bool {
+    let stray = |byte: u8| !byte.is_ascii_graphic() || b"@/\\?#,%".contains(&byte);
+    !text.is_empty() && !text.bytes().any(stray) && text.parse::<http::uri::Authority>().is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -221,6 +221,34 @@ fn destinations_that_are_not_there_are_told_and_never_another_service() {
     assert_eq!(mesh.said(Severity::Warning), ["spec.http[4]: never reached: spec.http[3] takes every request"]);
 }
 
+/// What no Host can be is refused: else the client's own Host would go where the certificate of another name was checked.
+#[test]
+fn authorities_that_are_none_are_refused() {
+    for (action, field) in [
+        ("rewrite: {authority: 'https://y.com'}, TO", "rewrite.authority"),
+        ("rewrite: {authority: \"y.com\\r\\nX: y\"}, TO", "rewrite.authority"),
+        ("headers: {request: {set: {host: 'y.com/z'}}}, TO", "headers.request"),
+        (
+            "route: [{destination: {host: x.com}, headers: {request: {set: {':authority': 'a b'}}}}]",
+            "route[0].headers.request",
+        ),
+        ("redirect: {authority: 'user@y.com'}", "redirect.authority"),
+    ] {
+        let action = action.replace("TO", "route: [{destination: {host: x.com}}]");
+        let text = pod("a", "p", "{}")
+            + &entry("a", "e", &format!("{{hosts: [x.com], {HTTP}}}"))
+            + &service("a", "v", &format!("{{hosts: [x.com], http: [{{{action}}}]}}"));
+        let mesh = mesh(&text);
+        let HttpDecision::Host(host) = mesh.of("a", "p").http(dst("9.9.9.9:80"), "x.com") else { panic!("{action}") };
+        assert!(matches!(&host.routes[0].action, Action::Refuse(_)), "{action}: {:?}", host.routes[0].action);
+        let said = mesh.said(Severity::Error);
+        assert!(said.len() == 1 && said[0].starts_with(&format!("spec.http[0].{field}: ")), "{action}: {said:?}");
+    }
+    for fine in ["y.com", "y.com:81", "[::1]:80", "10.0.0.1", "y_z"] {
+        assert!(super::super::host::is_authority(fine), "{fine}");
+    }
+}
+
 #[test]
 fn delegates() {
     let text = pod("a", "p", "{}")

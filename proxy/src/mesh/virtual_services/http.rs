@@ -7,6 +7,7 @@ use http::{HeaderValue, header::HOST};
 use super::{
     super::{
         findings::Findings,
+        host::is_authority,
         routing::{
             Action, ClusterRef, Cors, DirectResponse, Fault, Forward, HeaderRules, Mirror, PathChange, Redirect,
             RedirectPort, RequestMatch, RewritePattern, Route, WeightedDestination,
@@ -112,9 +113,11 @@ impl Maker<'_> {
             RedirectPort::Request => RedirectPort::Number(self.context.port),
             other => other,
         });
+        let authority = rule.authority.clone().filter(|authority| !authority.is_empty());
+        let authority = self.authority("redirect.authority", authority);
         Action::Redirect(Redirect {
             path: rule.path.clone(),
-            authority: rule.authority.clone().filter(|authority| !authority.is_empty()),
+            authority,
             port,
             scheme: rule.scheme.clone().filter(|scheme| !scheme.is_empty()),
             code: rule.code,
@@ -126,7 +129,7 @@ impl Maker<'_> {
         let (mut rewrite_path, mut rewrite_pattern) = (PathChange::Keep, None);
         if let Some(rewrite) = &rule.rewrite {
             let given = rewrite.authority.clone().filter(|authority| !authority.is_empty());
-            rewrite_authority = given.or(rewrite_authority);
+            rewrite_authority = self.authority("rewrite.authority", given).or(rewrite_authority);
             rewrite_path = rewrite.path.clone();
             if let PathChange::Regex { pattern, substitution } = &rewrite.path {
                 match rewrite_rule(pattern, substitution) {
@@ -201,7 +204,7 @@ impl Maker<'_> {
     fn headers(&mut self, field: &str, rules: &Headers) -> (HeaderRules, HeaderRules, Option<String>) {
         let request = headers::header_rules(&rules.request, true);
         let response = headers::header_rules(&rules.response, false);
-        let authority = request.authority;
+        let authority = self.authority(&format!("{field}.request"), request.authority);
         let mut rules =
             [("request", request.refused, request.remarks), ("response", response.refused, response.remarks)];
         for (side, refused, remarks) in &mut rules {
@@ -213,6 +216,16 @@ impl Maker<'_> {
             }
         }
         (request.rules, response.rules, authority)
+    }
+
+    /// What a rule has for Host; what no Host can be would send a request by a name other than the one it is secured for.
+    fn authority(&mut self, field: &str, given: Option<String>) -> Option<String> {
+        let given = given?;
+        if is_authority(&given) {
+            return Some(given);
+        }
+        self.refuse(field, &format!("{given:?} is no host name with or without a port"));
+        None
     }
 
     fn cors(&mut self, policy: &CorsPolicy) -> Cors {
