@@ -4,7 +4,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use http::{HeaderMap, HeaderName, header::HOST};
 
-use super::routing::{RequestMatch, Route, TextMatch, VirtualHost};
+use super::routing::{Action, PathChange, RequestMatch, Route, TextMatch, VirtualHost};
 
 /// What of a request is matched.
 #[derive(Clone, Copy, Debug)]
@@ -27,10 +27,16 @@ impl VirtualHost {
         self.routes.iter().find(|route| route.matches.holds(head))
     }
 
-    /// Some route looks at the path: it is then brought into normal form first, see [`super::paths::normal`].
+    /// Some route looks at the path or changes it: it is then brought into normal form first, see
+    /// [`super::paths::normal`].
     #[must_use]
-    pub fn matches_paths(&self) -> bool {
-        self.routes.iter().any(|route| route.matches.path.is_some())
+    pub fn deals_with_paths(&self) -> bool {
+        let changed = |action: &Action| match action {
+            Action::Forward(forward) => forward.rewrite_path != PathChange::Keep,
+            Action::Redirect(redirect) => redirect.path != PathChange::Keep,
+            Action::Direct(_) | Action::Refuse(_) => false,
+        };
+        self.routes.iter().any(|route| route.matches.path.is_some() || changed(&route.action))
     }
 }
 

@@ -67,7 +67,7 @@ pub async fn follow(
     mut log: Box<RequestLog>,
 ) -> Response<ResponseBody> {
     let tls = headers::came_by_tls(&connection.info);
-    if host.matches_paths()
+    if host.deals_with_paths()
         && let Err(error) = path::normalise(request.uri_mut())
     {
         log.details("path_normalization_failed");
@@ -161,6 +161,11 @@ fn bound_for(
     let mirrors = mirror::drawn(action);
     let mut changes = Changes { destination, original_path: None, cookie: hashed.cookie, mirrors };
     if let Some(target) = path::rewritten(action, &route.matches, traveller.request.uri()) {
+        if path::climbs(&action.rewrite_path, &target) {
+            log.details("path_normalization_failed");
+            let text = format!("the rewritten path {target:?} leads out of where the route leads");
+            return Err(reply::reply(log, StatusCode::BAD_REQUEST, text));
+        }
         let original = traveller.request.uri().path_and_query().map(|path| path.as_str().as_bytes());
         changes.original_path = original.and_then(|path| http::HeaderValue::from_bytes(path).ok());
         match path::replaced(traveller.request.uri(), &target) {

@@ -31,6 +31,14 @@ pub fn rewritten(forward: &Forward, matches: &RequestMatch, uri: &Uri) -> Option
     changed(&forward.rewrite_path, matches, uri)
 }
 
+/// True where a piece of the request's path has become a dot segment by what was put before it: `/api../x`, whose prefix
+/// `/api` is replaced by `/v1/`, would be `/v1/../x`, and the server would look where no route leads.
+pub fn climbs(change: &PathChange, target: &str) -> bool {
+    let path = target.split_once('?').map_or(target, |(path, _)| path);
+    let of_the_client = matches!(change, PathChange::Prefix(_) | PathChange::Regex { .. });
+    of_the_client && path.split('/').any(|segment| matches!(segment, "." | ".."))
+}
+
 /// The target after a change that needs no compiled expression; None where there is none.
 pub fn changed(change: &PathChange, matches: &RequestMatch, uri: &Uri) -> Option<String> {
     match change {

@@ -84,6 +84,37 @@ async fn no_spelling_of_a_path_evades_a_route() {
     assert_eq!(lab.records(12).await[1].path.as_deref(), Some("/x/../admin/"));
 }
 
+/// What is put before the path must not be climbed out of.
+#[tokio::test]
+async fn no_rewritten_path_leads_out_of_the_prefix() {
+    let mut raw = echoing("raw").await;
+    raw.matches = on_path(TextMatch::Prefix("/api".into()));
+    forward(&mut raw).rewrite_path = PathChange::Prefix("/v1/".into());
+    let mut regex = echoing("regex").await;
+    regex.matches = on_path(TextMatch::Prefix("/re".into()));
+    forward(&mut regex).rewrite_path =
+        PathChange::Regex { pattern: "^/re(.*)$".into(), substitution: r"/v2/\1".into() };
+    forward(&mut regex).rewrite_pattern = Some(RewritePattern {
+        regex: Arc::new(regex::Regex::new("^/re(.*)$").unwrap()),
+        substitution: "/v2/${1}".into(),
+    });
+    let lab = Lab::routes(vec![raw, regex]).await;
+    for path in ["/api../secret", "/api..", "/api%2e%2E/secret?q", "/re../secret", "/re."] {
+        let (head, body) = lab.ask(&format!("GET {path}"), "").await;
+        assert!(head.starts_with("HTTP/1.1 400 "), "{path}: {head}{body}");
+    }
+    for (path, expected) in [("/api..a/b?q=/../", "/v1/..a/b?q=/../"), ("/re%2f/b", "/v2/%2f/b")] {
+        let (_, body) = lab.ask(&format!("GET {path}"), "").await;
+        assert!(body.starts_with(&format!("GET {expected} HTTP/1.1\r\n")), "{path}: {body}");
+    }
+    // A route for every path changes it, too.
+    let mut every = echoing("every").await;
+    forward(&mut every).rewrite_path = PathChange::Prefix("/v1/".into());
+    let lab = Lab::routes(vec![every]).await;
+    let (_, body) = lab.ask("GET /../secret", "").await;
+    assert!(body.starts_with("GET /v1/secret HTTP/1.1\r\n"), "{body}");
+}
+
 /// Where no route looks at the path it is nobody's business here.
 #[tokio::test]
 async fn without_rules_a_path_stays_as_it_was_sent() {
