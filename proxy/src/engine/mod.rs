@@ -67,9 +67,7 @@ impl Snapshot {
         match &info.arrival {
             accept::Arrival::Outbound => Some(workload.outbound.http(info.original, authority)),
             accept::Arrival::Gateway { listener, server } => {
-                // A listener that a reload has removed has no host.
-                let gateway = workload.gateway.as_ref();
-                Some(gateway.map_or(HttpDecision::NotFound, |g| g.http(*listener, server.as_deref(), authority)))
+                Some(workload.at_gateway(*listener, server.as_deref(), authority))
             }
             accept::Arrival::Inbound => None,
         }

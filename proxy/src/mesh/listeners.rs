@@ -74,7 +74,7 @@ pub enum DownstreamTls {
 }
 
 impl GatewayTable {
-    /// For a request with this authority to a listener; `server` names the TLS server that took the connection.
+    /// What the routes say; [`super::Workload::at_gateway`] also asks the rules that guard hosts.
     #[must_use]
     pub fn http(&self, id: ListenerId, server: Option<&str>, authority: &str) -> HttpDecision {
         let found = self.routes(id, server).and_then(|table| table.hosts.get(authority_host(authority)));

@@ -10,6 +10,7 @@ use std::{
 
 use super::{
     host::authority_host,
+    listeners::ListenerId,
     routing::{TunnelMatch, VirtualHost},
     table::{
         AddressMap, Cluster, Decision, Discovery, FirstBytes, Guard, HostMap, HttpDecision, Outbound, OutboundPolicy,
@@ -39,15 +40,7 @@ impl Outbound {
     pub fn http(&self, dst: SocketAddr, authority: &str) -> HttpDecision {
         let host = authority_host(authority);
         if let Some(found) = self.virtual_host(dst.port(), host) {
-            // A wildcard service is not what a rule for one of its hosts speaks of, and a ServiceEntry for `web` is not what a
-            // rule for `web` does (a Service is): that rule still forbids plain text.
-            let other = |host: &str| host.starts_with('*') || !host.contains('.');
-            if found.clusters().any(|cluster| other(&cluster.host) && !cluster.tls.encrypts())
-                && let Some(guard) = self.guard_host(host, dst.port())
-            {
-                return HttpDecision::Unmatched(Decision::Refuse(guard.reason.clone()));
-            }
-            return HttpDecision::Host(found.clone());
+            return self.unless_guarded(found, host);
         }
         let guard = self.guard_host(host, dst.port());
         let guard = guard.or_else(|| self.guard_address(host.parse().ok()?, dst.port()));
@@ -90,6 +83,16 @@ impl Outbound {
             Some(ByAddress::Route(found)) => self.unnamed_route(dst, found),
             Some(ByAddress::Cluster(cluster)) => self.unnamed(dst, cluster),
             None => self.unmatched_plain(dst),
+        }
+    }
+
+    /// Refused where some route of the virtual host could send a request for `host`, which a rule guards, in plain text.
+    #[must_use]
+    pub fn unless_guarded(&self, found: &Arc<VirtualHost>, host: &str) -> HttpDecision {
+        let mut open = found.clusters().filter(|cluster| cluster.is_open());
+        match open.find_map(|cluster| self.guard_host(host, cluster.port)) {
+            Some(guard) => HttpDecision::Unmatched(Decision::Refuse(guard.reason.clone())),
+            None => HttpDecision::Host(found.clone()),
         }
     }
 
@@ -267,6 +270,28 @@ fn tunnel(cluster: &Arc<Cluster>) -> Decision {
 fn first_for(routes: &[TunnelMatch], address: IpAddr) -> Option<&TunnelMatch> {
     let address = address.to_canonical();
     routes.iter().find(|route| route.subnets.is_empty() || route.subnets.iter().any(|net| net.contains(&address)))
+}
+
+impl Cluster {
+    /// It takes requests in plain text for hosts that a rule may speak of without speaking of this service: a wildcard
+    /// service does for one of its hosts, a ServiceEntry for `web` for `web` (which in a rule means a Service).
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        (self.host.starts_with('*') || !self.host.contains('.')) && !self.tls.encrypts()
+    }
+}
+
+impl super::table::Workload {
+    /// For a request with this authority to a listener of the gateway that this pod is; `server` names the TLS server that
+    /// took the connection.
+    #[must_use]
+    pub fn at_gateway(&self, listener: ListenerId, server: Option<&str>, authority: &str) -> HttpDecision {
+        match self.gateway.as_ref().map(|gateway| gateway.http(listener, server, authority)) {
+            Some(HttpDecision::Host(found)) => self.outbound.unless_guarded(&found, authority_host(authority)),
+            // A listener that a reload has removed has no host.
+            found => found.unwrap_or(HttpDecision::NotFound),
+        }
+    }
 }
 
 impl UpstreamTls {

@@ -173,9 +173,9 @@ impl<'a> Way<'a> {
         if let Some(Behind::Tunnel(route)) = behind {
             return self.tunnel(route.as_ref());
         }
-        let found = gateway.gateway.as_ref().map(|table| table.http(listener.id, server, &self.target.authority()));
-        match found {
-            Some(HttpDecision::Host(host)) => self.host(&host),
+        match gateway.at_gateway(listener.id, server, &self.target.authority()) {
+            HttpDecision::Host(host) => self.host(&host),
+            HttpDecision::Unmatched(decision) => self.decision(decision),
             _ => {
                 self.steps.add("route", "-", format!("no virtual host here is called {}", self.target.host));
                 Turn::End(NOT_FOUND.to_owned())

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::super::{
     clusters::Workshop,
-    table::{Cluster, Outbound},
+    table::{Cluster, Guard, Outbound},
     virtual_services::Destinations,
 };
 
@@ -29,5 +29,9 @@ impl Destinations for AtGateway<'_> {
 
     fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
         self.own.get(name).or_else(|| self.outbound.cluster(name))
+    }
+
+    fn guard_host(&self, host: &str, port: u16) -> Option<&Guard> {
+        self.outbound.guard_host(host, port)
     }
 }

@@ -168,6 +168,43 @@ fn a_rule_for_a_workload_frees_its_raw_connections() {
     assert_eq!(mesh.of("a", "q").tcp(dst("9.9.9.9:80")).short(), "outbound|80||x.com SIMPLE");
 }
 
+/// A gateway asks the rules of its pod's namespace too: a route to a wildcard service is no way around them, be the Host the
+/// client's or the route's own.
+#[test]
+fn a_gateways_routes_do_not_pass_a_guard() {
+    let api = "---\napiVersion: gateway.networking.k8s.io/v1\nkind: ";
+    let wild = "{group: networking.istio.io, kind: Hostname, name: '*.x.com', port: 80";
+    let text = pod("a", "gw", "{gateway.networking.k8s.io/gateway-name: kube}")
+        + &format!(
+            "{api}Gateway\nmetadata: {{name: kube, namespace: a}}\nspec: {{gatewayClassName: istio, listeners: [{{name: web, port: 8000, protocol: HTTP}}]}}\n"
+        )
+        + &format!(
+            "{api}HTTPRoute\nmetadata: {{name: one, namespace: a}}\nspec: {{parentRefs: [{{name: kube}}], hostnames: ['*.x.com'], rules: [{{backendRefs: [{wild}}}]}}]}}\n"
+        )
+        + &format!(
+            "{api}HTTPRoute\nmetadata: {{name: two, namespace: a}}\nspec: {{parentRefs: [{{name: kube}}], hostnames: [y.com], rules: [{{backendRefs: [{wild}, filters: [{{type: RequestHeaderModifier, requestHeaderModifier: {{set: [{{name: Host, value: safe.x.com}}]}}}}]}}, {wild}}}]}}]}}\n"
+        )
+        + &entry(
+            "a",
+            "e",
+            "{hosts: ['*.x.com'], ports: [{number: 80, name: http, protocol: HTTP}], resolution: DYNAMIC_DNS}",
+        )
+        + &rule("a", "r", &format!("{{host: safe.x.com, {SIMPLE}}}"));
+    let mesh = mesh(&text);
+    let id = WorkloadId { namespace: "a".to_owned(), name: "gw".to_owned() };
+    let listener = ListenerId { bind: None, port: 8000 };
+    let asked = |host: &str| match mesh.workloads[&id].at_gateway(listener, None, host) {
+        HttpDecision::Host(host) => match &host.routes[0].action {
+            Action::Forward(_) => "forward".to_owned(),
+            other => format!("{other:?}"),
+        },
+        HttpDecision::Unmatched(decision) => decision.short(),
+        HttpDecision::NotFound => "not found".to_owned(),
+    };
+    assert_eq!((asked("safe.x.com:80").as_str(), asked("other.x.com").as_str()), ("refuse", "forward"));
+    assert!(asked("y.com").starts_with("Refuse("), "{}", asked("y.com"));
+}
+
 /// A rule for `web` is a rule for the Service of that name (as in Istio), which a ServiceEntry for `web` is not: its author
 /// wants TLS and gets no plain text.
 #[test]

@@ -450,7 +450,7 @@ impl Promises<'_> {
             };
             for server in servers {
                 for host in NAMES {
-                    let HttpDecision::Host(found) = gateway.http(*id, server, host) else { continue };
+                    let HttpDecision::Host(found) = self.workload.at_gateway(*id, server, host) else { continue };
                     seen.gateway_routes += found.routes.len();
                     found.routes.iter().for_each(|route| self.route(route, host));
                 }

@@ -12,7 +12,7 @@ use super::{
         origination::NO_LABELS,
         registry::{Entry, Registry},
         rules::Rules,
-        table::Cluster,
+        table::{Cluster, Guard},
     },
     Caller, Destinations, MESH, Resolved, RouteContext, VirtualServices,
     delegates::found,
@@ -59,6 +59,10 @@ impl Destinations for Nowhere {
     }
 
     fn cluster(&self, _: &str) -> Option<&Arc<Cluster>> {
+        None
+    }
+
+    fn guard_host(&self, _: &str, _: u16) -> Option<&Guard> {
         None
     }
 }

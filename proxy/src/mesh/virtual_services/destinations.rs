@@ -6,7 +6,7 @@ use super::{
     super::{
         names::rule_host,
         routing::ClusterRef,
-        table::{Cluster, Outbound},
+        table::{Cluster, Guard, Outbound},
     },
     RouteContext,
 };
@@ -22,6 +22,9 @@ pub trait Destinations {
 
     /// The cluster of this name, `outbound|<port>|<subset>|<host>`.
     fn cluster(&self, name: &str) -> Option<&Arc<Cluster>>;
+
+    /// The rule that keeps plain text for `host` on `port` back.
+    fn guard_host(&self, host: &str, port: u16) -> Option<&Guard>;
 }
 
 impl Destinations for Outbound {
@@ -32,6 +35,10 @@ impl Destinations for Outbound {
 
     fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
         Self::cluster(self, name)
+    }
+
+    fn guard_host(&self, host: &str, port: u16) -> Option<&Guard> {
+        Self::guard_host(self, host, port)
     }
 }
 

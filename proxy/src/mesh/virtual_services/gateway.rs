@@ -12,7 +12,9 @@ use super::{
         routing::{Route, VirtualHost},
         table::HostMap,
     },
-    Caller, Destinations, Resolved, RouteContext, VirtualServices, http_routes,
+    Caller, Destinations, Resolved, RouteContext, VirtualServices,
+    guards::guard,
+    http_routes,
 };
 
 /// One server whose routes go into a table.
@@ -74,7 +76,10 @@ pub fn for_gateway(
             if common.is_empty() {
                 continue;
             }
-            let routes = http_routes(service, &context, findings);
+            let mut routes = http_routes(service, &context, findings);
+            for route in &mut routes {
+                guard(route, destinations);
+            }
             if routes.is_empty() {
                 continue;
             }

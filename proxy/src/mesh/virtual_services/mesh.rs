@@ -20,10 +20,11 @@ use super::{
         host::covers,
         registry::{Entry, Registry},
         routing::{Action, ClusterRef, Route, TunnelMatch, VirtualHost},
-        table::{Cluster, HostMap, Outbound, Protocol},
+        table::{HostMap, Outbound, Protocol},
     },
     Caller, MESH, Resolved, RouteContext, VirtualServices,
     gateway::catch_alls_last,
+    guards::guard,
     http_routes,
     tunnels::{tcp_tunnels, tls_tunnels},
 };
@@ -398,26 +399,4 @@ fn destinations(route: &Route) -> impl Iterator<Item = &ClusterRef> {
         let mirrors = forward.mirrors.iter().map(|mirror| &mirror.cluster);
         forward.destinations.iter().map(|to| &to.cluster).chain(mirrors)
     })
-}
-
-/// A Host that the route itself writes may be one that a rule guards, and a wildcard service would take it in the clear:
-/// then the route refuses. True where the guards were asked.
-fn guard(route: &mut Arc<Route>, table: &Outbound) -> bool {
-    let Some(made) = Arc::get_mut(route) else { return false };
-    let Action::Forward(forward) = &made.action else { return false };
-    let Some(authority) = &forward.rewrite_authority else { return false };
-    let host = super::super::host::authority_host(authority);
-    let open: Vec<Arc<Cluster>> = made.clusters().filter(|cluster| is_open(cluster)).cloned().collect();
-    let asked = !open.is_empty();
-    let guard = open.iter().find_map(|cluster| table.guard_host(host, cluster.port));
-    if let Some(guard) = guard {
-        let reason = guard.reason.clone();
-        made.action = Action::Refuse(reason);
-    }
-    asked
-}
-
-/// It serves many hosts, not all of which a rule must treat alike, in plain text.
-fn is_open(cluster: &Cluster) -> bool {
-    cluster.host.starts_with('*') && !cluster.tls.encrypts()
 }

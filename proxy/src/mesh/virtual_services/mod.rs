@@ -5,6 +5,7 @@ mod check;
 mod delegates;
 mod destinations;
 mod gateway;
+mod guards;
 mod headers;
 mod http;
 mod matches;
