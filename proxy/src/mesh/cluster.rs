@@ -1,6 +1,12 @@
 //! One upstream service on one port: where it is, how its endpoints are chosen, and what protects the way to it.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use serde::Serialize;
 
@@ -92,7 +98,11 @@ impl Endpoint {
     /// An endpoint outside the mesh, of no known place.
     #[must_use]
     pub fn new(address: EndpointAddress, weight: u32) -> Self {
-        Self { address, weight, locality: Arc::from(""), labels: Arc::default(), peer: None }
+        // Made anew for each request where names are resolved: what is empty is shared, not allocated.
+        static NOWHERE: LazyLock<(Arc<str>, Arc<BTreeMap<String, String>>)> =
+            LazyLock::new(|| (Arc::from(""), Arc::default()));
+        let (locality, labels) = &*NOWHERE;
+        Self { address, weight, locality: locality.clone(), labels: labels.clone(), peer: None }
     }
 }
 
