@@ -173,6 +173,18 @@ fn a_draining_agent_hands_inbound_back() -> Result<()> {
     Ok(())
 }
 
+/// A connection that one pod keeps to another, both of them the agent's, carries nothing: a drain does not wait for it.
+#[test]
+fn idle_connections_between_pods_hold_up_no_drain() -> Result<()> {
+    let lab = Lab::new()?;
+    let (pods, _odd) = enrolled(&lab, &["client", "app"])?;
+    let mut agent = Agent::start(&lab)?;
+    assert_eq!(pods[0].curl(&[&format!("http://{}:9010/x", pods[1].v4)])?.status, 200, "{}", agent.stderr());
+    agent.terminate()?;
+    assert_eq!(agent.wait(Duration::from_secs(2))?.code(), Some(0), "{}", agent.stderr());
+    Ok(())
+}
+
 /// A pod that leaves the mesh is reached directly from then on, one that opts in again is captured again.
 #[test]
 fn a_pod_that_leaves_the_mesh_is_let_go() -> Result<()> {

@@ -166,8 +166,12 @@ impl Source {
 }
 
 impl Drop for ResponseBody {
-    /// Dropped before its end: the client has gone.
+    /// Dropped before its end: the client has gone. Or it has all that `Content-Length` announced: HTTP/1.1 has no place
+    /// for trailers after that, and nobody asks for them (RFC 9112, section 6.3).
     fn drop(&mut self) {
+        if matches!(&self.source, Source::Upstream(body) if body.size_hint().exact() == Some(0)) {
+            self.end();
+        }
         if let Some(mut log) = self.log.take() {
             log.client_gone();
             log.finish(self.sent);

@@ -111,6 +111,7 @@ async fn establish(
     let io = TokioIo::new(InspectReader::new(upstream.io, count));
     let (weak, closed, idle, guard) =
         (pools.downgrade(), of.pod.closed.clone(), pool.http_idle_timeout, upstream.guard);
+    let draining = of.engine.draining().clone();
     let sender = if upstream.h2 || h2 {
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -120,13 +121,13 @@ async fn establish(
             .handshake(io)
             .await
             .map_err(failed)?;
-        let driven = Pools::drive(weak, meta.clone(), connection, idle, closed);
+        let driven = Pools::drive(weak, meta.clone(), connection, idle, closed, draining);
         tokio::spawn(async move { (driven.await, drop(guard)) });
         Sender::H2(sender)
     } else {
         let (sender, connection) =
             http1::Builder::new().max_headers(limits::HEAD_FIELDS).handshake(io).await.map_err(failed)?;
-        let driven = Pools::drive(weak, meta.clone(), connection.with_upgrades(), idle, closed);
+        let driven = Pools::drive(weak, meta.clone(), connection.with_upgrades(), idle, closed, draining);
         tokio::spawn(async move { (driven.await, drop(guard)) });
         Sender::H1(sender)
     };

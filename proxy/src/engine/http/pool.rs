@@ -8,7 +8,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Weak,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -78,6 +78,8 @@ pub struct Meta {
     oldest: Option<Duration>,
     requests: AtomicU32,
     active: AtomicU32,
+    /// The engine drains: no further request begins.
+    retired: AtomicBool,
     /// Milliseconds after `born` when it was last used.
     used: AtomicU64,
     born: Instant,
@@ -103,6 +105,7 @@ impl Meta {
             oldest: pool.max_connection_duration,
             requests: AtomicU32::new(0),
             active: AtomicU32::new(0),
+            retired: AtomicBool::new(false),
             used: AtomicU64::new(0),
             born: Instant::now(),
         })
@@ -118,9 +121,10 @@ impl Meta {
         self.active.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// `maxRequestsPerConnection` or `maxConnectionDuration` is reached.
+    /// `maxRequestsPerConnection` or `maxConnectionDuration` is reached, or the engine drains.
     fn spent(&self) -> bool {
-        self.max_requests.is_some_and(|max| self.requests.load(Ordering::Acquire) >= max)
+        self.retired.load(Ordering::Acquire)
+            || self.max_requests.is_some_and(|max| self.requests.load(Ordering::Acquire) >= max)
             || self.oldest.is_some_and(|oldest| self.born.elapsed() >= oldest)
     }
 
@@ -173,10 +177,10 @@ impl Lease {
     pub fn give_back(&mut self) {
         let Some(Sender::H1(sender)) = self.sender.take_if(|_| self.reusable) else { return };
         let Some(pools) = self.pools.upgrade() else { return };
+        let mut entries = pools.entries.lock();
         if sender.is_closed() || self.meta.spent() {
             return;
         }
-        let mut entries = pools.entries.lock();
         // Made under an older snapshot: nobody may ask for it any more.
         if self.meta.generation.load(Ordering::Acquire) == entries.generation {
             entries.by_key.entry(self.meta.key.clone()).or_default().idle.push((sender, self.meta.clone()));
@@ -245,7 +249,8 @@ impl Pools {
         meta.begin();
         if let Sender::H2(sender) = &sender {
             let mut entries = self.inner.entries.lock();
-            if meta.generation.load(Ordering::Acquire) == entries.generation {
+            let retired = meta.retired.load(Ordering::Acquire);
+            if !retired && meta.generation.load(Ordering::Acquire) == entries.generation {
                 let entry = entries.by_key.entry(meta.key.clone()).or_default();
                 if meta.max_streams.is_none() {
                     // The newest carries everything; those before it end with their requests.
@@ -258,13 +263,16 @@ impl Pools {
         self.lease(sender, meta, false)
     }
 
-    /// Sees a connection through: polls it, and closes it when idle for `idle`, or with the pod.
+    /// Sees a connection through: polls it, and closes it when idle for `idle`, or with the pod. Once the engine drains
+    /// (`draining`), it ends with the requests that it carries: whoever it leads to may be drained by this engine too, and
+    /// would wait for it in vain.
     pub async fn drive<C: Future>(
         pools: WeakPools,
         meta: Arc<Meta>,
         connection: C,
         idle: Duration,
         closed: CancellationToken,
+        draining: CancellationToken,
     ) {
         let mut connection = std::pin::pin!(connection);
         // An idle connection does not outlive `maxConnectionDuration`.
@@ -274,6 +282,10 @@ impl Pools {
             tokio::select! {
                 _ = &mut connection => break,
                 () = closed.cancelled() => break,
+                () = draining.cancelled(), if !meta.retired.load(Ordering::Acquire) => {
+                    meta.retired.store(true, Ordering::Release);
+                    pools.forget(&meta);
+                }
                 () = tokio::time::sleep(wait) => {
                     wait = match meta.idle() {
                         Some(spent) if spent >= idle => {
