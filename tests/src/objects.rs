@@ -59,6 +59,60 @@ pub fn mesh(lines: &[&str]) -> String {
     )
 }
 
+/// A document of any kind in `default`, with the spec as an inline map or as lines of its own.
+#[must_use]
+pub fn object(kind: &str, name: &str, spec: &str) -> String {
+    let version = match kind {
+        "Service" => "v1",
+        "HTTPRoute" => "gateway.networking.k8s.io/v1",
+        "ReferenceGrant" => "gateway.networking.k8s.io/v1beta1",
+        _ => "networking.istio.io/v1",
+    };
+    format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {}\n", spec.trim_end())
+}
+
+/// The document in another namespace than `default`.
+#[must_use]
+pub fn in_namespace(document: &str, namespace: &str) -> String {
+    if document.contains("metadata: {") {
+        return document.replacen("metadata: {", &format!("metadata: {{namespace: {namespace}, "), 1);
+    }
+    document.replacen("metadata:\n", &format!("metadata:\n  namespace: {namespace}\n"), 1)
+}
+
+/// Port 80 of `host` through the gateway pods `istio: egress` over mesh mTLS, and from there to `port` of the host: what
+/// Istio's egress gateway task has its readers apply, but for ServiceEntry and the rule of TLS origination.
+#[must_use]
+pub fn through_the_gateway(host: &str, port: u16) -> String {
+    let to = |host: &str, port: u16| format!("route: [{{destination: {{host: {host}, port: {{number: {port}}}}}}}]");
+    documents(&[
+        object("Service", "egress", "{selector: {istio: egress}, ports: [{name: https, port: 443, targetPort: 8443}]}"),
+        object(
+            "Gateway",
+            "egress",
+            &format!(
+                "{{selector: {{istio: egress}}, servers: [{{port: {{number: 443, name: https, protocol: HTTPS}}, \
+                 hosts: [{host}], tls: {{mode: ISTIO_MUTUAL}}}}]}}"
+            ),
+        ),
+        object(
+            "DestinationRule",
+            "egress",
+            &format!("{{host: egress, trafficPolicy: {{tls: {{mode: ISTIO_MUTUAL, sni: {host}}}}}}}"),
+        ),
+        object(
+            "VirtualService",
+            "egress",
+            &format!(
+                "{{hosts: [{host}], gateways: [mesh, egress], http: [{{match: [{{gateways: [mesh], port: 80}}], {}}}, \
+                 {{match: [{{gateways: [egress]}}], {}}}]}}",
+                to("egress", 443),
+                to(host, port)
+            ),
+        ),
+    ])
+}
+
 /// Several documents as one text.
 #[must_use]
 pub fn documents(documents: &[String]) -> String {

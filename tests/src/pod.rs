@@ -29,6 +29,17 @@ pub struct Reply {
     pub exit: i32,
 }
 
+impl Reply {
+    /// The value of a header of the answer to `curl -i`; None where it is absent.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.body.lines().find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then_some(value.trim())
+        })
+    }
+}
+
 const TRAILER: &str = "\n@@curl@@ ";
 
 impl Pod {
@@ -48,6 +59,12 @@ impl Pod {
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
             exit: output.status.code().unwrap_or(-1),
         })
+    }
+
+    /// A request to `url` on a connection that the pod opens to `address`, whatever the name in the URL stands for: a
+    /// name of the mesh needs no DNS record for it.
+    pub fn call(&self, address: &str, url: &str, more: &[&str]) -> Result<Reply> {
+        self.curl(&[&["--connect-to", &format!("::{address}:")], more, &[url]].concat())
     }
 
     /// Any program inside the pod.
