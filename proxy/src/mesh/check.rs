@@ -16,6 +16,7 @@ use crate::api::istio::TlsMode;
 pub fn check(registry: &Registry, rules: &Rules, services: &VirtualServices, findings: &mut Findings) {
     let routed = routed(services);
     let used = used(registry, rules, &routed, findings);
+    let hosts: HashSet<&str> = routed.iter().map(|(host, _)| host.as_str()).collect();
     for (rule, used) in rules.all.iter().zip(used) {
         let object = &rule.object;
         let every = every_tls(&object.spec);
@@ -45,7 +46,10 @@ pub fn check(registry: &Registry, rules: &Rules, services: &VirtualServices, fin
             if credential && tls.originates() {
                 let field = format!("{field}.credentialName");
                 // At a gateway, where routes lead to the host, Istio honours it as it is.
-                let at_gateway = routed.iter().any(|(host, _)| covers(&rule.host, host));
+                let at_gateway = match rule.host.contains('*') {
+                    true => hosts.iter().any(|host| covers(&rule.host, host)),
+                    false => hosts.contains(rule.host.as_str()),
+                };
                 if object.spec.workload_selector.is_none() && !at_gateway {
                     let message = "without workloadSelector Istio ignores this rule at sidecars and sends plain text; egret honours it";
                     findings.warn(object, &field, message);

@@ -4,19 +4,22 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::{
     findings::Findings,
+    guard,
     origination::{Defaults, Holder, NO_LABELS, Upstream},
     registry::{Entry, EntryPort},
     routing::VirtualHost,
     rules::{Chosen, Merged, Policy, Rules, Tls, every_tls},
     table::{
-        Cluster, Discovery, Endpoint, LoadBalancer, LocalitySetting, OutlierDetection, Pool, TlsSettings, UpstreamTls,
+        Cluster, Discovery, Endpoint, Guard, LoadBalancer, LocalitySetting, OutlierDetection, Pool, TlsSettings,
+        UpstreamTls,
     },
+    virtual_services::Spoken,
     volumes::Volumes,
 };
 use crate::{
     api::{
         Objects,
-        istio::{ConnectionPool, DestinationRule, LoadBalancing, MeshConfig},
+        istio::{ConnectionPool, DestinationRule, LoadBalancing, MeshConfig, TlsMode},
     },
     limits,
 };
@@ -39,6 +42,8 @@ pub struct Workshop<'a> {
     listed: HashMap<*const Cluster, Vec<Endpoint>>,
     at_gateways: HashMap<*const Cluster, Arc<Cluster>>,
     settings: HashMap<Arc<TlsSettings>, Arc<TlsSettings>>,
+    /// Routes, which namespaces share where they lead to the same clusters.
+    pub spoken: Spoken,
 }
 
 /// A merged rule, and what tells it from others.
@@ -46,6 +51,8 @@ pub struct Workshop<'a> {
 pub struct MergedRule {
     pub id: usize,
     pub rule: Arc<Merged>,
+    /// What it forbids.
+    pub guard: Guard,
     /// It takes credentials of the workload's namespace or pod.
     pub personal: bool,
 }
@@ -101,6 +108,7 @@ impl<'a> Workshop<'a> {
             listed: HashMap::new(),
             at_gateways: HashMap::new(),
             settings: HashMap::new(),
+            spoken: Spoken::default(),
         }
     }
 
@@ -111,7 +119,8 @@ impl<'a> Workshop<'a> {
         let rule = self.rules.merge(chosen, self.findings)?;
         let specs = chosen.iter().map(|index| &self.rules.all[*index].object.spec);
         let personal = specs.into_iter().any(takes_credentials);
-        let made = MergedRule { id: self.merged.len(), rule: Arc::new(rule), personal };
+        let guard = guard::guard(&rule);
+        let made = MergedRule { id: self.merged.len(), rule: Arc::new(rule), guard, personal };
         self.merged.insert(chosen.clone(), made.clone());
         Some(made)
     }
@@ -274,6 +283,11 @@ impl<'a> Workshop<'a> {
     }
 }
 
+/// It names a Secret or files, which each namespace or pod has its own of; with neither, settings are the same for all.
 fn takes_credentials(rule: &DestinationRule) -> bool {
-    every_tls(rule).iter().any(|(_, tls)| tls.originates())
+    let given = |field: &Option<String>| field.as_ref().is_some_and(|value| !value.is_empty());
+    every_tls(rule).iter().filter(|(_, tls)| tls.originates()).any(|(_, tls)| {
+        let trust = given(&tls.ca_certificates) && tls.ca_certificates.as_deref() != Some("system");
+        tls.mode == TlsMode::Mutual || given(&tls.credential_name) || given(&tls.ca_crl) || trust
+    })
 }

@@ -110,17 +110,18 @@ struct Tables {
     places: HashMap<Vec<Result<Place, String>>, usize>,
     nobody: Volumes,
     namespaces: HashMap<String, Namespace>,
-    shared: HashMap<Signature, (Arc<Outbound>, Arc<Plan>)>,
+    shared: HashMap<Signature, Namespace>,
     own: HashMap<Own, Arc<Outbound>>,
 }
 
 /// What makes a workload one of its own: credentials, rules that select it, and the `sourceLabels` that hold for it.
 type Own = (HolderId, Vec<RuleIndex>, Vec<usize>);
 
-/// What the workloads of a namespace have in common.
+/// What the workloads of a namespace have in common. Namespaces that see the same, and have nothing of their own, are one.
+#[derive(Clone)]
 struct Namespace {
     id: usize,
-    selection: Selection,
+    selection: Arc<Selection>,
     base: Arc<Outbound>,
     plan: Arc<Plan>,
 }
@@ -173,16 +174,14 @@ impl Tables {
         let id = self.namespaces.len();
         let selection = Selection::new(workshop, scope, client);
         let signature = selection.signature(workshop, scope, client);
-        let (base, plan) = match self.shared.get(&signature) {
-            Some(known) => known.clone(),
-            None => {
-                let holder = HolderOf { id: HolderId { namespace: id, places: 0 }, namespace, volumes: &self.nobody };
-                let (base, plan) = selection.table(workshop, scope, (client, &NO_LABELS), holder);
-                let made = (Arc::new(base), Arc::new(plan));
-                self.shared.insert(signature, made.clone());
-                made
-            }
-        };
-        Namespace { id, selection, base, plan }
+        if let Some(known) = self.shared.get(&signature) {
+            return known.clone();
+        }
+        let holder = HolderOf { id: HolderId { namespace: id, places: 0 }, namespace, volumes: &self.nobody };
+        let (base, plan) = selection.table(workshop, scope, (client, &NO_LABELS), holder);
+        let (selection, base, plan) = (Arc::new(selection), Arc::new(base), Arc::new(plan));
+        let made = Namespace { id, selection, base, plan };
+        self.shared.insert(signature, made.clone());
+        made
     }
 }

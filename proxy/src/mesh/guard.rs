@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     clusters::Workshop,
     names::CLUSTER_DOMAIN,
-    rules::{Client, Merged},
+    rules::{Chosen, Client, Merged},
     table::{Guard, HostMap},
 };
 
@@ -43,6 +43,28 @@ pub fn own(workshop: &mut Workshop<'_>, client: Client<'_>) -> HostMap<Guard> {
     hosts(workshop, client, client.namespace, rules, |_| true)
 }
 
+/// The guards that are other than `own`, which are those of the namespace at large, because rules with a
+/// workloadSelector select the client.
+pub fn selected(workshop: &mut Workshop<'_>, client: Client<'_>, own: &HostMap<Guard>) -> HostMap<Guard> {
+    let rules = workshop.rules;
+    let mut map = HostMap::default();
+    for (host, chosen) in rules.hosts_selected(client) {
+        let made = of_chosen(workshop, chosen);
+        let there = own.pattern(&host);
+        if there == Some(&made) {
+            continue;
+        }
+        for alias in short_forms(&host, client.namespace) {
+            // A rule for that very name goes first.
+            if own.pattern(&alias) == there {
+                map.insert_new(&alias, made.clone());
+            }
+        }
+        map.insert(&host, made);
+    }
+    map
+}
+
 /// The rules of every other namespace that this client sees. `serves` says in which namespace a host that the client
 /// sees is served: rules of a third namespace never apply to it.
 pub fn others<'s>(
@@ -75,11 +97,7 @@ fn hosts(
         if !counts(&host) {
             continue;
         }
-        let made = match chosen.and_then(|chosen| workshop.merged(&chosen)) {
-            Some(merged) => guard(&merged.rule),
-            // Only rules for other workloads: nothing applies, and wider rules do not either.
-            None => Guard::nothing(),
-        };
+        let made = of_chosen(workshop, chosen);
         aliases.extend(short_forms(&host, client.namespace).into_iter().map(|alias| (alias, made.clone())));
         map.insert(&host, made);
     }
@@ -87,6 +105,14 @@ fn hosts(
         map.insert_new(&alias, guard);
     }
     map
+}
+
+fn of_chosen(workshop: &mut Workshop<'_>, chosen: Option<Chosen>) -> Guard {
+    match chosen.and_then(|chosen| workshop.merged(&chosen)) {
+        Some(merged) => merged.guard,
+        // Only rules for other workloads: nothing applies, and wider rules do not either.
+        None => Guard::nothing(),
+    }
 }
 
 /// The shorter names of a Kubernetes Service as a client writes them; `name` alone only within its namespace.

@@ -137,7 +137,9 @@ impl Outbound {
     /// any of its rules matches; of the others, one that guards is enough.
     #[must_use]
     pub fn guard_host(&self, host: &str, port: u16) -> Option<&Guard> {
-        if let Some(guard) = self.guards.own.get(host) {
+        let own = [&self.guards.selected, &*self.guards.own];
+        let own = own.into_iter().filter_map(|rules| rules.matches(host).next());
+        if let Some((_, guard)) = own.reduce(|upper, lower| if lower.0 > upper.0 { lower } else { upper }) {
             return guard.covers(port).then_some(guard);
         }
         self.guards.others.iter().filter_map(|rules| rules.get(host)).find(|guard| guard.covers(port))
@@ -220,8 +222,11 @@ impl Outbound {
     }
 
     fn guards_port(&self, port: u16) -> bool {
-        let rules = std::iter::once(&self.guards.own).chain(self.guards.others.iter());
-        rules.flat_map(HostMap::values).any(|guard| guard.covers(port))
+        let guards = &self.guards;
+        let replaced = |pattern: &str| guards.selected.pattern(pattern).is_some();
+        let own = guards.own.iter().filter(|(pattern, _)| guards.selected.is_empty() || !replaced(pattern));
+        let own = guards.selected.values().chain(own.map(|(_, guard)| guard));
+        own.chain(guards.others.iter().flat_map(HostMap::values)).any(|guard| guard.covers(port))
     }
 
     fn unmatched_plain(&self, dst: SocketAddr) -> Decision {

@@ -53,8 +53,7 @@ pub fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, St
 
 /// creationTimestamp, then name, then namespace.
 pub fn object_order(a: &ObjectMeta, b: &ObjectMeta) -> Ordering {
-    let key = |meta: &ObjectMeta| (meta.creation_timestamp.clone(), meta.name.clone(), meta.namespace.clone());
-    key(a).cmp(&key(b))
+    (&a.creation_timestamp, &a.name, &a.namespace).cmp(&(&b.creation_timestamp, &b.name, &b.namespace))
 }
 
 #[cfg(test)]

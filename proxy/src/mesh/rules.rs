@@ -137,6 +137,16 @@ impl Rules {
         })
     }
 
+    /// The same for the hosts of those rules of the client's own namespace that select it.
+    pub fn hosts_selected<'a>(&'a self, client: Client<'a>) -> impl Iterator<Item = (String, Option<Chosen>)> + 'a {
+        let hosts = self.by_namespace.get(client.namespace);
+        let rules = client.selected.iter().filter_map(move |at| {
+            let host = &self.all[*at].host;
+            Some((host, hosts?.pattern(host)?))
+        });
+        rules.map(move |(host, rules)| (host.clone(), self.select(client, client.namespace, rules).0))
+    }
+
     /// Every rule whose host covers `host`, of namespaces that see the service.
     pub fn naming<'a>(
         &'a self,

@@ -176,8 +176,10 @@ pub struct Outbound {
 /// Destinations that must not get plain text.
 #[derive(Debug, Default, Serialize)]
 pub struct Guards {
-    /// Rules of the client's own namespace: where one of these matches, it decides.
-    pub own: HostMap<Guard>,
+    /// Rules of the client's own namespace: where one of these matches, it decides. Shared within the namespace.
+    pub own: Arc<HostMap<Guard>>,
+    /// Of a layer: in place of those of `own` under the same pattern, as rules with a workloadSelector want it.
+    pub selected: HostMap<Guard>,
     /// Rules of each other namespace that the client sees: one that guards is enough.
     pub others: Arc<Vec<HostMap<Guard>>>,
     /// Virtual addresses of guarded hosts, for connections that bear no name.

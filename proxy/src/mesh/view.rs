@@ -103,10 +103,11 @@ impl Selection {
             builder.add(workshop, scope, selected, holder, |port| taken.insert((&entry.host, port)));
         }
         let (mut table, placed) = builder.finish(workshop);
-        table.guards.own = guard::own(workshop, client);
+        table.guards.own = Arc::new(guard::own(workshop, client));
         let others = guard::others(workshop, client, scope.root, |host| serving.get(host).copied());
         table.guards.others = Arc::new(others);
-        let plan = Plan::new(scope.view(client, labels), &placed, &mut table, workshop.findings);
+        let said = (&mut workshop.spoken, &mut *workshop.findings);
+        let plan = Plan::new(scope.view(client, labels), &placed, &mut table, said);
         (table, plan)
     }
 
@@ -129,22 +130,27 @@ impl Selection {
             });
         }
         let (mut table, _) = builder.finish(workshop);
-        table.guards.own = guard::own(workshop, client);
+        table.guards.own = base.guards.own.clone();
+        table.guards.selected = guard::selected(workshop, client, &base.guards.own);
         table.guards.others = base.guards.others.clone();
-        let subsets = base.clusters.values().filter(|cluster| !cluster.subset.is_empty());
-        let hidden = subsets.filter(|cluster| {
-            let whole = format!("outbound|{}||{}", cluster.port, cluster.host);
-            table.clusters.contains_key(&whole) && !table.clusters.contains_key(&cluster.name)
-        });
-        table.hidden = hidden.map(|cluster| cluster.name.clone()).collect();
+        // Most layers replace few services or none: the shared table is not looked through for those.
+        let whole = table.clusters.values().filter(|cluster| cluster.subset.is_empty());
+        let whole: HashSet<(u16, &str)> = whole.map(|cluster| (cluster.port, cluster.host.as_str())).collect();
+        if !whole.is_empty() {
+            let subsets = base.clusters.values().filter(|cluster| !cluster.subset.is_empty());
+            let hidden = subsets.filter(|cluster| {
+                whole.contains(&(cluster.port, cluster.host.as_str())) && !table.clusters.contains_key(&cluster.name)
+            });
+            table.hidden = hidden.map(|cluster| cluster.name.clone()).collect();
+        }
         table.base = Some(base.clone());
-        let routes =
-            plan.layer(scope.view(client, labels), &scope.services.holding(labels), &mut table, workshop.findings);
+        let said = (&mut workshop.spoken, &mut *workshop.findings);
+        let routes = plan.layer(scope.view(client, labels), &scope.services.holding(labels), &mut table, said);
         let same = table
             .clusters
             .iter()
             .all(|(name, cluster)| base.clusters.get(name).is_some_and(|there| Arc::ptr_eq(there, cluster)));
-        if same && !routes && table.guards.own == base.guards.own {
+        if same && !routes && table.guards.selected.is_empty() {
             return None;
         }
         Some(table)
@@ -215,7 +221,7 @@ impl<'a> Builder<'a> {
             }
         }
         // A layer says of every service of its own what holds, be it nothing: else what lies beneath would count.
-        let guard = match rule.map(|rule| guard::guard(&rule.rule)).filter(guards) {
+        let guard = match rule.map(|rule| rule.guard.clone()).filter(guards) {
             None if self.base.is_some() => Some(Guard::nothing()),
             guard => guard,
         };

@@ -161,11 +161,22 @@ fn unreached(service: &Resolved, findings: &mut Findings) {
 /// VirtualServices of the mesh for a host that another one has.
 fn conflicts(services: &VirtualServices, objects: &Objects, findings: &mut Findings) {
     let own = services.all.iter().map(|service| service.object.meta.namespace.as_str());
-    let namespaces: BTreeSet<&str> = own.chain(objects.pods.keys().map(|(namespace, _)| namespace.as_str())).collect();
+    let mut namespaces: BTreeSet<&str> =
+        own.chain(objects.pods.keys().map(|(namespace, _)| namespace.as_str())).collect();
+    // Few hosts have more than one anywhere: each namespace then need not be asked about the others.
+    let mut times: HashMap<&str, usize> = HashMap::new();
+    for host in services.all.iter().flat_map(|service| &service.hosts) {
+        *times.entry(host).or_default() += 1;
+    }
+    times.retain(|_, times| *times > 1);
+    if times.is_empty() {
+        namespaces.clear();
+    }
     for namespace in namespaces {
         let mut first: HashMap<&str, &Resolved> = HashMap::new();
         for service in services.bound(MESH, namespace).into_iter().map(|at| &services.all[at]) {
-            for (at, host) in service.hosts.iter().enumerate() {
+            let shared = service.hosts.iter().enumerate().filter(|(_, host)| times.contains_key(host.as_str()));
+            for (at, host) in shared {
                 let known = *first.entry(host).or_insert(service);
                 let joined = known.is_gateway_api() && service.is_gateway_api();
                 if !std::ptr::eq(known, service) && !joined {

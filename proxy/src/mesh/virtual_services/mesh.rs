@@ -19,13 +19,14 @@ use super::{
         guard::short_forms,
         host::covers,
         registry::{Entry, Registry},
-        routing::{Action, ClusterRef, Route, TunnelMatch, VirtualHost},
+        routing::{Action, ClusterRef, Route, TunnelMatch},
         table::{HostMap, Outbound, Protocol},
     },
     Caller, MESH, Resolved, RouteContext, VirtualServices,
     gateway::catch_alls_last,
     guards::guard,
     http_routes,
+    spoken::{Said, Spoken},
     tunnels::{tcp_tunnels, tls_tunnels},
 };
 
@@ -80,19 +81,9 @@ struct TcpPlan {
     candidates: Vec<usize>,
 }
 
-/// What one VirtualService says on one port.
-#[derive(Debug, Default)]
-struct Said {
-    http: Vec<Arc<Route>>,
-    tls: Vec<(String, TunnelMatch)>,
-    tcp: Vec<TunnelMatch>,
-    /// Names of all clusters it leads to, be they there or not.
-    clusters: HashSet<String>,
-    /// Guards decide about some route of it.
-    guarded: bool,
-}
-
 type Memo = HashMap<(usize, u16), Arc<Said>>;
+/// What all tables have in common.
+type Common<'a> = (&'a mut Spoken, &'a mut Findings);
 
 /// For whom a table is made.
 #[derive(Clone, Copy)]
@@ -104,7 +95,7 @@ pub struct View<'a> {
 
 impl Plan {
     /// Enters what VirtualServices say to a client without labels into the finished `table` of its namespace.
-    pub fn new(view: View<'_>, placed: &[Placed], table: &mut Outbound, findings: &mut Findings) -> Self {
+    pub fn new(view: View<'_>, placed: &[Placed], table: &mut Outbound, (spoken, findings): Common<'_>) -> Self {
         let visible = view.services.bound(MESH, view.caller.namespace);
         let mut plan = Self::default();
         if visible.is_empty() {
@@ -120,7 +111,8 @@ impl Plan {
             port.tls.sort_by_key(|at| bound.ranks.get(at));
             port.tls.dedup();
         }
-        let mut maker = Maker { view, findings, memo: Memo::new(), beneath: None };
+        let holding = &view.services.holding(view.caller.labels);
+        let mut maker = Maker { view, holding, spoken, findings, memo: Memo::new(), beneath: None };
         for host in &plan.hosts {
             maker.enter(host, table);
         }
@@ -132,7 +124,13 @@ impl Plan {
     }
 
     /// Enters into a layer over the table of the namespace what differs for this client. True where anything does.
-    pub fn layer(&self, view: View<'_>, holding: &[usize], table: &mut Outbound, findings: &mut Findings) -> bool {
+    pub fn layer(
+        &self,
+        view: View<'_>,
+        holding: &[usize],
+        table: &mut Outbound,
+        (spoken, findings): Common<'_>,
+    ) -> bool {
         if self.made.is_empty() {
             return false;
         }
@@ -141,7 +139,7 @@ impl Plan {
             (Some(own), Some(there)) => !Arc::ptr_eq(own, there),
             (own, _) => own.is_some() || table.hidden.contains(name),
         };
-        let other_guards = table.guards.own != base.guards.own;
+        let other_guards = !table.guards.selected.is_empty();
         let changed = self.made.iter().filter(|((at, _), said)| {
             let meant = view.services.all[*at].conditions.iter().any(|id| holding.binary_search(id).is_ok());
             meant || said.clusters.iter().any(other) || (other_guards && said.guarded)
@@ -160,7 +158,8 @@ impl Plan {
             differs(**number, &port.tls) || port.tcp.iter().any(|tcp| differs(**number, &tcp.candidates))
         });
         let ports: Vec<_> = ports.collect();
-        let mut maker = Maker { view, findings, memo: Memo::new(), beneath: Some((&self.made, &changed)) };
+        let beneath = Some((&self.made, &changed));
+        let mut maker = Maker { view, holding, spoken, findings, memo: Memo::new(), beneath };
         hosts.iter().for_each(|host| maker.enter(host, table));
         ports.iter().for_each(|(number, port)| maker.enter_tunnels(**number, port, table));
         !hosts.is_empty() || !ports.is_empty()
@@ -281,6 +280,9 @@ impl<'a> Bound<'a> {
 
 struct Maker<'a, 'f> {
     view: View<'a>,
+    /// The conditions that hold for the caller's labels, sorted.
+    holding: &'a [usize],
+    spoken: &'f mut Spoken,
     findings: &'f mut Findings,
     memo: Memo,
     /// Of a layer: what the shared table says, and what of it is other here.
@@ -296,6 +298,12 @@ impl Maker<'_, '_> {
         }
         let service = &self.view.services.all[at];
         let context = RouteContext { caller: self.view.caller, port, destinations: table };
+        let holding = service.conditions.iter().copied().filter(|id| self.holding.binary_search(id).is_ok()).collect();
+        let key = (at, port, holding);
+        if let Some(known) = self.spoken.said(&key, service, &context) {
+            self.memo.insert((at, port), known.clone());
+            return known;
+        }
         let mut said = Said {
             http: http_routes(service, &context, self.findings),
             tls: tls_tunnels(service, &context),
@@ -310,6 +318,7 @@ impl Maker<'_, '_> {
         let all = said.http.iter().flat_map(|route| destinations(route)).chain(tunnels);
         said.clusters = all.map(|to| to.name().to_owned()).collect();
         let said = Arc::new(said);
+        self.spoken.add(key, service, &context, &said);
         self.memo.insert((at, port), said.clone());
         said
     }
@@ -333,7 +342,7 @@ impl Maker<'_, '_> {
         if joining {
             catch_alls_last(&mut routes);
         }
-        let made = Arc::new(VirtualHost { name: host.title.clone(), routes, require_tls: false });
+        let made = self.spoken.host(&host.title, routes);
         let map = &mut table.ports.entry(host.port).or_default().http;
         for name in &host.names {
             map.insert(name, made.clone());

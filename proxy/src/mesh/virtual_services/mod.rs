@@ -11,9 +11,13 @@ mod http;
 mod matches;
 mod mesh;
 mod retries;
+mod spoken;
 mod tunnels;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 pub use self::{
     check::check,
@@ -21,6 +25,7 @@ pub use self::{
     gateway::{GatewayServer, ServerHost, common_hosts, for_gateway},
     http::http_routes,
     mesh::{Placed, Plan, View},
+    spoken::Spoken,
     tunnels::gateway_tcp,
 };
 use super::{
@@ -39,8 +44,8 @@ pub const MESH: &str = "mesh";
 #[derive(Debug, Default)]
 pub struct VirtualServices {
     pub all: Vec<Resolved>,
-    /// Every `sourceLabels` that some match asks for, each once.
-    conditions: Vec<BTreeMap<String, String>>,
+    /// Every `sourceLabels` that some match asks for, each once, and their index.
+    conditions: HashMap<BTreeMap<String, String>, usize>,
     /// Indices in `all` by gateway.
     by_gateway: BTreeMap<String, Vec<usize>>,
 }
@@ -138,18 +143,20 @@ impl VirtualServices {
     /// Those `sourceLabels` that hold for a workload with these labels, by index. Workloads of a namespace for which the
     /// same hold are the same to every route.
     pub fn holding(&self, labels: &BTreeMap<String, String>) -> Vec<usize> {
-        let holding = self.conditions.iter().enumerate().filter(|(_, wanted)| selects(wanted, labels));
-        holding.map(|(at, _)| at).collect()
+        let holding = self.conditions.iter().filter(|(wanted, _)| selects(wanted, labels));
+        let mut holding: Vec<usize> = holding.map(|(_, at)| *at).collect();
+        holding.sort_unstable();
+        holding
     }
 
     fn conditions(&mut self, spec: &VirtualService, http: &[HttpRule]) -> Vec<usize> {
         let mut made = Vec::new();
         for (labels, _) in sources(spec, http).filter(|(labels, _)| !labels.is_empty()) {
-            let known = self.conditions.iter().position(|known| known == labels);
-            let at = known.unwrap_or(self.conditions.len());
-            if known.is_none() {
-                self.conditions.push(labels.clone());
-            }
+            let next = self.conditions.len();
+            let at = match self.conditions.get(labels) {
+                Some(known) => *known,
+                None => *self.conditions.entry(labels.clone()).or_insert(next),
+            };
             if !made.contains(&at) {
                 made.push(at);
             }
