@@ -57,6 +57,8 @@ pub const RETRY_PAUSE_GROWTH: u32 = 10;
 /// Bytes of a request body that are kept while the request may have to be sent again (Envoy's default connection buffer
 /// limit); what is longer is sent once.
 pub const RETRY_BODY_BYTES: usize = 1024 * 1024;
+/// The same of all requests together, for a pod can send many: what does not fit is sent once.
+pub const RETRY_BYTES: usize = 64 * 1024 * 1024;
 /// How long requests in flight have after SIGTERM.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// The port of the in-pod outbound listener (Istio's own number for it).

@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
 };
@@ -83,8 +83,7 @@ struct Shared {
     ended: bool,
     /// What was read is kept for another attempt.
     keep: bool,
-    kept: Vec<Part>,
-    kept_bytes: usize,
+    kept: Kept,
     /// Something was read and not kept: there is no other attempt.
     gone: bool,
     /// The attempt that may read.
@@ -98,6 +97,54 @@ struct Shared {
 enum Part {
     Data(Bytes),
     Trailers(HeaderMap),
+}
+
+/// What is kept of one body. Every part costs its own space besides its bytes: a body may come in pieces of a single byte.
+struct Kept {
+    parts: Vec<Part>,
+    bytes: usize,
+    budget: &'static Budget,
+}
+
+/// Bytes that all bodies together may keep.
+struct Budget(AtomicUsize);
+
+static RETRIES: Budget = Budget(AtomicUsize::new(limits::RETRY_BYTES));
+
+impl Budget {
+    /// False: there is not so much left.
+    fn take(&self, bytes: usize) -> bool {
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes)).is_ok()
+    }
+}
+
+impl Kept {
+    fn new(budget: &'static Budget) -> Self {
+        Self { parts: Vec::new(), bytes: 0, budget }
+    }
+
+    /// False: it is too much, of this body or of all.
+    fn push(&mut self, part: Part) -> bool {
+        // Vec doubles: half of its places may be empty.
+        let bytes = part.bytes() + 2 * size_of::<Part>();
+        if self.bytes + bytes > limits::RETRY_BODY_BYTES + 2 * size_of::<Part>() || !self.budget.take(bytes) {
+            return false;
+        }
+        self.bytes += bytes;
+        self.parts.push(part);
+        true
+    }
+
+    fn clear(&mut self) {
+        self.parts = Vec::new();
+        self.budget.0.fetch_add(std::mem::take(&mut self.bytes), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.clear();
+    }
 }
 
 /// What has passed so far, for whoever wants the body as a whole; told nothing where it is too long or breaks off.
@@ -123,8 +170,7 @@ impl Upload {
                 body,
                 ended: false,
                 keep: false,
-                kept: Vec::new(),
-                kept_bytes: 0,
+                kept: Kept::new(&RETRIES),
                 gone: false,
                 turn: 0,
                 waker: None,
@@ -230,13 +276,13 @@ impl Shared {
         progress: &Progress,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(part) = self.kept.get(*at) {
+        if let Some(part) = self.kept.parts.get(*at) {
             *at += 1;
             return Poll::Ready(Some(Ok(part.clone().into())));
         }
-        if !self.keep && !self.kept.is_empty() {
-            (self.gone, self.kept_bytes, *at) = (true, 0, 0);
-            self.kept = Vec::new();
+        if !self.keep && !self.kept.parts.is_empty() {
+            (self.gone, *at) = (true, 0);
+            self.kept.clear();
         }
         if self.ended {
             return Poll::Ready(None);
@@ -280,22 +326,21 @@ impl Shared {
             (None, Some(trailers)) => Part::Trailers(trailers.clone()),
             (None, None) => return,
         };
-        self.kept_bytes += frame.data_ref().map_or(0, Bytes::len);
-        if self.keep && self.kept_bytes <= limits::RETRY_BODY_BYTES {
-            self.kept.push(part);
+        if self.keep && self.kept.push(part) {
             *at += 1;
         } else {
-            (self.gone, self.kept, *at) = (true, Vec::new(), 0);
+            (self.gone, *at) = (true, 0);
+            self.kept.clear();
         }
     }
 
     /// Nothing is left for a reader that has read `at` of the kept parts.
     fn is_end(&self, at: usize) -> bool {
-        at >= self.kept.len() && (self.ended || self.body.is_end_stream())
+        at >= self.kept.parts.len() && (self.ended || self.body.is_end_stream())
     }
 
     fn size_hint(&self, at: usize) -> SizeHint {
-        let again: u64 = self.kept.iter().skip(at).map(Part::bytes).sum();
+        let again: u64 = self.kept.parts.iter().skip(at).map(|part| part.bytes() as u64).sum();
         let rest = if self.ended { SizeHint::with_exact(0) } else { self.body.size_hint() };
         let mut hint = SizeHint::new();
         hint.set_lower(rest.lower().saturating_add(again));
@@ -307,9 +352,10 @@ impl Shared {
 }
 
 impl Part {
-    fn bytes(&self) -> u64 {
+    /// Of data.
+    fn bytes(&self) -> usize {
         match self {
-            Self::Data(data) => data.len() as u64,
+            Self::Data(data) => data.len(),
             Self::Trailers(_) => 0,
         }
     }
@@ -383,5 +429,41 @@ impl Body for RequestBody {
             Content::Whole(body) => SizeHint::with_exact(body.len() as u64),
             Content::Client { shared, at, .. } => shared.lock().size_hint(*at),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn budget(bytes: usize) -> &'static Budget {
+        Box::leak(Box::new(Budget(AtomicUsize::new(bytes))))
+    }
+
+    fn pushed(kept: &mut Kept, length: usize) -> usize {
+        let part = Bytes::from(vec![0; length]);
+        (0..2_000_000).take_while(|_| kept.push(Part::Data(part.clone()))).count()
+    }
+
+    /// A MiB in pieces of one byte would be some 100 MiB of pieces.
+    #[test]
+    fn small_pieces_cost_their_own_space() {
+        let mut kept = Kept::new(budget(usize::MAX));
+        let pieces = pushed(&mut kept, 1);
+        assert!(pieces * size_of::<Part>() <= limits::RETRY_BODY_BYTES, "{pieces} pieces");
+        assert!(kept.parts.capacity() * size_of::<Part>() <= 2 * limits::RETRY_BODY_BYTES);
+        assert_eq!(pushed(&mut Kept::new(budget(usize::MAX)), limits::RETRY_BODY_BYTES), 1);
+    }
+
+    #[test]
+    fn all_bodies_share_what_there_is() {
+        let budget = budget(100_000);
+        let (mut first, mut second) = (Kept::new(budget), Kept::new(budget));
+        assert_eq!(pushed(&mut first, 60_000), 1);
+        assert_eq!(pushed(&mut second, 60_000), 0);
+        drop(first);
+        assert_eq!(pushed(&mut second, 60_000), 1);
+        second.clear();
+        assert_eq!(budget.0.load(Ordering::Relaxed), 100_000);
     }
 }
