@@ -169,6 +169,7 @@ async fn dial(pod: &Pod, to: SocketAddr) -> Result<TcpStream, DialError> {
         from.set_port(0);
         socket.bind(from)?;
         let stream = socket.connect(to).await?;
+        not_itself(&stream)?;
         stream.set_nodelay(true)?;
         Ok(stream)
     };
@@ -179,10 +180,36 @@ async fn dial(pod: &Pod, to: SocketAddr) -> Result<TcpStream, DialError> {
     }
 }
 
+/// Where nobody listens on a port from which connections are made, the kernel may choose that very port for ours: it then
+/// is connected with itself, and a stranger would get back what it sends.
+fn not_itself(stream: &TcpStream) -> io::Result<()> {
+    if stream.local_addr()? == stream.peer_addr()? {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    Ok(())
+}
+
 /// A v4-mapped address as IPv4; a link-local one keeps its interface.
 fn unmapped(address: SocketAddr) -> SocketAddr {
     match address {
         SocketAddr::V6(v6) => v6.ip().to_ipv4_mapped().map_or(address, |v4| (v4, v6.port()).into()),
         v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_connected_with_itself_is_no_application() {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let own = socket.local_addr().unwrap();
+        let stream = socket.connect(own).await.unwrap();
+        assert_eq!(not_itself(&stream).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        not_itself(&stream).unwrap();
     }
 }
