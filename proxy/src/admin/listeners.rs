@@ -83,8 +83,9 @@ enum Rank {
 fn outbound(outbound: &Outbound) -> impl Iterator<Item = ListenerRow> {
     let mut rows = Rows::new();
     for port in outbound.all_ports() {
-        for table in outbound.layers(port) {
-            port_rows(port, table, &mut rows);
+        let routing = outbound.routing(port).count();
+        for (at, table) in outbound.layers(port).enumerate() {
+            port_rows(port, table, at < routing, &mut rows);
         }
         add(&mut rows, port, "0.0.0.0", Rank::All, "ALL", unmatched(outbound.policy));
     }
@@ -101,9 +102,10 @@ fn add(rows: &mut Rows, port: u16, address: &str, rank: Rank, matches: &str, des
     rows.entry((port, rank, address.to_owned(), matches.to_owned())).or_insert_with(|| destination.to_string());
 }
 
-fn port_rows(port: u16, table: &PortTable, rows: &mut Rows) {
+/// `routing`: the table's `tls` and `tcp` routes count.
+fn port_rows(port: u16, table: &PortTable, routing: bool, rows: &mut Rows) {
     let to = |cluster: &Arc<Cluster>| format!("Cluster: {}", cluster.name);
-    for (host, routes) in table.tls_routes.iter() {
+    for (host, routes) in table.tls_routes.iter().filter(|_| routing) {
         for found in routes {
             for address in addresses(&found.subnets) {
                 add(rows, port, &address, Rank::Sni, &format!("SNI: {host}"), to_route(Some(&found.route)));
@@ -120,7 +122,7 @@ fn port_rows(port: u16, table: &PortTable, rows: &mut Rows) {
     for (network, cluster) in table.tls_addresses.iter() {
         add(rows, port, &address(network), Rank::Address, "Trans: tls", to(cluster));
     }
-    for found in &table.tcp_routes {
+    for found in table.tcp_routes.iter().filter(|_| routing) {
         let rank = if found.subnets.is_empty() { Rank::All } else { Rank::Address };
         for address in addresses(&found.subnets) {
             add(rows, port, &address, rank, "ALL", to_route(Some(&found.route)));

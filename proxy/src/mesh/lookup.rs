@@ -59,7 +59,7 @@ impl Outbound {
     /// For a connection that began with a ClientHello: encrypted already, so guards do not apply.
     #[must_use]
     pub fn tls(&self, dst: SocketAddr, sni: Option<&str>) -> Decision {
-        let routed = sni.and_then(|sni| self.named(dst.port(), sni, |table| &table.tls_routes));
+        let routed = sni.and_then(|sni| best_named(self.routing(dst.port()), sni, |table| &table.tls_routes));
         if let Some(found) = routed.and_then(|routes| first_for(routes, dst.ip())) {
             return Decision::Route(found.route.clone());
         }
@@ -133,6 +133,12 @@ impl Outbound {
         self.ports.get(&port).into_iter().chain(beneath)
     }
 
+    /// Those of them whose `tls` and `tcp` routes count.
+    pub fn routing(&self, port: u16) -> impl Iterator<Item = &PortTable> {
+        let all = self.ports.get(&port).is_some_and(|table| table.routes_are_all);
+        self.layers(port).take(if all { 1 } else { 2 })
+    }
+
     /// Why plain text for `host` on `port` is refused, where a rule says so. The client's own namespace decides where
     /// any of its rules matches; of the others, one that guards is enough.
     #[must_use]
@@ -174,7 +180,7 @@ impl Outbound {
             let held = found.subnets.iter().filter(|net| net.contains(&address));
             held.map(|net| if net.prefix_len() == net.max_prefix_len() { u8::MAX } else { net.prefix_len() }).max()
         };
-        let routes = self.layers(dst.port()).flat_map(|table| &table.tcp_routes);
+        let routes = self.routing(dst.port()).flat_map(|table| &table.tcp_routes);
         let routes = routes.filter_map(|found| Some((length(found)?, found)));
         let route = routes.reduce(|first, next| if next.0 > first.0 { next } else { first });
         let served = self.layers(dst.port()).filter_map(|table| table.tcp.matches(dst.ip()).next());
@@ -193,7 +199,7 @@ impl Outbound {
 
     /// The TCP route for connections to whatever address.
     fn any_route(&self, port: u16) -> Option<&TunnelMatch> {
-        self.layers(port).find_map(|table| table.tcp_routes.iter().find(|found| found.subnets.is_empty()))
+        self.routing(port).find_map(|table| table.tcp_routes.iter().find(|found| found.subnets.is_empty()))
     }
 
     /// A route chosen by address alone: as for [`Self::unnamed`], none of its clusters may lead past a guard.
@@ -243,7 +249,8 @@ impl Outbound {
         }
     }
 
-    fn tcp_any(&self, port: u16) -> Option<&Arc<Cluster>> {
+    /// The service that takes raw connections which nobody else takes.
+    pub fn tcp_any(&self, port: u16) -> Option<&Arc<Cluster>> {
         // That of a layer may be there only to hide the one beneath, which another rule encrypts.
         let first = self.layers(port).find_map(|table| table.tcp_any.as_ref());
         first.filter(|cluster| cluster.protocol == Protocol::Tcp || cluster.tls.encrypts())
@@ -251,14 +258,23 @@ impl Outbound {
 
     /// The most specific match of both layers; of equals, the upper one's.
     fn named<'s, T>(&'s self, port: u16, name: &str, map: impl Fn(&PortTable) -> &HostMap<T>) -> Option<&'s T> {
-        let found = self.layers(port).filter_map(|table| map(table).matches(name).next());
-        found.reduce(|upper, lower| if lower.0 > upper.0 { lower } else { upper }).map(|(_, value)| value)
+        best_named(self.layers(port), name, map)
     }
 
     fn address<T>(&self, dst: SocketAddr, map: impl Fn(&PortTable) -> &AddressMap<T>) -> Option<&T> {
         let found = self.layers(dst.port()).filter_map(|table| map(table).matches(dst.ip()).next());
         found.reduce(|upper, lower| if lower.0 > upper.0 { lower } else { upper }).map(|(_, value)| value)
     }
+}
+
+/// The most specific match of both layers; of equals, the upper one's.
+fn best_named<'s, T: 's>(
+    layers: impl Iterator<Item = &'s PortTable>,
+    name: &str,
+    map: impl Fn(&PortTable) -> &HostMap<T>,
+) -> Option<&'s T> {
+    let found = layers.filter_map(|table| map(table).matches(name).next());
+    found.reduce(|upper, lower| if lower.0 > upper.0 { lower } else { upper }).map(|(_, value)| value)
 }
 
 /// Who takes a connection that bears no name.

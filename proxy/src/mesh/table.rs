@@ -218,6 +218,9 @@ pub struct PortTable {
     pub tls_routes: HostMap<Vec<TunnelMatch>>,
     /// `tcp` routes of VirtualServices, by the address dialled; looked at before `tcp`. The first whose subnets hold.
     pub tcp_routes: Vec<TunnelMatch>,
+    /// Of a layer: these two are all, and those of the table beneath do not count.
+    #[serde(skip)]
+    pub routes_are_all: bool,
     /// By SNI: services whose protocol is HTTPS, TLS or open. Declared TCP with TLS inside is not among them.
     pub tls: HostMap<Arc<Cluster>>,
     /// By destination address: HTTPS and TLS services with addresses, for a hello whose SNI matches none.

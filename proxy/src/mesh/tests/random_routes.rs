@@ -306,7 +306,13 @@ fn tables_keep_their_promises() {
                 for address in ADDRESSES {
                     let dst = dst(address);
                     let answers = answers(&workload.outbound, dst, host);
-                    assert_eq!(answers, self::answers(&whole[id], dst, host), "{at}: {host} at {dst}\n{text}");
+                    let whole = &whole[id];
+                    // Which of several sniffed services takes raw bytes without a name nobody can say.
+                    let sniffed = |table: &Outbound| table.tcp_any(dst.port()).map(|any| any.protocol);
+                    let sniffed = [&workload.outbound, whole].map(sniffed).contains(&Some(Protocol::Auto));
+                    let count = if sniffed { 1 } else { answers.len() };
+                    let wanted = self::answers(whole, dst, host);
+                    assert_eq!(answers[..count], wanted[..count], "{at}: {host} at {dst}\n{text}");
                 }
             }
             let gateway = |mesh: &Mesh| serde_json::to_value(&mesh.workloads[id].gateway).unwrap();

@@ -221,6 +221,44 @@ fn destinations_that_are_not_there_are_told_and_never_another_service() {
     assert_eq!(mesh.said(Severity::Warning), ["spec.http[4]: never reached: spec.http[3] takes every request"]);
 }
 
+/// A route that takes all connections of some workloads leaves nothing to the narrower one that the others have.
+#[test]
+fn a_tcp_route_for_some_is_not_passed_by_those_of_all() {
+    let to = |host: &str| format!("route: [{{destination: {{host: {host}}}}}]");
+    let text = pod("a", "p", "{app: x}")
+        + &pod("a", "q", "{app: y}")
+        + &entry(
+            "a",
+            "e",
+            "{hosts: [x.com], addresses: [10.0.0.0/8], ports: [{number: 80, name: tcp, protocol: TCP}], resolution: NONE}",
+        )
+        + &entry(
+            "a",
+            "f",
+            "{hosts: [y.com], addresses: [11.0.0.1], ports: [{number: 80, name: tcp, protocol: TCP}], resolution: DNS}",
+        )
+        + &entry(
+            "a",
+            "g",
+            "{hosts: [z.com], addresses: [11.0.0.2], ports: [{number: 80, name: tcp, protocol: TCP}], resolution: DNS}",
+        )
+        + &service(
+            "a",
+            "v",
+            &format!(
+                "{{hosts: [x.com], tcp: [{{match: [{{sourceLabels: {{app: x}}}}], {}}}, {{match: [{{destinationSubnets: [10.1.0.0/16]}}], {}}}]}}",
+                to("y.com"),
+                to("z.com")
+            ),
+        );
+    let mesh = mesh(&text);
+    let went = |name: &str, address: &str| mesh.of("a", name).tcp(dst(address)).short();
+    assert_eq!(went("p", "10.1.0.1:80"), "outbound|80||y.com 1");
+    assert_eq!(went("p", "10.2.0.1:80"), "outbound|80||y.com 1");
+    assert_eq!(went("q", "10.1.0.1:80"), "outbound|80||z.com 1");
+    assert_eq!(went("q", "10.2.0.1:80"), "outbound|80||x.com");
+}
+
 /// What no Host can be is refused: else the client's own Host would go where the certificate of another name was checked.
 #[test]
 fn authorities_that_are_none_are_refused() {

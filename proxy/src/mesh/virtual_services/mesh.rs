@@ -76,8 +76,9 @@ struct PortPlan {
 /// Raw connections to one service.
 #[derive(Debug)]
 struct TcpPlan {
-    /// Its addresses; none: it takes what nobody else takes.
+    /// Its addresses; none: what nobody else takes is its own, where the table of the client says so.
     addresses: Vec<IpNet>,
+    cluster: String,
     candidates: Vec<usize>,
 }
 
@@ -155,7 +156,8 @@ impl Plan {
             })
             .collect();
         let ports = self.ports.iter().filter(|(number, port)| {
-            differs(**number, &port.tls) || port.tcp.iter().any(|tcp| differs(**number, &tcp.candidates))
+            let any = || base.tcp_any(**number).map(|any| &any.name) != table.tcp_any(**number).map(|any| &any.name);
+            differs(**number, &port.tls) || port.tcp.iter().any(|tcp| differs(**number, &tcp.candidates)) || any()
         });
         let ports: Vec<_> = ports.collect();
         let beneath = Some((&self.made, &changed));
@@ -178,10 +180,11 @@ impl Plan {
         let Some(there) = table.ports.get(&port.number) else { return };
         if matches!(port.protocol, Protocol::Tcp | Protocol::Auto) {
             let own = entry.raw_addresses(port);
-            let any = there.tcp_any.as_ref().is_some_and(|any| Arc::ptr_eq(any, &place.made.cluster));
             let tcp = bound.all_candidates(entry, |service| !service.object.spec.tcp.is_empty());
-            if !tcp.is_empty() && (any || !own.is_empty()) {
-                self.ports.entry(port.number).or_default().tcp.push(TcpPlan { addresses: own, candidates: tcp });
+            if !tcp.is_empty() {
+                let cluster = place.made.cluster.name.clone();
+                let plan = TcpPlan { addresses: own, cluster, candidates: tcp };
+                self.ports.entry(port.number).or_default().tcp.push(plan);
             }
         }
         if matches!(port.protocol, Protocol::Http | Protocol::Http2 | Protocol::Grpc | Protocol::Auto) {
@@ -360,7 +363,9 @@ impl Maker<'_, '_> {
             }
         }
         let mut tcp: Vec<TunnelMatch> = Vec::new();
-        for plan in &port.tcp {
+        let any = table.tcp_any(number).map(|any| any.name.clone());
+        let mine = |plan: &&TcpPlan| !plan.addresses.is_empty() || any.as_ref() == Some(&plan.cluster);
+        for plan in port.tcp.iter().filter(mine) {
             for at in &plan.candidates {
                 let said = self.said(*at, number, table);
                 tcp.extend(said.tcp.iter().flat_map(|found| plan.narrowed(found)));
@@ -376,6 +381,7 @@ impl Maker<'_, '_> {
         let there = table.ports.entry(number).or_default();
         there.tls_routes = tls;
         there.tcp_routes = tcp;
+        there.routes_are_all = true;
     }
 }
 
