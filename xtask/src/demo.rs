@@ -1,6 +1,6 @@
 //! `cargo xtask demo`: what egret does, shown to a person, with real programs in namespaces of this machine.
 
-use std::time::Instant;
+use std::{path::Path, time::Instant};
 
 use anyhow::{Context, Result, ensure};
 use egret_tests::{Agent, CLIENT_DN, Hit, Lab, Pod, Wire, names, until};
@@ -9,6 +9,7 @@ use crate::{setup, show::Show, steps};
 
 const SIMPLE: &str = "config/examples/egress-tls-origination";
 const MUTUAL: &str = "config/examples/egress-mutual-tls";
+const GATEWAY: [&str; 2] = ["config/examples/egress-gateway/pods.yaml", "config/examples/egress-gateway/simple.yaml"];
 const CNN: &str = "http://edition.cnn.com/politics";
 const NGINX: &str = "http://my-nginx.mesh-external.svc.cluster.local/";
 
@@ -26,7 +27,7 @@ pub fn run() -> Result<()> {
     outcome
 }
 
-fn play(binary: &std::path::Path) -> Result<()> {
+fn play(binary: &Path) -> Result<()> {
     let mut show = Show::new();
     show.scene("A pod, and an outside world");
     let lab = Lab::new()?;
@@ -77,6 +78,26 @@ fn play(binary: &std::path::Path) -> Result<()> {
     show.scene("egret uninstall");
     agent.end();
     show.say("the programs in the kernel and their maps are gone");
+    steps::go_on()?;
+    gateway(&mut show, &lab, binary, &pod, &mut wire)
+}
+
+/// The shipped example, with an agent of its own: its rules for edition.cnn.com are others than the first scenes'.
+fn gateway(show: &mut Show, lab: &Lab, binary: &Path, pod: &Pod, wire: &mut Wire) -> Result<()> {
+    show.scene("An egress gateway: Istio's task as it is, and a second pod with nothing in it");
+    let gateway = lab.pod_named("egressgateway")?;
+    show.say(&format!("pod \"egressgateway\"  {}: no process; its listeners live in the agent", gateway.v4));
+    show.command("host", &format!("egret run --config {}", GATEWAY.join(" ")));
+    let agent = Agent::start_from(lab, binary, &["--config", GATEWAY[0], GATEWAY[1]])?;
+    let reply = fetch(show, pod, &format!("{CNN}?by-the-gateway"))?;
+    ensure!(reply == 200, "expected 200, got {reply}:\n{}", agent.stderr());
+    let hit = lab.hit("by-the-gateway")?;
+    what_nginx_saw(show, &hit);
+    ensure!(hit.from == gateway.v4.to_string(), "the request did not come from the gateway");
+    let leaked = wire.saw(&pod.netns, names::ROUTER.parse()?, "by-the-gateway")?;
+    show.finding("on both wires", readable(leaked));
+    ensure!(!leaked, "plain text left a pod");
+    show.finding("gateway's log", &agent.log_line("outbound|443||edition.cnn.com")?);
     steps::go_on()
 }
 
