@@ -14,7 +14,7 @@ use crate::{
     mesh::{self, Mesh},
     source::store::{FileChange, Store},
     telemetry::Telemetry,
-    tls::{Contexts, MaterialReader, read_host_file},
+    tls::{Contexts, MaterialReader, read_host_file, refused},
 };
 
 use super::{
@@ -170,13 +170,13 @@ impl Configuration {
             now.insert(text);
         };
         for finding in self.findings.iter().chain(&mesh.diagnostics) {
-            say(finding.severity, finding.to_string());
+            say(finding.severity, format!("{finding:#}"));
         }
         for warning in tls.warnings() {
             say(Severity::Warning, warning.clone());
         }
-        for (_, error) in tls.failures() {
-            say(Severity::Error, format!("TLS rule refused: {error}"));
+        for finding in refused(mesh, tls).iter().filter_map(|fault| fault.diagnostic(mesh, Severity::Error)) {
+            say(Severity::Error, format!("{finding:#}; traffic under this rule is refused"));
         }
         for error in self.identities.complaints() {
             say(if error.is_warning() { Severity::Warning } else { Severity::Error }, error.to_string());

@@ -100,14 +100,18 @@ pub struct Diagnostic {
 }
 
 impl fmt::Display for Diagnostic {
-    /// `file:line:column: error: object: field: message`, as compilers print it.
+    /// `file:line:column: error: object: field: message`, as compilers print it; `{:#}` without the severity, for a log
+    /// whose lines tell it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let severity = match self.severity {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-            Severity::Info => "info",
-        };
-        write!(f, "{}:{}:{}: {severity}: ", self.file.display(), self.line, self.column)?;
+        write!(f, "{}:{}:{}: ", self.file.display(), self.line, self.column)?;
+        if !f.alternate() {
+            let severity = match self.severity {
+                Severity::Error => "error",
+                Severity::Warning => "warning",
+                Severity::Info => "info",
+            };
+            write!(f, "{severity}: ")?;
+        }
         if let Some(object) = &self.object {
             write!(f, "{object}: ")?;
         }

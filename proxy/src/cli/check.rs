@@ -11,7 +11,7 @@ use std::{
 use crate::{
     api::{Diagnostic, ObjectId, Objects, Severity, core::Secret},
     identity,
-    mesh::{self, IdentitySource, Material, Mesh, Place, PodAddresses, TlsSettings, TrustSource, UpstreamTls},
+    mesh::{self, Mesh, PodAddresses},
     source,
     telemetry::access_log,
     tls,
@@ -83,25 +83,13 @@ fn credentials(objects: &Objects, mesh: &Mesh, findings: &mut Vec<Diagnostic>) {
         .filter(|finding| finding.severity == Severity::Error)
         .filter_map(|finding| finding.object.clone())
         .collect();
-    let usable = |settings: &TlsSettings| contexts.get(settings).is_ok();
-    let for_gateways: HashSet<_> =
-        mesh.honoured_by_gateways(usable).filter_map(|cluster| cluster.destination_rule.as_ref()).collect();
-    for (settings, error) in contexts.failures() {
-        // A rule for gateways, whose volumes have the files: that this machine has not is no mistake.
-        let elsewhere = |rule: &ObjectId| on_host(settings) && for_gateways.contains(rule);
-        for rule in rules(mesh, settings).into_iter().filter(|rule| !elsewhere(rule)) {
-            // Said already, e.g. that the Secret is missing.
-            let Some(place) = mesh.origins.get(&rule).filter(|_| !refused.contains(&rule)) else { continue };
-            findings.push(Diagnostic {
-                severity: if on_host(settings) { Severity::Warning } else { Severity::Error },
-                object: Some(rule),
-                file: place.file.clone(),
-                line: place.line,
-                column: 1,
-                field: "tls".to_owned(),
-                message: error.to_string(),
-            });
+    for fault in tls::refused(mesh, &contexts) {
+        // Said already, e.g. that the Secret is missing.
+        if refused.contains(&fault.rule) {
+            continue;
         }
+        let severity = if fault.on_host { Severity::Warning } else { Severity::Error };
+        findings.extend(fault.diagnostic(mesh, severity));
     }
     // Warnings about certificates name the Secret or file themselves and have no line of their own in the rules.
     for warning in contexts.warnings() {
@@ -117,29 +105,6 @@ fn mesh_authority(objects: &Objects, mesh: &Mesh, findings: &mut Vec<Diagnostic>
         let severity = if error.is_warning() { Severity::Warning } else { Severity::Error };
         findings.push(secret.diagnostic(severity, "data", error.to_string()));
     }
-}
-
-/// The DestinationRules that lead to these settings.
-fn rules(mesh: &Mesh, settings: &TlsSettings) -> HashSet<ObjectId> {
-    let clusters = mesh.clusters().filter(|cluster| match &cluster.tls {
-        UpstreamTls::Originate(used) => **used == *settings,
-        UpstreamTls::Plain | UpstreamTls::Mesh(_) | UpstreamTls::Refuse(_) => false,
-    });
-    clusters.filter_map(|cluster| cluster.destination_rule.clone()).collect()
-}
-
-fn on_host(settings: &TlsSettings) -> bool {
-    let host = |material: &Material| material.place == Place::Host;
-    let identity = match &settings.identity {
-        Some(IdentitySource::Files { certificate, key }) => host(certificate) || host(key),
-        Some(IdentitySource::Secret { .. }) | None => false,
-    };
-    let trust = match &settings.trust {
-        TrustSource::File(material) => host(material),
-        TrustSource::System => true,
-        TrustSource::Secret { .. } => false,
-    };
-    identity || trust || settings.crl.as_ref().is_some_and(host)
 }
 
 /// Credentials as the objects have them, and files of this machine.

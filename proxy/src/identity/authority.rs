@@ -235,7 +235,7 @@ pub(super) fn new_root(from: String, now: UnixTime) -> Result<AuthorityPem, Iden
 
 fn signing_key(pem: &AuthorityPem, public: &[u8], summary: &CertificateSummary) -> Result<KeyPair, IdentityError> {
     let bad = |why: String| IdentityError::BadKey { from: format!("{}, ca-key.pem", pem.from), why };
-    let key = PrivateKeyDer::from_pem_slice(&pem.key).map_err(|error| bad(error.to_string()))?;
+    let key = PrivateKeyDer::from_pem_slice(&pem.key).map_err(|error| bad(inspect::pem_fault(&error)))?;
     // rustls's loader tells the public half as it stands in a certificate, and refuses keys that are too weak.
     let loaded = aws_lc_rs::sign::any_supported_type(&key).map_err(|error| bad(error.to_string()))?;
     if loaded.public_key().is_none_or(|own| own.as_ref() != public) {

@@ -1,17 +1,18 @@
 //! Findings that need all objects but no workload: what `egret check` says of rules that nobody uses yet.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use super::{
     findings::Findings,
+    gateway_api::GATEWAY_NAME,
     host::covers,
-    names::rule_host,
+    names::{rule_host, selects, words},
     registry::Registry,
     rules::{Rules, every_tls},
     table::Protocol,
     virtual_services::VirtualServices,
 };
-use crate::api::istio::TlsMode;
+use crate::api::{Objects, istio::TlsMode};
 
 pub fn check(registry: &Registry, rules: &Rules, services: &VirtualServices, findings: &mut Findings) {
     let routed = routed(services);
@@ -63,6 +64,22 @@ pub fn check(registry: &Registry, rules: &Rules, services: &VirtualServices, fin
                 let message = "mode SIMPLE presents no client certificate: use MUTUAL";
                 findings.warn(object, &format!("{field}.clientCertificate"), message);
             }
+        }
+    }
+}
+
+/// Services of a namespace with pods, none of which is theirs.
+pub fn selectors(objects: &Objects, findings: &mut Findings) {
+    // A Gateway's own service has the Gateway's conditions, which tell it.
+    let selecting = |labels: &BTreeMap<String, String>| !labels.is_empty() && !labels.contains_key(GATEWAY_NAME);
+    for service in objects.services.values().filter(|service| selecting(&service.spec.selector)) {
+        let namespace = &service.meta.namespace;
+        let mut pods = objects.pods.values().filter(|pod| pod.meta.namespace == *namespace).peekable();
+        // Where no pod is told of at all, they are told of elsewhere.
+        if pods.peek().is_some() && !pods.any(|pod| selects(&service.spec.selector, &pod.meta.labels)) {
+            let labels = words(&service.spec.selector);
+            let message = format!("no pod of namespace {namespace} bears {labels}: requests get 503 (UH)");
+            findings.warn(service, "spec.selector", message);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    check::check,
+    check::{check, selectors},
     clusters::{HolderId, HolderOf, Workshop},
     enrol::{enrolled, mesh_config, settings},
     findings::Findings,
@@ -17,7 +17,7 @@ use super::{
     peers::{self, Peers},
     registry::Registry,
     rules::{Client, RuleIndex, Rules, files},
-    table::{Inbound, Location, Mesh, Outbound, Place, PodAddresses, Workload},
+    table::{Inbound, Location, Mesh, Outbound, Place, PodAddresses, UpstreamTls, Workload},
     view::{Scope, Selection, Signature},
     virtual_services::{self, Plan, VirtualServices},
     volumes::Volumes,
@@ -40,6 +40,7 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
     let rules = Rules::new(objects);
     let services = VirtualServices::new(objects, &mut findings);
     check(&registry, &rules, &services, &mut findings);
+    selectors(objects, &mut findings);
     gateways::check(objects, &services, &mut findings);
     virtual_services::check(&services, objects, &registry, &rules, &mut findings);
 
@@ -89,10 +90,20 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
     mesh.peers = peers.by_address;
     mesh.statuses = statuses;
     mesh.settings = settings;
-    let honoured = mesh.honoured_by_gateways(|_| true).filter_map(|cluster| cluster.destination_rule.as_ref());
-    findings.excuse(&honoured.collect());
+    excuse(&mesh, &mut findings);
     mesh.diagnostics = findings.into_sorted();
     mesh
+}
+
+/// Rules for gateways that other pods cannot honour.
+fn excuse(mesh: &Mesh, findings: &mut Findings) {
+    let clusters: Vec<_> = mesh.gateways_originate(|_| true).collect();
+    let for_gateways = clusters.iter().filter_map(|cluster| cluster.destination_rule.as_ref()).collect();
+    let reasons = clusters.iter().filter_map(|cluster| match &cluster.tls {
+        UpstreamTls::Refuse(reason) => Some(&**reason),
+        UpstreamTls::Plain | UpstreamTls::Mesh(_) | UpstreamTls::Originate(_) => None,
+    });
+    findings.excuse(&for_gateways, &reasons.collect());
 }
 
 fn origins<S>(kind: &Kind<S>) -> impl Iterator<Item = (ObjectId, Location)> {

@@ -1,6 +1,6 @@
 //! Findings of one compilation, each told once however many workloads it concerns.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use crate::api::{Diagnostic, Object, ObjectId, Severity};
 
@@ -8,8 +8,8 @@ use crate::api::{Diagnostic, Object, ObjectId, Severity};
 pub struct Findings {
     found: Vec<Diagnostic>,
     seen: HashSet<(ObjectId, String, String)>,
-    /// Which of `found` say that a rule cannot be honoured for some workloads.
-    refusals: Vec<usize>,
+    /// Which of `found` say that a rule cannot be honoured for some workloads, and the reason these are told.
+    refusals: Vec<(usize, Arc<str>)>,
 }
 
 impl Findings {
@@ -29,18 +29,20 @@ impl Findings {
         self.add(object, Severity::Warning, field, message);
     }
 
-    /// The rule cannot be honoured for some workloads, whose traffic under it is refused.
-    pub fn refused<S>(&mut self, object: &Object<S>, field: &str, message: impl Into<String>) {
+    /// The rule cannot be honoured for some workloads, whose traffic under it is refused for `reason`.
+    pub fn refused<S>(&mut self, object: &Object<S>, field: &str, message: impl Into<String>, reason: Arc<str>) {
         let before = self.found.len();
         self.error(object, field, message);
-        self.refusals.extend(before..self.found.len());
+        self.refusals.extend((before..self.found.len()).map(|at| (at, reason.clone())));
     }
 
-    /// A rule that gateways honour is there for them: that others cannot is no mistake of its author.
-    pub fn excuse(&mut self, honoured: &HashSet<&ObjectId>) {
-        for at in &self.refusals {
+    /// A rule that gateways' routes lead to is there for the gateways: that others cannot honour it is no mistake of its
+    /// author. `at_gateways`: what the gateways themselves refuse for.
+    pub fn excuse(&mut self, for_gateways: &HashSet<&ObjectId>, at_gateways: &HashSet<&str>) {
+        for (at, reason) in &self.refusals {
             if let Some(found) = self.found.get_mut(*at)
-                && found.object.as_ref().is_some_and(|object| honoured.contains(object))
+                && found.object.as_ref().is_some_and(|object| for_gateways.contains(object))
+                && !at_gateways.contains(&**reason)
             {
                 found.severity = Severity::Info;
             }

@@ -365,15 +365,17 @@ impl super::Mesh {
         all.filter(move |cluster| seen.insert(Arc::as_ptr(cluster)))
     }
 
-    /// The clusters that gateways' routes lead to and that originate TLS with settings which `usable` approves of.
-    pub fn honoured_by_gateways<'m>(
+    /// The clusters that gateways' routes lead to and that originate TLS with settings which `usable` approves of, or
+    /// refuse because they cannot.
+    pub fn gateways_originate<'m>(
         &'m self,
         usable: impl Fn(&TlsSettings) -> bool + 'm,
     ) -> impl Iterator<Item = &'m Arc<Cluster>> + 'm {
         let gateways = self.workloads.values().filter_map(|workload| workload.gateway.as_ref());
         gateways.flat_map(|gateway| gateway.clusters()).filter(move |cluster| match &cluster.tls {
             UpstreamTls::Originate(settings) => usable(settings),
-            UpstreamTls::Plain | UpstreamTls::Mesh(_) | UpstreamTls::Refuse(_) => false,
+            UpstreamTls::Refuse(_) => true,
+            UpstreamTls::Plain | UpstreamTls::Mesh(_) => false,
         })
     }
 

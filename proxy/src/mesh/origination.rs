@@ -81,8 +81,9 @@ impl Holder<'_> {
             Err((field, why)) => {
                 let field = if field.is_empty() { tls.field.clone() } else { format!("{}.{field}", tls.field) };
                 let whose = format!("{why}: traffic of workloads in {} under this rule is refused", self.namespace);
-                findings.refused(tls.object, &field, whose);
-                UpstreamTls::Refuse(Arc::from(format!("{}: {why}", tls.object.id)))
+                let reason: Arc<str> = Arc::from(format!("{}: {why}", tls.object.id));
+                findings.refused(tls.object, &field, whose, reason.clone());
+                UpstreamTls::Refuse(reason)
             }
         }
     }

@@ -359,7 +359,9 @@ fn similar<'n>(name: &str, known: &[&'n str]) -> Option<&'n str> {
         let same = name.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
         let (rest, other_rest) = (&name.as_bytes()[same..], &other.as_bytes()[same..]);
         let skip = |bytes: &[u8]| bytes.get(1..).unwrap_or_default().to_vec();
-        skip(rest) == skip(other_rest) || rest == skip(other_rest) || skip(rest) == other_rest
+        let swapped =
+            matches!((rest, other_rest), ([a, b, tail @ ..], [c, d, end @ ..]) if (a, b, tail) == (d, c, end));
+        swapped || skip(rest) == skip(other_rest) || rest == skip(other_rest) || skip(rest) == other_rest
     };
     known.iter().copied().find(|other| near(other))
 }

@@ -72,12 +72,22 @@ pub fn chain(bytes: &[u8]) -> Result<Vec<CertificateSummary>, String> {
     }
 }
 
+/// The library names what is missing by its bytes.
+pub(crate) fn pem_fault(error: &rustls::pki_types::pem::Error) -> String {
+    use rustls::pki_types::pem::Error;
+    match error {
+        Error::MissingSectionEnd { .. } => "its END line is missing: the file is cut off".to_owned(),
+        Error::NoItemsFound => "there is none in it".to_owned(),
+        other => other.to_string(),
+    }
+}
+
 /// All certificates of a PEM text, or the one that the bytes are in DER. Empty: neither.
 pub(crate) fn certificates(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     if is_der(bytes) {
         return Ok(vec![CertificateDer::from(bytes.to_vec())]);
     }
-    CertificateDer::pem_slice_iter(bytes).collect::<Result<_, _>>().map_err(|error| error.to_string())
+    CertificateDer::pem_slice_iter(bytes).collect::<Result<_, _>>().map_err(|error| pem_fault(&error))
 }
 
 /// DER of anything that matters here is a SEQUENCE, whose tag is also the digit `0`: text before a PEM block may begin so.

@@ -26,6 +26,7 @@ mod mesh_verify;
 mod names;
 mod p521;
 mod params;
+mod refused;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ pub use context::{ClientContext, UpstreamName, alpn_is_h2};
 pub use contexts::{Contexts, SecretRow};
 pub use error::TlsError;
 pub use material::read_host_file;
+pub use refused::refused;
 pub use server::{ServerContext, client_fault, peer_identity};
 
 /// Where the bytes of credentials come from.

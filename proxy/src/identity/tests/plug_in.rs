@@ -133,6 +133,10 @@ fn a_ca_that_is_not_fit_is_told_and_the_last_good_one_stays() {
     let bad = [
         ("does not belong to", changed(&|secret| put(secret, "ca-key.pem", other.read("ca-key.pem")))),
         ("does not lead to its root", changed(&|secret| put(secret, "root-cert.pem", other.read("root-cert.pem")))),
+        (
+            "its END line is missing",
+            changed(&|secret| put(secret, "ca-key.pem", good.read("ca-key.pem")[..200].to_vec())),
+        ),
         ("lacks ca-key.pem", changed(&|secret| drop(secret.data.remove("ca-key.pem")))),
         ("root-cert.pem", changed(&|secret| put(secret, "root-cert.pem", b"nonsense".to_vec()))),
         (

@@ -22,7 +22,7 @@ const CLASSES: [&str; 2] = ["istio", "egret"];
 /// `controllerName`s of GatewayClasses that are egret's to serve.
 const CONTROLLERS: [&str; 2] = ["istio.io/gateway-controller", "egret.dev/gateway-controller"];
 /// Pods with this label serve the Gateway of that name.
-const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 /// Annotation: the name of the Gateway's Service, instead of `<gateway>-<class>`.
 const NAME_OVERRIDE: &str = "gateway.istio.io/name-override";
 

@@ -16,7 +16,7 @@ pub use self::{
 use super::{
     enrol::Enrolled,
     findings::Findings,
-    names::{object_order, selects},
+    names::{object_order, selects, words},
     table::WorkloadId,
 };
 use crate::api::{Object, Objects, gateway::Gateway};
@@ -47,7 +47,8 @@ impl<'a> Gateways<'a> {
             by_pod.insert(id.clone(), chosen.into_iter().map(|(_, gateway)| *gateway).collect());
         }
         for (gateway, _) in sorted.iter().zip(used).filter(|(_, used)| !used) {
-            let message = "no enrolled pod bears these labels: nobody serves this Gateway";
+            let message =
+                format!("no enrolled pod bears {}: nobody serves this Gateway", words(&gateway.spec.selector));
             findings.warn(gateway, "spec.selector", message);
         }
         Self { by_pod }

@@ -89,6 +89,17 @@ spec:
 "#;
 
 #[test]
+fn a_secret_that_a_gateway_lacks_is_missing_there_only() {
+    let rule = "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: r, namespace: istio-system}\nspec:\n  host: edition.cnn.com\n  trafficPolicy: {tls: {mode: MUTUAL, credentialName: client-credential}}\n";
+    let mesh = mesh(&(ORIGINATION.to_owned() + rule));
+    for (severity, namespace) in [(Severity::Error, "istio-system"), (Severity::Info, "default")] {
+        let said = mesh.said(severity);
+        assert_eq!(said.len(), 1, "{:#?}", mesh.diagnostics);
+        assert!(said[0].contains(&format!("Secret {namespace}/client-credential does not exist")), "{said:?}");
+    }
+}
+
+#[test]
 fn an_egress_gateway_that_originates_tls() {
     let simple = "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: originate-tls-for-edition-cnn-com}\nspec:\n  host: edition.cnn.com\n  trafficPolicy:\n    loadBalancer: {simple: ROUND_ROBIN}\n    portLevelSettings:\n    - port: {number: 443}\n      tls: {mode: SIMPLE}\n";
     let mutual = simple

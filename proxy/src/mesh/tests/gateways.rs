@@ -367,7 +367,10 @@ fn virtual_services_that_wait_in_vain_are_said() {
     let [error, warning] = said("mesh, gw", "edition.cnn.com", route);
     assert_eq!(
         (error.as_str(), warning.as_str()),
-        ("spec.gateways[1]: there is no Gateway default/gw: nothing comes to these routes through it", "")
+        (
+            "spec.gateways[1]: there is no Gateway default/gw: nothing comes to these routes through it; one of that name is in edge: write edge/gw",
+            ""
+        )
     );
     let [error, warning] = said("edge/gw", "a.com", route);
     assert_eq!(error, "");

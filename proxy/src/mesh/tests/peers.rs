@@ -120,7 +120,7 @@ fn gateways_are_not_captured() {
     assert_eq!((of("edge").inbound, &*of("edge").locality), (Inbound::Direct, "eu"));
     assert_eq!(&*of("inside").identity, "spiffe://td.example/ns/shop/sa/web");
     let said = mesh.said(Severity::Warning);
-    assert_eq!(said, ["spec.selector: no enrolled pod bears these labels: nobody serves this Gateway"]);
+    assert_eq!(said, ["spec.selector: no enrolled pod bears role=nobody: nobody serves this Gateway"]);
 }
 
 fn tls(cluster: &Cluster) -> String {

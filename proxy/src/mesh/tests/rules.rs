@@ -143,7 +143,7 @@ fn port_levels_replace_everything() {
 fn short_names_are_services_of_the_rules_namespace() {
     let service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: a}\nspec: {clusterIP: 10.0.0.1, selector: {app: w}, ports: [{port: 80, name: http}]}\n";
     let text = service.to_owned()
-        + &pod("a", "p", "{}")
+        + &pod("a", "p", "{app: w}")
         + &pod("b", "p", "{}")
         + &rule("a", "r", &format!("{{host: web, {SIMPLE}}}"));
     let mesh = mesh(&text).quiet();

@@ -67,7 +67,10 @@ fn all_names_and_ports_of_a_service_lead_to_its_routes() {
             "v",
             "{hosts: [web], http: [{name: a, match: [{port: 8080, uri: {prefix: /x}, name: m}], route: [{destination: {host: next}}]}, {name: rest, route: [{destination: {host: web, port: {number: 80}}, weight: 3}, {destination: {host: next}, weight: 1}]}]}",
         );
-    let mesh = mesh(&text).quiet();
+    let mesh = mesh(&text);
+    let nobody = ["web", "next"]
+        .map(|app| format!("spec.selector: no pod of namespace shop bears app={app}: requests get 503 (UH)"));
+    assert_eq!(mesh.said(Severity::Warning), nobody);
     let rest = "[rest] outbound|80||web.shop.svc.cluster.local*3+outbound|81||next.shop.svc.cluster.local*1";
     let alt = format!("[a.m] outbound|81||next.shop.svc.cluster.local*1, {rest}");
     let own = mesh.of("shop", "p");

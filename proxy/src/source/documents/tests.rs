@@ -208,7 +208,10 @@ fn service_entries_are_checked_as_istio_checks_them() {
         ),
         (
             "  hosts: [a.b]\n  resolutoin: DNS\n  fancy: 1\n",
-            &["6:3: warning: resolutoin: unknown field", "7:3: warning: fancy: unknown field"],
+            &[
+                "6:3: warning: resolutoin: unknown field (did you mean `resolution`?)",
+                "7:3: warning: fancy: unknown field",
+            ],
         ),
         (
             "  hosts: [a.b]\n  Resolution: DNS\n  export: 1\n",
