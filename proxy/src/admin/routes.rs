@@ -96,6 +96,7 @@ pub fn path(matches: &RequestMatch) -> String {
         None | Some(TextMatch::Present) => "/*".to_owned(),
         Some(TextMatch::Exact(path)) => path.clone(),
         Some(TextMatch::Prefix(prefix)) => format!("{prefix}*"),
+        Some(TextMatch::PathPrefix(prefix)) if prefix.is_empty() => "/*".to_owned(),
         Some(TextMatch::PathPrefix(prefix)) => format!("PathPrefix:{prefix}"),
         Some(TextMatch::Regex(pattern)) => format!("regex {}", pattern.as_str()),
     }

@@ -12,8 +12,9 @@ use super::*;
 use crate::{
     api::{ObjectId, Severity},
     mesh::{
-        Cluster, Discovery, DnsTarget, Endpoint, EndpointAddress, LoadBalancer, Mesh, Outbound, OutboundPolicy, Pool,
-        PortTable, Protocol, TlsSettings, TrustSource, UpstreamTls, VirtualHost, Workload,
+        Action, Cluster, DirectResponse, Discovery, DnsTarget, Endpoint, EndpointAddress, LoadBalancer, Mesh, Outbound,
+        OutboundPolicy, Pool, PortTable, Protocol, RequestMatch, Route, TextMatch, TlsSettings, TrustSource,
+        UpstreamTls, VirtualHost, Workload,
     },
     telemetry::Telemetry,
     tls,
@@ -85,7 +86,19 @@ fn outbound() -> Outbound {
     let static_ = Discovery::Static(vec![Endpoint::new(EndpointAddress::Ip("10.9.9.9:3306".parse().unwrap()), 1)]);
     let tcp = cluster("db.example", 3306, Protocol::Tcp, static_, UpstreamTls::Plain);
     let (mut eighty, mut https, mut mysql) = (PortTable::default(), PortTable::default(), PortTable::default());
-    let host = VirtualHost::of_cluster("edition.cnn.com:80".into(), http.clone());
+    let mut host = VirtualHost::of_cluster("edition.cnn.com:80".into(), http.clone());
+    // A POST of /post/… is answered here; a GET of it goes on.
+    let posted = Route {
+        name: "posted".into(),
+        matches: RequestMatch {
+            path: Some(TextMatch::PathPrefix("/post".into())),
+            method: Some(TextMatch::Exact("POST".into())),
+            ..RequestMatch::default()
+        },
+        action: Action::Direct(DirectResponse { status: 418, body: bytes::Bytes::new() }),
+        ..Route::to_cluster("".into(), http.clone())
+    };
+    host.routes.insert(0, Arc::new(posted));
     eighty.http.insert("edition.cnn.com", Arc::new(host));
     https.tls.insert("edition.cnn.com", tls.clone());
     mysql.tcp.insert_new("10.9.9.9/32".parse().unwrap(), tcp.clone());
@@ -289,10 +302,10 @@ fn the_tables_hold_what_istioctl_shows() {
     );
     assert_eq!(
         rows("route"),
-        serde_json::json!([{
-            "name": "80", "virtualHost": "edition.cnn.com:80", "domains": "edition.cnn.com", "match": "/*",
+        serde_json::json!(["PathPrefix:/post", "/*"].map(|path| serde_json::json!({
+            "name": "80", "virtualHost": "edition.cnn.com:80", "domains": "edition.cnn.com", "match": path,
             "virtualService": ""
-        }])
+        })))
     );
     let clusters = rows("cluster");
     let names: Vec<_> = clusters.as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
@@ -335,6 +348,12 @@ fn explain_follows_the_data_path() {
     assert_eq!(value(&http, "sni").as_deref(), Some("edition.cnn.com"));
     assert_eq!(value(&http, "endpoints").as_deref(), Some("151.101.3.5:443, [2a04:4e42::773]:443"));
     assert!(http.verdict.contains("SIMPLE TLS") || http.verdict.starts_with("Refused"), "{}", http.verdict);
+    assert_eq!(value(&http, "not"), None);
+    let passed_over = explain("sleep", "http://edition.cnn.com/post/1");
+    let step = passed_over.steps.iter().find(|step| step.what == "not").unwrap();
+    assert_eq!(step.value, "posted");
+    assert!(step.why.starts_with("match PathPrefix:/post wants another method"), "{}", step.why);
+    assert_eq!(value(&passed_over, "route").as_deref(), Some("default"));
     let https = explain("sleep", "https://edition.cnn.com/");
     assert_eq!(https.verdict, "Passed through untouched to edition.cnn.com.");
     let other = explain("sleep", "http://other.example/");

@@ -11,12 +11,14 @@ Examples:
   egret status                             what the running agent does
   egret explain sleep http://example.com/  what a request of pod `sleep` would get, and why
   egret proxy-config secret sleep          certificates and CAs that pod `sleep` uses
+  egret -n istio-system pc listener istio-egressgateway
+                                           ports that the gateway's pod serves
 
-The agent reads Kubernetes, Istio and Gateway API objects as they are, from files. Pods on a single host
-are Pod documents with the annotation egret.dev/netns: NAME (a name under /run/netns).";
+The agent reads Kubernetes, Istio and Gateway API objects as they are, from files. Pods on a
+single host are Pod documents with the annotation egret.dev/netns: NAME (a name under /run/netns).";
 
-/// Encrypts what pods send: TLS and mutual TLS for outbound connections, by Istio's rules, with no sidecar, no iptables
-/// and no change to the application.
+/// Encrypts what pods send, by Istio's rules: TLS and mutual TLS to the world, straight or through egress gateways, and
+/// mesh mTLS between pods. No sidecar, no iptables, no change to the application.
 #[derive(Debug, Parser)]
 #[command(name = "egret", version, after_help = EXAMPLES, subcommand_required = true, arg_required_else_help = true)]
 #[command(max_term_width = 110)]
@@ -47,14 +49,14 @@ pub enum Command {
     /// Show what a running agent made of the configuration for a pod, in istioctl's tables.
     #[command(name = "proxy-config", visible_alias = "pc")]
     ProxyConfig(ProxyConfig),
-    /// Show the running agent and its pods at a glance.
+    /// Show the running agent and its pods at a glance, and the conditions of Gateway API objects.
     Status {
         #[arg(short, long, value_name = "FORMAT", default_value = "table")]
         output: Output,
     },
-    /// Explain what a request of a pod would get: listener, route, cluster, TLS settings and endpoint, and why.
+    /// Explain what a GET of a pod would get: listener, route, cluster, TLS settings and endpoint of each hop, and why.
     #[command(
-        after_help = "Examples:\n  egret explain sleep http://edition.cnn.com/politics\n  egret explain -n shop cart https://api.example.com\n  egret explain sleep tcp://10.0.0.5:3306"
+        after_help = "Examples:\n  egret explain sleep http://edition.cnn.com/politics\n  egret explain -n shop cart https://api.example.com\n  egret explain sleep tcp://10.0.0.5:3306\n\nWhere the way leads through a gateway of this node, its own routes are followed too. Routes passed over because\nthey want a method or headers are listed as `not`."
     )]
     Explain {
         /// NAME (see -n), NAME.NAMESPACE or NAMESPACE/NAME.

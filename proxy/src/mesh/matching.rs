@@ -27,6 +27,15 @@ impl VirtualHost {
         self.routes.iter().find(|route| route.matches.holds(head))
     }
 
+    /// Routes before the one taken that the path alone would lead to, and what else they ask for: `method`, `headers`, …
+    pub fn passed_over<'a>(
+        &'a self,
+        head: &'a RequestHead<'_>,
+    ) -> impl Iterator<Item = (&'a Arc<Route>, Vec<&'static str>)> {
+        let before = self.routes.iter().take_while(|route| !route.matches.holds(head));
+        before.filter_map(|route| Some((route, route.matches.beside_the_path(head)?)))
+    }
+
     /// Some route looks at the path or changes it: it is then brought into normal form first, see
     /// [`super::paths::normal`].
     #[must_use]
@@ -41,6 +50,21 @@ impl VirtualHost {
 }
 
 impl RequestMatch {
+    /// What the request lacks, where the path is right.
+    fn beside_the_path(&self, head: &RequestHead<'_>) -> Option<Vec<&'static str>> {
+        let bare = || Self { path: self.path.clone(), ignore_path_case: self.ignore_path_case, ..Self::default() };
+        let parts = [
+            ("scheme", Self { scheme: self.scheme.clone(), ..bare() }),
+            ("method", Self { method: self.method.clone(), ..bare() }),
+            ("authority", Self { authority: self.authority.clone(), ..bare() }),
+            ("headers", Self { headers: self.headers.clone(), ..bare() }),
+            ("withoutHeaders", Self { without_headers: self.without_headers.clone(), ..bare() }),
+            ("queryParams", Self { query: self.query.clone(), ..bare() }),
+        ];
+        let lacking = || parts.iter().filter(|(_, part)| !part.holds(head)).map(|(name, _)| *name).collect();
+        bare().holds(head).then(lacking)
+    }
+
     #[must_use]
     pub fn holds(&self, head: &RequestHead<'_>) -> bool {
         let Self { path, ignore_path_case, scheme, method, authority, headers, without_headers, query } = self;

@@ -18,7 +18,7 @@ use crate::{
     limits::EXPLAINED_HOPS,
     mesh::{
         Action, Behind, Cluster, ClusterRef, Decision, Discovery, DownstreamTls, FirstBytes, HttpDecision, Listener,
-        Outbound, Protocol, RequestHead, Servers, TunnelRoute, UpstreamTls, VirtualHost, Workload,
+        Outbound, Protocol, RequestHead, Route, Servers, TunnelRoute, UpstreamTls, VirtualHost, Workload,
     },
 };
 
@@ -82,7 +82,11 @@ impl<'a> Way<'a> {
         match self.state.resolve(&workload.id, &target.host).await {
             Ok(addresses) if !addresses.is_empty() => {
                 let dialled = SocketAddr::new(addresses[0], target.port);
-                let why = format!("{} as the pod resolves it ({} in all)", target.host, addresses.len());
+                let others = match addresses.len() - 1 {
+                    0 => String::new(),
+                    more => format!("; the first of {}", more + 1),
+                };
+                let why = format!("{} as the pod resolves it{others}", target.host);
                 self.steps.add("dials", dialled.to_string(), why);
                 dialled
             }
@@ -199,6 +203,15 @@ impl<'a> Way<'a> {
             query: target.query.as_deref(),
             headers: &headers,
         };
+        for (route, asks) in host.passed_over(&head) {
+            let source = route.source.as_ref().map_or_else(String::new, |id| format!(" of {id}{}", self.place(id)));
+            let wants: Vec<_> = asks
+                .into_iter()
+                .map(|part| if part == "method" { "another method".to_owned() } else { format!("other {part}") })
+                .collect();
+            let why = format!("match {}{source} wants {}", routes::path(&route.matches), wants.join(" and "));
+            self.steps.add("not", name(route), format!("{why}; explained is a GET without headers of its own"));
+        }
         let Some(route) = host.route(&head) else {
             self.steps.add("route", "-", format!("virtual host {}: none matches a GET of {}", host.name, target.path));
             return Turn::End(NOT_FOUND.to_owned());
@@ -207,9 +220,8 @@ impl<'a> Way<'a> {
             Some(source) => format!("{source}{}", self.place(source)),
             None => "no VirtualService or HTTPRoute speaks of it".to_owned(),
         };
-        let name = if route.name.is_empty() { "-" } else { &*route.name };
         let why = format!("virtual host {}, match {}: {source}", host.name, routes::path(&route.matches));
-        self.steps.add("route", name, why);
+        self.steps.add("route", name(route), why);
         match &route.action {
             Action::Redirect(redirect) => Turn::End(format!("Answered here: {} redirect.", redirect.code)),
             Action::Direct(answer) => Turn::End(format!("Answered here: {}.", answer.status)),
@@ -329,6 +341,10 @@ impl<'a> Way<'a> {
             Some((&**workload, here.next()?.clone()))
         })
     }
+}
+
+fn name(route: &Route) -> &str {
+    if route.name.is_empty() { "-" } else { &route.name }
 }
 
 const NOT_FOUND: &str = "Answered 404 (NR route_not_found): no route matches.";
