@@ -1,11 +1,6 @@
 //! What every object bears, and how messages name it.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt,
-    path::Path,
-    sync::Arc,
-};
+use std::{cmp::Ordering, collections::BTreeMap, fmt, path::Path, sync::Arc};
 
 /// `kind namespace/name`, the identity of an object; API versions of one kind are the same object. The namespace of what
 /// belongs to the whole cluster (a Namespace) is empty.
@@ -44,8 +39,7 @@ pub struct Origin {
     pub file: Arc<Path>,
     /// Line and column (from 1) where the document starts.
     pub start: (u32, u32),
-    /// Field path (`spec.ports[0].number`) to line and column, both from 1.
-    pub positions: Arc<HashMap<String, (u32, u32)>>,
+    pub positions: Arc<Positions>,
     /// Of an object that was made from others (the Gateway API's): which field of it is which of theirs.
     pub made_from: Arc<BTreeMap<String, Written>>,
 }
@@ -58,11 +52,74 @@ pub struct Written {
     pub field: String,
 }
 
+/// Field path (`spec.ports[0].number`) to line and column, both from 1. There are tens of fields to an object and tens of
+/// thousands of objects, so they lie close together: two allocations an object, not one a field.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Positions {
+    /// All paths, one after the other, sorted.
+    paths: Box<str>,
+    fields: Box<[FieldPosition]>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct FieldPosition {
+    /// Where its path ends in `paths`; it begins where the one before ends.
+    end: u32,
+    line: u32,
+    column: u32,
+}
+
+impl Positions {
+    #[must_use]
+    pub fn get(&self, path: &str) -> Option<(u32, u32)> {
+        let (mut from, mut to) = (0, self.fields.len());
+        while from < to {
+            let middle = usize::midpoint(from, to);
+            match self.path(middle)?.cmp(path) {
+                Ordering::Less => from = middle + 1,
+                Ordering::Greater => to = middle,
+                Ordering::Equal => return self.fields.get(middle).map(|field| (field.line, field.column)),
+            }
+        }
+        None
+    }
+
+    fn path(&self, at: usize) -> Option<&str> {
+        let start = match at.checked_sub(1) {
+            Some(before) => self.fields.get(before)?.end as usize,
+            None => 0,
+        };
+        self.paths.get(start..self.fields.get(at)?.end as usize)
+    }
+}
+
+impl FromIterator<(String, (u32, u32))> for Positions {
+    /// Of equal paths the last counts. What lies beyond 4 GiB of paths is left out, and found at what encloses it.
+    fn from_iter<I: IntoIterator<Item = (String, (u32, u32))>>(places: I) -> Self {
+        let sorted: BTreeMap<String, (u32, u32)> = places.into_iter().collect();
+        let mut paths = String::with_capacity(sorted.keys().map(String::len).sum());
+        let mut fields = Vec::with_capacity(sorted.len());
+        for (path, (line, column)) in &sorted {
+            let Ok(end) = u32::try_from(paths.len() + path.len()) else { break };
+            paths.push_str(path);
+            fields.push(FieldPosition { end, line: *line, column: *column });
+        }
+        Self { paths: paths.into(), fields: fields.into() }
+    }
+}
+
+impl fmt::Debug for Positions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fields = self.fields.iter().enumerate();
+        f.debug_map().entries(fields.map(|(at, field)| (self.path(at), (field.line, field.column)))).finish()
+    }
+}
+
 impl Origin {
     /// Line and column of `field`, or of the nearest enclosing field that the document has.
     #[must_use]
     pub fn locate(&self, field: &str) -> (u32, u32) {
-        enclosing(field).find_map(|path| self.positions.get(path)).copied().unwrap_or(self.start)
+        enclosing(field).find_map(|path| self.positions.get(path)).unwrap_or(self.start)
     }
 
     /// What `field`, or the nearest field around it, was made from, with the path of `field` there. None: written as it is.
@@ -126,6 +183,21 @@ impl fmt::Display for Diagnostic {
 mod tests {
     use super::*;
     use crate::api::Object;
+
+    #[test]
+    fn positions_are_found_by_their_whole_path() {
+        let fields = ["spec", "spec.a", "spec.a[0]", "spec.a[10].b", "metadata.labels[a.b/c]", "spec.\u{e9}", "s"];
+        let places = || fields.iter().zip(1..).map(|(field, line)| ((*field).to_owned(), (line, line + 1)));
+        let positions: Positions = places().chain([("spec".to_owned(), (9, 9))]).collect();
+        for (field, at) in places().skip(1) {
+            assert_eq!(positions.get(&field), Some(at), "{field}");
+        }
+        assert_eq!(positions.get("spec"), Some((9, 9)), "the last one counts");
+        for absent in ["", "sp", "spec.", "spec.a[1]", "spec.a[0]s", "zzz"] {
+            assert_eq!(positions.get(absent), None, "{absent}");
+        }
+        assert_eq!(Positions::default().get("spec"), None);
+    }
 
     #[test]
     fn a_finding_about_what_was_made_is_one_about_what_was_written() {

@@ -9,5 +9,5 @@ pub mod meta;
 pub mod objects;
 pub mod virtual_service;
 
-pub use meta::{Diagnostic, ObjectId, ObjectMeta, Origin, Severity, Written};
+pub use meta::{Diagnostic, ObjectId, ObjectMeta, Origin, Positions, Severity, Written};
 pub use objects::{AnyObject, Object, Objects};

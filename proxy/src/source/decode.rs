@@ -313,6 +313,14 @@ impl<'a> Fields<'a> {
         self.get(name).map(|field| field.string_map()).unwrap_or_default()
     }
 
+    /// What `read` makes of each item of a list, in no more room than they take: objects stay while they are in force.
+    pub fn each<T>(&self, name: &str, read: impl FnMut(&Field<'a>) -> Option<T>) -> Vec<T> {
+        let items = self.items(name);
+        let mut made = Vec::with_capacity(items.len());
+        made.extend(items.iter().filter_map(read));
+        made
+    }
+
     #[must_use]
     pub fn items(&self, name: &str) -> Vec<Field<'a>> {
         self.get(name).map(|field| field.items()).unwrap_or_default()

@@ -8,7 +8,7 @@ use super::{
     kinds,
     yaml::{self, Fault, Node, Position, Value},
 };
-use crate::api::{AnyObject, Diagnostic, Object, ObjectId, ObjectMeta, Origin, Severity, gateway_api};
+use crate::api::{AnyObject, Diagnostic, Object, ObjectId, ObjectMeta, Origin, Positions, Severity, gateway_api};
 
 /// What a file holds.
 #[derive(Debug, Default)]
@@ -404,7 +404,7 @@ fn replace(root: &mut Node, outer: &str, key: &str, tree: Node) {
 
 /// Every field path of a document with its place. Mesh settings are found by their own paths too (`trustDomain`),
 /// whatever holds them.
-fn positions(root: &Node, dialect: Dialect) -> HashMap<String, Position> {
+fn positions(root: &Node, dialect: Dialect) -> Positions {
     let mut map = HashMap::new();
     walk(root, "", dialect, &mut map);
     for holder in [root.get("data").and_then(|d| d.get("mesh")), root.get("spec").and_then(|s| s.get("meshConfig"))] {
@@ -415,7 +415,7 @@ fn positions(root: &Node, dialect: Dialect) -> HashMap<String, Position> {
             }
         }
     }
-    map
+    map.into_iter().collect()
 }
 
 fn walk(node: &Node, path: &str, dialect: Dialect, map: &mut HashMap<String, Position>) {

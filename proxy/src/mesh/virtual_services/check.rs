@@ -109,7 +109,7 @@ fn destinations(service: &Resolved) -> Vec<(&Object<VirtualService>, String, &De
         }
         for (at, mirror) in rule.rule().mirrors.iter().enumerate() {
             let single = rule.field("mirror");
-            let is_single = rule.object.origin.positions.contains_key(&single);
+            let is_single = rule.object.origin.positions.get(&single).is_some();
             let field = if is_single { single } else { rule.field(&format!("mirrors[{at}].destination")) };
             all.push((&rule.object, field, &mirror.destination));
         }

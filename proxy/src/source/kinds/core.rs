@@ -85,7 +85,7 @@ pub fn pod(root: &Fields<'_>, meta: &ObjectMeta) -> Pod {
             pod.service_account_name = name;
         }
         pod.host_network = fields.get("hostNetwork").and_then(|f| f.boolean()).unwrap_or_default();
-        pod.volumes = fields.items("volumes").iter().filter_map(volume).collect();
+        pod.volumes = fields.each("volumes", volume);
         for container in fields.items("containers").iter().chain(&fields.items("initContainers")) {
             let Some(fields) = container.fields(CONTAINER_READ, CONTAINER_IGNORED, &[]) else { continue };
             pod.mounts.extend(fields.items("volumeMounts").iter().filter_map(mount));

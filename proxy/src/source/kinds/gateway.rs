@@ -73,7 +73,7 @@ fn server(field: &Field<'_>) -> Option<Server> {
         field.warn("means nothing at a gateway: ignored, as in Istio");
     }
     let port = fields.require("port").and_then(|f| port(&f))?;
-    let hosts: Vec<_> = fields.items("hosts").iter().filter_map(host).collect();
+    let hosts = fields.each("hosts", host);
     if hosts.is_empty() {
         fields.field.error("`hosts` must name at least one host");
     }

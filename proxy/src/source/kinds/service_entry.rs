@@ -62,11 +62,11 @@ pub fn service_entry(root: &Fields<'_>) -> Option<ServiceEntry> {
     };
     let entry = ServiceEntry {
         hosts: host_fields.iter().filter_map(|f| Some(host(f)?.to_ascii_lowercase())).collect(),
-        addresses: fields.items("addresses").iter().filter_map(|f| address(f, resolution)).collect(),
+        addresses: fields.each("addresses", |f| address(f, resolution)),
         ports: ports(&fields),
         location: fields.get("location").and_then(|f| f.choice(LOCATIONS)).unwrap_or_default(),
         resolution,
-        endpoints: fields.items("endpoints").iter().filter_map(workload_entry).collect(),
+        endpoints: fields.each("endpoints", workload_entry),
         workload_selector: fields
             .get("workloadSelector")
             .and_then(|f| Some(f.fields(&["labels"], &[], &[])?.string_map("labels"))),
@@ -138,6 +138,7 @@ fn ports(fields: &Fields<'_>) -> Vec<Port> {
         }
         ports.push(Port { number, name, protocol, target_port });
     }
+    ports.shrink_to_fit();
     ports
 }
 

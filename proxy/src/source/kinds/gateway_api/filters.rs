@@ -117,7 +117,7 @@ fn headers(field: &Field<'_>) -> Option<HeaderOperations> {
         pairs
     };
     let (set, add) = (list("set"), list("add"));
-    let remove = fields.items("remove").iter().filter_map(check).collect();
+    let remove = fields.each("remove", check);
     Some(HeaderOperations { set, add, remove })
 }
 

@@ -48,11 +48,7 @@ pub fn gateway(root: &Fields<'_>) -> Option<Gateway> {
         }
         listeners.push(listener);
     }
-    Some(Gateway {
-        class: class?,
-        listeners,
-        addresses: fields.items("addresses").iter().filter_map(address).collect(),
-    })
+    Some(Gateway { class: class?, listeners, addresses: fields.each("addresses", address) })
 }
 
 fn address(field: &Field<'_>) -> Option<Address> {

@@ -21,8 +21,8 @@ pub fn http_route(root: &Fields<'_>) -> Option<HttpRoute> {
         fields.field.warn("without `parentRefs` the route is attached to nothing");
     }
     let mut route = HttpRoute {
-        parents: fields.items("parentRefs").iter().filter_map(parent).collect(),
-        hostnames: fields.items("hostnames").iter().filter_map(|field| hostname(field, true)).collect(),
+        parents: fields.each("parentRefs", parent),
+        hostnames: fields.each("hostnames", |field| hostname(field, true)),
         rules: Vec::new(),
     };
     for field in fields.items("rules") {
@@ -57,7 +57,7 @@ fn rule(field: &Field<'_>) -> Option<HttpRule> {
         fields.get("timeouts").map_or((None, None), |field| timeouts(&field).unwrap_or_default());
     let rule = HttpRule {
         name: fields.get("name").and_then(|field| section_name(&field)),
-        matches: fields.items("matches").iter().filter_map(matches::http_match).collect(),
+        matches: fields.each("matches", matches::http_match),
         headers,
         redirect,
         rewrite,
@@ -65,7 +65,7 @@ fn rule(field: &Field<'_>) -> Option<HttpRule> {
         request_timeout,
         backend_timeout,
         retry: fields.get("retry").and_then(|field| retry(&field)),
-        backends: fields.items("backendRefs").iter().filter_map(backend).collect(),
+        backends: fields.each("backendRefs", backend),
     };
     check(&rule, &fields);
     Some(rule)

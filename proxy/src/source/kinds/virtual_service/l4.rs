@@ -50,13 +50,13 @@ pub fn tls_route(field: &Field<'_>, hosts: &[String]) -> Option<TlsRoute> {
 pub fn tcp_route(field: &Field<'_>) -> Option<TcpRoute> {
     let fields = field.fields(&["match", "route"], &[], &[])?;
     let read = |field: &Field<'_>| Some(l4_match(&field.fields(L4, &[], &["sourceSubnet"])?));
-    Some(TcpRoute { matches: fields.items("match").iter().filter_map(read).collect(), route: destinations(&fields) })
+    Some(TcpRoute { matches: fields.each("match", read), route: destinations(&fields) })
 }
 
 fn l4_match(fields: &Fields<'_>) -> L4Match {
     fields.items("gateways").iter().for_each(gateway_name);
     L4Match {
-        destination_subnets: fields.items("destinationSubnets").iter().filter_map(subnet).collect(),
+        destination_subnets: fields.each("destinationSubnets", subnet),
         port: fields.get("port").and_then(|f| f.port()),
         source_labels: fields.string_map("sourceLabels"),
         gateways: fields.strings("gateways"),

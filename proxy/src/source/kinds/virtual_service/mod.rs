@@ -59,13 +59,14 @@ pub fn virtual_service(root: &Fields<'_>) -> Option<VirtualService> {
         }
         hosts.push(name);
     }
+    hosts.shrink_to_fit();
     let delegate = hosts.is_empty();
     if delegate && !gateways.is_empty() {
         fields.field.error("without `hosts` it is a delegate, whose gateways are those of who delegates to it");
     }
-    let http: Vec<_> = fields.items("http").iter().filter_map(http_route).collect();
-    let tls: Vec<_> = fields.items("tls").iter().filter_map(|field| l4::tls_route(field, &hosts)).collect();
-    let tcp: Vec<_> = fields.items("tcp").iter().filter_map(l4::tcp_route).collect();
+    let http = fields.each("http", http_route);
+    let tls = fields.each("tls", |field| l4::tls_route(field, &hosts));
+    let tcp = fields.each("tcp", l4::tcp_route);
     if http.is_empty() && tls.is_empty() && tcp.is_empty() {
         fields.field.error("one of `http`, `tls` and `tcp` must have a route");
     }
@@ -98,8 +99,7 @@ fn gateway_name(field: &Field<'_>) {
 
 fn http_route(field: &Field<'_>) -> Option<HttpRoute> {
     let fields = field.fields(ROUTE_READ, &[], &[])?;
-    let destinations = fields.items("route");
-    let mut route: Vec<_> = destinations.iter().filter_map(http_destination).collect();
+    let mut route = fields.each("route", http_destination);
     if let [only] = route.as_mut_slice() {
         // A single destination takes all, whatever its weight.
         only.weight = only.weight.max(1);
@@ -128,7 +128,7 @@ fn http_route(field: &Field<'_>) -> Option<HttpRoute> {
     }
     Some(HttpRoute {
         name: fields.string("name").unwrap_or_default(),
-        matches: fields.items("match").iter().filter_map(matches::http_match).collect(),
+        matches: fields.each("match", matches::http_match),
         route,
         redirect: fields.get("redirect").and_then(|f| actions::redirect(&f)),
         direct_response: fields.get("directResponse").and_then(|f| actions::direct_response(&f)),
