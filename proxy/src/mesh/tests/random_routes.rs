@@ -348,12 +348,18 @@ fn said(mesh: &Mesh) -> Vec<String> {
 
 /// Everything that the data path could be told, as text.
 fn answers(table: &Outbound, dst: SocketAddr, host: &str) -> [String; 4] {
-    let http = match table.http(dst, host) {
-        HttpDecision::Host(host) => serde_json::to_string(&host).unwrap(),
+    // Of several rules that forbid the same, any may be named.
+    let show = |decision: Decision| match decision {
+        Decision::Refuse(_) => "refuse".to_owned(),
         other => format!("{other:?}"),
     };
-    let tls = format!("{:?}", table.tls(dst, Some(host)));
-    [http, tls, format!("{:?}", table.tcp(dst)), format!("{:?}", table.first_bytes(dst))]
+    let http = match table.http(dst, host) {
+        HttpDecision::Host(host) => serde_json::to_string(&host).unwrap(),
+        HttpDecision::Unmatched(decision) => show(decision),
+        HttpDecision::NotFound => "not found".to_owned(),
+    };
+    let (tls, tcp) = (show(table.tls(dst, Some(host))), show(table.tcp(dst)));
+    [http, tls, tcp, format!("{:?}", table.first_bytes(dst))]
 }
 
 /// The table of each workload built as if it were alone: nothing shared with others of its namespace, no layers.
