@@ -11,7 +11,7 @@ use super::{
     dial::{DialError, Target, host_name},
     pod::Pod,
 };
-use crate::mesh::{Cluster, Discovery, Endpoint, EndpointAddress, LoadBalancer};
+use crate::mesh::{Cluster, Discovery, Endpoint, EndpointAddress, LoadBalancer, covers};
 
 /// Candidates for a request.
 #[derive(Debug)]
@@ -71,7 +71,10 @@ async fn found(snapshot: &Snapshot, pod: &Pod, target: &Target<'_>) -> Result<Ve
         _ if target.cluster.load_balancer == LoadBalancer::Passthrough => dialled(None),
         Discovery::Static(endpoints) => Ok(endpoints.clone()),
         Discovery::Dynamic { port } => {
-            let host = target.host.map(host_name).ok_or(DialError::NoEndpoints)?;
+            // A route may lead here whatever the request is called: were names resolved that are none of the service's, a
+            // gateway's client could have any address dialled.
+            let named = target.host.map(host_name).filter(|host| covers(&target.cluster.host, host));
+            let host = named.ok_or(DialError::NoEndpoints)?;
             let addresses = resolve(pod, host).await?;
             Ok(addresses.iter().map(|ip| one(SocketAddr::new(*ip, *port))).collect())
         }

@@ -115,6 +115,21 @@ async fn no_rewritten_path_leads_out_of_the_prefix() {
     assert!(body.starts_with("GET /v1/secret HTTP/1.1\r\n"), "{body}");
 }
 
+/// A service that resolves what it is asked for resolves its own names only, whatever route leads to it.
+#[tokio::test]
+async fn a_wildcard_service_dials_nothing_that_is_not_its_own() {
+    let upstream = mirror().await;
+    let mut route = echoing("*.x.test").await;
+    let mut wild = cluster("*.x.test", Protocol::Http, &[]);
+    wild.discovery = Discovery::Dynamic { port: upstream.port() };
+    forward(&mut route).destinations[0].cluster = ClusterRef::Known(Arc::new(wild));
+    forward(&mut route).rewrite_authority = Some("127.0.0.1".into());
+    let lab = Lab::routes(vec![route]).await;
+    let (head, body) = lab.ask("GET /", "").await;
+    assert!(head.starts_with("HTTP/1.1 503 "), "{head}{body}");
+    assert_eq!(lab.records(1).await[0].flags, [Flag::UH]);
+}
+
 /// Where no route looks at the path it is nobody's business here.
 #[tokio::test]
 async fn without_rules_a_path_stays_as_it_was_sent() {
