@@ -13,6 +13,7 @@ use crate::{
     identity::{Identities, PLUG_IN_SECRET},
     mesh::{self, Mesh},
     source::store::{FileChange, Store},
+    sys,
     telemetry::Telemetry,
     tls::{Contexts, MaterialReader, read_host_file, refused},
 };
@@ -85,6 +86,7 @@ impl Configuration {
             if let Some((accepted, rejected)) = batch_counts {
                 self.telemetry.metrics.reload(accepted, rejected);
             }
+            sys::release_free_memory();
         });
     }
 

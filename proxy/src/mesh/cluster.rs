@@ -99,10 +99,9 @@ impl Endpoint {
     #[must_use]
     pub fn new(address: EndpointAddress, weight: u32) -> Self {
         // Made anew for each request where names are resolved: what is empty is shared, not allocated.
-        static NOWHERE: LazyLock<(Arc<str>, Arc<BTreeMap<String, String>>)> =
-            LazyLock::new(|| (Arc::from(""), Arc::default()));
-        let (locality, labels) = &*NOWHERE;
-        Self { address, weight, locality: locality.clone(), labels: labels.clone(), peer: None }
+        static NOWHERE: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
+        static NO_LABELS: LazyLock<Arc<BTreeMap<String, String>>> = LazyLock::new(Arc::default);
+        Self { address, weight, locality: NOWHERE.clone(), labels: NO_LABELS.clone(), peer: None }
     }
 }
 

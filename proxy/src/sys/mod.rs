@@ -31,6 +31,16 @@ pub fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
     if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Gives memory that is free back to the kernel. A reload has two tables for a moment and frees the old one in pieces all
+/// over the heap: glibc by itself would keep them, a third of the whole with 10,000 hosts. Takes some milliseconds.
+pub fn release_free_memory() {
+    // SAFETY: takes no pointer, and may be called at any time from any thread (malloc_trim(3)).
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Commands of bpf(2), from `linux/bpf.h`.
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_LINK_UPDATE: libc::c_long = 29;
