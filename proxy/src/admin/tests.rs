@@ -13,8 +13,8 @@ use crate::{
     api::{ObjectId, Severity},
     mesh::{
         Action, Cluster, DirectResponse, Discovery, DnsTarget, Endpoint, EndpointAddress, LoadBalancer, Mesh, Outbound,
-        OutboundPolicy, Pool, PortTable, Protocol, RequestMatch, Route, TextMatch, TlsSettings, TrustSource,
-        UpstreamTls, VirtualHost, Workload,
+        OutboundPolicy, PathChange, Pool, PortTable, Protocol, Redirect, RequestMatch, Route, TextMatch, TlsSettings,
+        TrustSource, UpstreamTls, VirtualHost, Workload,
     },
     telemetry::Telemetry,
     tls,
@@ -99,6 +99,19 @@ fn outbound() -> Outbound {
         ..Route::to_cluster("".into(), http.clone())
     };
     host.routes.insert(0, Arc::new(posted));
+    let moved = Route {
+        name: "moved".into(),
+        matches: RequestMatch { path: Some(TextMatch::Exact("/old".into())), ..RequestMatch::default() },
+        action: Action::Redirect(Redirect {
+            path: PathChange::Full("/new".into()),
+            authority: None,
+            port: None,
+            scheme: Some("https".into()),
+            code: 308,
+        }),
+        ..Route::to_cluster("".into(), http.clone())
+    };
+    host.routes.insert(1, Arc::new(moved));
     eighty.http.insert("edition.cnn.com", Arc::new(host));
     https.tls.insert("edition.cnn.com", tls.clone());
     mysql.tcp.insert_new("10.9.9.9/32".parse().unwrap(), tcp.clone());
@@ -302,7 +315,7 @@ fn the_tables_hold_what_istioctl_shows() {
     );
     assert_eq!(
         rows("route"),
-        serde_json::json!(["PathPrefix:/post", "/*"].map(|path| serde_json::json!({
+        serde_json::json!(["PathPrefix:/post", "/old", "/*"].map(|path| serde_json::json!({
             "name": "80", "virtualHost": "edition.cnn.com:80", "domains": "edition.cnn.com", "match": path,
             "virtualService": ""
         })))
@@ -349,6 +362,8 @@ fn explain_follows_the_data_path() {
     assert_eq!(value(&http, "endpoints").as_deref(), Some("151.101.3.5:443, [2a04:4e42::773]:443"));
     assert!(http.verdict.contains("SIMPLE TLS") || http.verdict.starts_with("Refused"), "{}", http.verdict);
     assert_eq!(value(&http, "not"), None);
+    let moved = explain("sleep", "http://edition.cnn.com/old");
+    assert_eq!(moved.verdict, "Answered here: 308, Location: https://edition.cnn.com/new");
     let passed_over = explain("sleep", "http://edition.cnn.com/post/1");
     let step = passed_over.steps.iter().find(|step| step.what == "not").unwrap();
     assert_eq!(step.value, "posted");

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     admin::{AdminState, routes, tables},
-    engine::Snapshot,
+    engine::{Snapshot, http::redirect},
     limits::EXPLAINED_HOPS,
     mesh::{
         Action, Behind, Cluster, ClusterRef, Decision, Discovery, DownstreamTls, FirstBytes, HttpDecision, Listener,
@@ -92,7 +92,7 @@ impl<'a> Way<'a> {
             }
             answer => {
                 let reason = answer.err().unwrap_or_else(|| format!("{} has no address", target.host));
-                let why = format!("the pod does not resolve the name: {reason}");
+                let why = format!("as the pod asks: {reason}");
                 self.steps.add("dials", format!("port {}", target.port), why);
                 SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), target.port)
             }
@@ -203,14 +203,15 @@ impl<'a> Way<'a> {
             query: target.query.as_deref(),
             headers: &headers,
         };
-        for (route, asks) in host.passed_over(&head) {
+        for (at, (route, asks)) in host.passed_over(&head).enumerate() {
             let source = route.source.as_ref().map_or_else(String::new, |id| format!(" of {id}{}", self.place(id)));
             let wants: Vec<_> = asks
                 .into_iter()
                 .map(|part| if part == "method" { "another method".to_owned() } else { format!("other {part}") })
                 .collect();
             let why = format!("match {}{source} wants {}", routes::path(&route.matches), wants.join(" and "));
-            self.steps.add("not", name(route), format!("{why}; explained is a GET without headers of its own"));
+            let hint = if at == 0 { "; explained is a GET without headers of its own" } else { "" };
+            self.steps.add("not", name(route), format!("{why}{hint}"));
         }
         let Some(route) = host.route(&head) else {
             self.steps.add("route", "-", format!("virtual host {}: none matches a GET of {}", host.name, target.path));
@@ -223,7 +224,13 @@ impl<'a> Way<'a> {
         let why = format!("virtual host {}, match {}: {source}", host.name, routes::path(&route.matches));
         self.steps.add("route", name(route), why);
         match &route.action {
-            Action::Redirect(redirect) => Turn::End(format!("Answered here: {} redirect.", redirect.code)),
+            Action::Redirect(to) => {
+                let query = target.query.as_ref().map_or_else(String::new, |query| format!("?{query}"));
+                let uri = format!("{}{query}", target.path).parse().unwrap_or_default();
+                let from = redirect::From { scheme: "http", authority: &authority, uri: &uri };
+                let location = redirect::location(to, &route.matches, from);
+                Turn::End(format!("Answered here: {}, Location: {location}", to.code))
+            }
             Action::Direct(answer) => Turn::End(format!("Answered here: {}.", answer.status)),
             Action::Refuse(reason) => Turn::End(format!("Refused with 503: {}.", reason.trim_end_matches('.'))),
             Action::Forward(forward) => {

@@ -42,6 +42,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pub use pool::Pools;
+pub use routes::redirect;
 
 use super::{Engine, accept::ConnectionInfo, pod::Pod, stream::ClientIo};
 use crate::limits;

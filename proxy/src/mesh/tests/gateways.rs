@@ -12,6 +12,12 @@ fn text(servers: &str, more: &str) -> String {
     EDGE.to_owned() + &gateway("edge", "gw", servers) + &pod("default", "client", "{}") + more
 }
 
+/// TLS for what gateways send to port 443.
+fn originates() -> String {
+    let port = "{port: {number: 443}, tls: {mode: SIMPLE}}";
+    rule("default", "tls", &format!("{{host: edition.cnn.com, trafficPolicy: {{portLevelSettings: [{port}]}}}}"))
+}
+
 const EDGE: &str = r#"
 apiVersion: v1
 kind: Service
@@ -149,7 +155,10 @@ fn requests_follow_the_routes_of_their_gateway() {
         "mesh-only",
         "{hosts: [edition.cnn.com], http: [{route: [{destination: {host: edition.cnn.com, port: {number: 80}}}]}]}",
     );
-    let mesh = world(&servers, &(forward() + &other)).quiet();
+    let said = world(&servers, &(forward() + &other)).said(Severity::Warning);
+    let plain = "spec.http[0].route[0].destination: port 443 of ServiceEntry default/cnn is TLS, and no DestinationRule originates it for edition.cnn.com: it gets plain HTTP";
+    assert_eq!(said, [plain]);
+    let mesh = world(&servers, &(forward() + &other + &originates())).quiet();
     let table = table(&mesh);
     let to = "outbound|443||edition.cnn.com";
     assert_eq!(cluster_of(&table.http(at(8080), None, "Edition.CNN.com:80")), to);
@@ -196,7 +205,7 @@ fn a_server_lets_in_what_its_hosts_say() {
 #[test]
 fn redirects_to_https_need_no_route() {
     let servers = server(80, "HTTP", ", tls: {httpsRedirect: true}");
-    for more in [String::new(), forward()] {
+    for more in [String::new(), forward() + &originates()] {
         let mesh = world(&servers, &more).quiet();
         let HttpDecision::Host(host) = table(&mesh).http(at(8080), None, "edition.cnn.com") else { panic!() };
         assert!(host.require_tls);

@@ -11,8 +11,8 @@ use super::{
         names::rule_host,
         origination::NO_LABELS,
         registry::{Entry, Registry},
-        rules::Rules,
-        table::{Cluster, Guard},
+        rules::{Rules, every_tls},
+        table::{Cluster, Guard, Protocol},
     },
     Caller, Destinations, MESH, Resolved, RouteContext, VirtualServices,
     delegates::found,
@@ -44,6 +44,11 @@ pub fn check(
         unreached(service, findings);
         for (object, field, to) in destinations(service) {
             known.check(object, &field, to, findings);
+        }
+        for rule in &service.http {
+            for (at, to) in rule.rule().route.iter().enumerate() {
+                known.plain(&rule.object, &rule.field(&format!("route[{at}].destination")), &to.destination, findings);
+            }
         }
     }
     conflicts(services, objects, findings);
@@ -96,6 +101,27 @@ impl Known<'_> {
                 let message = format!("no DestinationRule gives {host} a subset {subset}: requests get 503 (NC)");
                 findings.error(object, &format!("{field}.subset"), message);
             }
+        }
+    }
+}
+
+impl Known<'_> {
+    /// HTTP to a port whose servers want TLS, with no rule that makes it so.
+    fn plain(&self, object: &Object<VirtualService>, field: &str, to: &Destination, findings: &mut Findings) {
+        let host = rule_host(&to.host, &object.meta.namespace);
+        let entry = self.hosts.get(host.as_str()).and_then(|entries| entries.first());
+        let tls_port = entry.and_then(|entry| {
+            let number = to.port.or_else(|| entry.body.ports.first().map(|port| port.number))?;
+            let port = entry.body.ports.iter().find(|port| port.number == number)?;
+            matches!(port.protocol, Protocol::Https | Protocol::Tls).then_some((number, &entry.object))
+        });
+        let Some((number, service)) = tls_port else { return };
+        let mut naming = self.rules.naming(&host, |_| true);
+        if !naming.any(|at| every_tls(&self.rules.all[at].object.spec).iter().any(|(_, tls)| tls.encrypts())) {
+            let message = format!(
+                "port {number} of {service} is TLS, and no DestinationRule originates it for {host}: it gets plain HTTP"
+            );
+            findings.warn(object, field, message);
         }
     }
 }

@@ -6,7 +6,7 @@ mod headers;
 mod local;
 pub mod mirror;
 mod path;
-mod redirect;
+pub mod redirect;
 
 use std::sync::Arc;
 
