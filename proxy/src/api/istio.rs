@@ -79,8 +79,9 @@ pub struct Subset {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrafficPolicy {
-    pub load_balancer: Option<LoadBalancing>,
-    pub connection_pool: Option<ConnectionPool>,
+    // Large, and given by few of many rules.
+    pub load_balancer: Option<Box<LoadBalancing>>,
+    pub connection_pool: Option<Box<ConnectionPool>>,
     pub outlier_detection: Option<OutlierDetection>,
     pub tls: Option<ClientTls>,
     /// Each replaces the settings above as a whole for its port.

@@ -296,8 +296,8 @@ impl<'a> Scope<'a> {
             field: format!("{}.tls", self.field),
         });
         Policy {
-            load_balancer: self.policy.load_balancer.as_ref(),
-            pool: self.policy.connection_pool.as_ref(),
+            load_balancer: self.policy.load_balancer.as_deref(),
+            pool: self.policy.connection_pool.as_deref(),
             outlier: self.policy.outlier_detection.as_ref(),
             tls,
         }

@@ -76,8 +76,8 @@ fn traffic_policy(field: &Field<'_>) -> Option<TrafficPolicy> {
 /// The settings that a policy and its port levels have in common.
 fn settings(fields: &Fields<'_>) -> TrafficPolicy {
     TrafficPolicy {
-        load_balancer: fields.get("loadBalancer").and_then(|f| load_balancer(&f)),
-        connection_pool: fields.get("connectionPool").and_then(|f| connection_pool(&f)),
+        load_balancer: fields.get("loadBalancer").and_then(|f| load_balancer(&f)).map(Box::new),
+        connection_pool: fields.get("connectionPool").and_then(|f| connection_pool(&f)).map(Box::new),
         outlier_detection: fields.get("outlierDetection").and_then(|f| outlier_detection(&f)),
         tls: fields.get("tls").and_then(|f| client_tls(&f)),
         port_level_settings: Vec::new(),
