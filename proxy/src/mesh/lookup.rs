@@ -28,7 +28,12 @@ impl Outbound {
                 let open = self
                     .layers(dst.port())
                     .any(|table| !table.http.is_empty() || !table.tls.is_empty() || !table.tls_addresses.is_empty());
-                !open && self.tcp_any(dst.port()).is_some_and(|cluster| !self.may_pass_a_guard(cluster, dst.port()))
+                let routed =
+                    || self.any_route(dst.port()).into_iter().flat_map(|found| found.route.destinations.iter());
+                let mut routed_to = routed().filter_map(|(to, _)| to.known());
+                !open
+                    && self.tcp_any(dst.port()).is_some_and(|cluster| !self.may_pass_a_guard(cluster, dst.port()))
+                    && !routed_to.any(|cluster| self.may_pass_a_guard(cluster, dst.port()))
             }
         };
         if declared { FirstBytes::None } else { FirstBytes::Sniff }

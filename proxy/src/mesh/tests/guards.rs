@@ -129,6 +129,27 @@ fn a_port_that_leads_back_is_read_where_a_rule_guards() {
     assert_ne!(outbound.http(dst("9.9.9.9:9000"), "y.com").short(), "refuse");
 }
 
+/// The same where a route leads there.
+#[test]
+fn a_port_whose_route_leads_back_is_read_where_a_rule_guards() {
+    let all = pod("a", "p", "{}")
+        + &entry("a", "e", "{hosts: [some.tcp], ports: [{number: 9000, name: tcp, protocol: TCP}], resolution: DNS}")
+        + &entry(
+            "a",
+            "f",
+            "{hosts: [back.tcp], addresses: [10.9.9.9], ports: [{number: 9000, name: tcp, protocol: TCP}], resolution: NONE}",
+        )
+        + "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: v, namespace: a}\nspec: {hosts: [some.tcp], tcp: [{route: [{destination: {host: back.tcp}}]}]}\n";
+    let free = mesh(&all);
+    assert_eq!(free.of("a", "p").tcp(dst("9.9.9.9:9000")).short(), "outbound|9000||back.tcp 1");
+    assert_eq!(free.of("a", "p").first_bytes(dst("9.9.9.9:9000")), FirstBytes::None);
+
+    let mesh = mesh(&(all + &rule("a", "r", &format!("{{host: x.com, {SIMPLE}}}"))));
+    let outbound = mesh.of("a", "p");
+    assert_eq!(outbound.first_bytes(dst("9.9.9.9:9000")), FirstBytes::Sniff);
+    assert_eq!(outbound.http(dst("9.9.9.9:9000"), "x.com").short(), "refuse");
+}
+
 /// What a rule for some workloads takes back, the rule for the others must not bring in again by the service's address.
 #[test]
 fn a_rule_for_a_workload_frees_its_addresses() {
