@@ -10,8 +10,8 @@ use super::{
     routing::VirtualHost,
     rules::{Chosen, Merged, Policy, Rules, Tls, every_tls},
     table::{
-        Cluster, Discovery, Endpoint, Guard, LoadBalancer, LocalitySetting, OutlierDetection, Pool, TlsSettings,
-        UpstreamTls,
+        Cluster, Discovery, Endpoint, Guard, HostMap, LoadBalancer, LocalitySetting, OutlierDetection, Pool,
+        TlsSettings, UpstreamTls,
     },
     virtual_services::Spoken,
     volumes::Volumes,
@@ -42,6 +42,8 @@ pub struct Workshop<'a> {
     listed: HashMap<*const Cluster, Vec<Endpoint>>,
     at_gateways: HashMap<*const Cluster, Arc<Cluster>>,
     settings: HashMap<Arc<TlsSettings>, Arc<TlsSettings>>,
+    /// What the guards of other namespaces were found to be last: most namespaces see the same.
+    others: Arc<Vec<HostMap<Guard>>>,
     /// Routes, which namespaces share where they lead to the same clusters.
     pub spoken: Spoken,
 }
@@ -108,6 +110,7 @@ impl<'a> Workshop<'a> {
             listed: HashMap::new(),
             at_gateways: HashMap::new(),
             settings: HashMap::new(),
+            others: Arc::default(),
             spoken: Spoken::default(),
         }
     }
@@ -123,6 +126,13 @@ impl<'a> Workshop<'a> {
         let made = MergedRule { id: self.merged.len(), rule: Arc::new(rule), guard, personal };
         self.merged.insert(chosen.clone(), made.clone());
         Some(made)
+    }
+
+    pub fn shared_guards(&mut self, others: Vec<HostMap<Guard>>) -> Arc<Vec<HostMap<Guard>>> {
+        if *self.others != others {
+            self.others = Arc::new(others);
+        }
+        self.others.clone()
     }
 
     /// The cluster of one port (by index) of an entry (with its index), or of one of its subsets.

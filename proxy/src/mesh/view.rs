@@ -105,7 +105,7 @@ impl Selection {
         let (mut table, placed) = builder.finish(workshop);
         table.guards.own = Arc::new(guard::own(workshop, client));
         let others = guard::others(workshop, client, scope.root, |host| serving.get(host).copied());
-        table.guards.others = Arc::new(others);
+        table.guards.others = workshop.shared_guards(others);
         let said = (&mut workshop.spoken, &mut *workshop.findings);
         let plan = Plan::new(scope.view(client, labels), &placed, &mut table, said);
         (table, plan)

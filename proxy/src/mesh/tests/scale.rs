@@ -113,6 +113,7 @@ fn namespaces_with_services_of_their_own_share_clusters_and_routes() {
     let mesh = mesh(&text);
     let tables: Vec<_> = mesh.workloads.values().map(|workload| &workload.outbound).collect();
     assert_eq!(distinct(tables.iter().copied()), 10, "each knows its own service by its short name");
+    assert_eq!(distinct(tables.iter().map(|table| &table.guards.others)), 1);
     assert_eq!(mesh.clusters().count(), 30);
     let hosts = |host: &'static str| tables.iter().filter_map(move |table| table.virtual_host(80, host));
     assert_eq!(distinct(hosts("host-7.example.com")), 1);
