@@ -356,7 +356,7 @@ pub fn camel(key: &str) -> String {
 }
 
 /// A known name that differs by its case or one letter: what a typing slip leaves behind.
-fn similar<'n>(name: &str, known: &[&'n str]) -> Option<&'n str> {
+pub fn similar<'n>(name: &str, known: &[&'n str]) -> Option<&'n str> {
     let near = |other: &str| {
         if name.eq_ignore_ascii_case(other) {
             return true;

@@ -4,7 +4,7 @@
 use std::{borrow::Cow, collections::BTreeSet, collections::HashMap, path::Path, sync::Arc};
 
 use super::{
-    decode::{Dialect, Field, Fields, Finding, Findings, camel, join},
+    decode::{Dialect, Field, Fields, Finding, Findings, camel, join, similar},
     kinds,
     yaml::{self, Fault, Node, Position, Value},
 };
@@ -47,6 +47,13 @@ const LATER: &[(&str, &[&str])] = &[
     ("telemetry.istio.io", &["Telemetry"]),
     ("extensions.istio.io", &["WasmPlugin"]),
     ("gateway.networking.k8s.io", &["GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute", "BackendTLSPolicy"]),
+];
+
+/// Kinds that are read, for hints at misspelt ones.
+const READ: &[(&str, &[&str])] = &[
+    ("", &["Namespace", "Pod", "Secret", "Service"]),
+    ("networking.istio.io", &["DestinationRule", "Gateway", "ServiceEntry", "VirtualService"]),
+    ("gateway.networking.k8s.io", &["Gateway", "HTTPRoute", "ReferenceGrant"]),
 ];
 
 /// Reads every document of a file (`.json` is JSON, all else YAML, several documents each).
@@ -310,11 +317,19 @@ impl Reader {
                 if !self.skipped.insert(header.kind.to_owned()) {
                     return;
                 }
-                (
-                    Severity::Info,
-                    None,
-                    format!("kind {} means nothing to the data plane: skipped", header.kind.escape_debug()),
-                )
+                let read = READ.iter().find(|(group, _)| *group == header.group);
+                match read.and_then(|(_, kinds)| similar(header.kind, kinds)).filter(|near| *near != header.kind) {
+                    Some(near) => (
+                        Severity::Warning,
+                        None,
+                        format!("unknown kind {} (did you mean `{near}`?): skipped", header.kind.escape_debug()),
+                    ),
+                    None => (
+                        Severity::Info,
+                        None,
+                        format!("kind {} means nothing to the data plane: skipped", header.kind.escape_debug()),
+                    ),
+                }
             }
         };
         let field = String::new();

@@ -62,6 +62,11 @@ mod routing;
 fn the_seed_is_read_whole_and_without_complaint() {
     let parsed = parse(SEED);
     assert_eq!(said(&parsed), ["55:7: info: kind ServiceAccount means nothing to the data plane: skipped"]);
+    let misspelt = parse("apiVersion: networking.istio.io/v1\nkind: VirtualServcie\nmetadata: {name: v}\n");
+    assert_eq!(
+        said(&misspelt),
+        ["2:7: warning: unknown kind VirtualServcie (did you mean `VirtualService`?): skipped"]
+    );
     let ids: Vec<_> = parsed.objects.iter().map(|o| o.id().to_string()).collect();
     assert_eq!(
         ids,
