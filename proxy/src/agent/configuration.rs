@@ -180,8 +180,16 @@ impl Configuration {
         for finding in refused(mesh, tls).iter().filter_map(|fault| fault.diagnostic(mesh, Severity::Error)) {
             say(Severity::Error, format!("{finding:#}; traffic under this rule is refused"));
         }
+        let instead = match self.identities.trust() {
+            Ok(_) => "the mesh CA in force stays",
+            Err(_) => "mesh mTLS is refused until then",
+        };
         for error in self.identities.complaints() {
-            say(if error.is_warning() { Severity::Warning } else { Severity::Error }, error.to_string());
+            if error.is_warning() {
+                say(Severity::Warning, error.to_string());
+            } else {
+                say(Severity::Error, format!("{error}; {instead}"));
+            }
         }
         self.told = now;
     }
