@@ -15,6 +15,9 @@ pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 pub const HEAD_BYTES: usize = 64 * 1024;
 /// Fields of a request head; more is answered 431. Envoy's default is 100.
 pub const HEAD_FIELDS: usize = 100;
+/// At a drain, how long gateways and pods' own ports still take what pods of this node have under way: a request that has
+/// come to its first hop is at its second within milliseconds, and only a tunnel stays for longer.
+pub const DRAIN_HOPS: Duration = Duration::from_secs(1);
 /// TCP connect and TLS handshake together, for each attempt (Istio `connectTimeout`).
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Idle time of an upstream connection or a tunnel (Istio `idleTimeout`).

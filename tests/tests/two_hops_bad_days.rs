@@ -177,3 +177,38 @@ fn a_drain_waits_for_both_hops() -> Result<()> {
     assert_eq!(stage.agent.wait(Duration::from_secs(3))?.code(), Some(0), "{}", stage.said());
     Ok(())
 }
+
+/// One client on a connection that it keeps: how many answers it got, and what came instead of the next.
+fn requests(client: &Pod) -> Result<(u32, String)> {
+    let mut stream = client.connect(&format!("{}:80", names::ODD))?;
+    let mut chunk = [0; 4096];
+    for served in 0.. {
+        let _ = write!(stream, "GET /kept HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+        let mut answer = Vec::new();
+        // The body is the request's head as the far end saw it.
+        while answer.windows(4).filter(|part| part == b"\r\n\r\n").count() < 2 {
+            match stream.read(&mut chunk) {
+                Ok(count @ 1..) => answer.extend_from_slice(&chunk[..count]),
+                _ => return Ok((served, String::from_utf8_lossy(&answer).into_owned())),
+            }
+        }
+    }
+    unreachable!("the far end answers as long as it is asked")
+}
+
+/// SIGTERM under load: connections close between two requests, and no request that was taken is answered with an error
+/// because the other hop closed first.
+#[test]
+fn a_drain_under_load_breaks_no_request() -> Result<()> {
+    let stage = Stage::new(9008)?;
+    let outcomes = std::thread::scope(|scope| -> Result<Vec<_>> {
+        let clients: Vec<_> = (0..8).map(|_| scope.spawn(|| requests(&stage.client))).collect();
+        std::thread::sleep(Duration::from_millis(500));
+        stage.agent.terminate()?;
+        clients.into_iter().map(|one| one.join().map_err(|_| anyhow::anyhow!("a client panicked"))?).collect()
+    })?;
+    for (served, last) in outcomes {
+        assert!(served > 0 && last.is_empty(), "after {served}: {last}\n{}", stage.agent.stderr());
+    }
+    Ok(())
+}

@@ -80,11 +80,12 @@ pub(super) async fn run(engine: Arc<Engine>, listener: std::net::TcpListener, po
     if let Role::Gateway(_) = role {
         pod.opens_gateway(port);
     }
+    let ending = engine.ending(matches!(role, Role::Outbound));
     let mut failing = false;
     loop {
         let accepted = tokio::select! {
             biased;
-            () = engine.draining().cancelled() => return,
+            () = ending.cancelled() => return,
             () = pod.closed.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
@@ -130,7 +131,7 @@ fn of_the_connection(error: &io::Error) -> bool {
 }
 
 async fn connection(engine: Arc<Engine>, pod: Arc<Pod>, at: (Role, u16), stream: TcpStream, peer: SocketAddr) {
-    let _in_flight = engine.enter();
+    let _in_flight = if matches!(at.0, Role::Outbound) { engine.enter_outbound() } else { engine.enter() };
     let closed = pod.closed.clone();
     tokio::select! {
         biased;

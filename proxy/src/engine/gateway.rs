@@ -130,7 +130,7 @@ async fn version<S: AsyncRead + Unpin>(engine: &Engine, stream: &mut S) -> Optio
     let sniffed = tokio::select! {
         biased;
         sniffed = sniff::sniff(stream, Expect::Http, limits::IDLE_TIMEOUT) => sniffed,
-        () = engine.draining().cancelled() => return None,
+        () = engine.ending(false).cancelled() => return None,
     };
     match sniffed {
         Ok((_, first)) if first.is_empty() => None,

@@ -99,7 +99,10 @@ pub struct Engine {
     current: ArcSwap<Snapshot>,
     sink: Arc<dyn Sink>,
     draining: CancellationToken,
+    closing: CancellationToken,
     in_flight: AtomicUsize,
+    /// Those of `in_flight` that a pod made.
+    outbound: AtomicUsize,
     ended: Notify,
 }
 
@@ -109,7 +112,9 @@ impl Engine {
             current: ArcSwap::from_pointee(snapshot),
             sink,
             draining: CancellationToken::new(),
+            closing: CancellationToken::new(),
             in_flight: AtomicUsize::new(0),
+            outbound: AtomicUsize::new(0),
             ended: Notify::new(),
         }
     }
@@ -140,13 +145,35 @@ impl Engine {
     }
 
     /// Stops accepting; HTTP connections close after the request in flight. Returns at once: see [`Engine::idle`].
-    pub fn drain(&self) {
+    ///
+    /// What pods call goes first. Gateways and pods' own ports follow once that is done, [`crate::limits::DRAIN_HOPS`] later at
+    /// most: a request on its first hop may have its second one here too.
+    pub fn drain(self: &Arc<Self>) {
         self.draining.cancel();
+        let engine = self.clone();
+        tokio::spawn(async move {
+            let done = async {
+                loop {
+                    let ended = engine.ended.notified();
+                    if engine.outbound.load(Ordering::Acquire) == 0 {
+                        return;
+                    }
+                    ended.await;
+                }
+            };
+            let _ = tokio::time::timeout(crate::limits::DRAIN_HOPS, done).await;
+            engine.closing.cancel();
+        });
     }
 
     /// Cancelled once the engine drains.
     pub fn draining(&self) -> &CancellationToken {
         &self.draining
+    }
+
+    /// Cancelled once connections of this kind are no longer accepted, and those that there are end.
+    pub fn ending(&self, outbound: bool) -> &CancellationToken {
+        if outbound { &self.draining } else { &self.closing }
     }
 
     /// Waits until nothing is in flight, `deadline` at most; answers how many connections still are.
@@ -168,18 +195,28 @@ impl Engine {
     /// Counts one downstream connection as in flight until dropped.
     pub fn enter(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
-        InFlight { engine: self.clone() }
+        InFlight { engine: self.clone(), outbound: false }
+    }
+
+    /// The same for one that a pod made.
+    fn enter_outbound(self: &Arc<Self>) -> InFlight {
+        self.outbound.fetch_add(1, Ordering::AcqRel);
+        let mut entered = self.enter();
+        entered.outbound = true;
+        entered
     }
 }
 
 /// One connection in flight, see [`Engine::enter`].
 pub struct InFlight {
     engine: Arc<Engine>,
+    outbound: bool,
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if self.engine.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
+        let last_outbound = self.outbound && self.engine.outbound.fetch_sub(1, Ordering::AcqRel) == 1;
+        if self.engine.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 || last_outbound {
             self.engine.ended.notify_waiters();
         }
     }

@@ -44,7 +44,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub use pool::Pools;
 pub use routes::redirect;
 
-use super::{Engine, accept::ConnectionInfo, pod::Pod, stream::ClientIo};
+use super::{
+    Engine,
+    accept::{Arrival, ConnectionInfo},
+    pod::Pod,
+    stream::ClientIo,
+};
 use crate::limits;
 
 type Handle = head_guard::Handle<Downstream>;
@@ -99,7 +104,8 @@ async fn serve_h1(engine: Arc<Engine>, pod: Arc<Pod>, io: ClientIo, info: Connec
             .serve_connection(TokioIo::new(io), service)
             .with_upgrades()
     );
-    let (draining, closed) = (connection.engine.draining(), &connection.pod.closed);
+    let outbound = matches!(connection.info.arrival, Arrival::Outbound);
+    let (draining, closed) = (connection.engine.ending(outbound), &connection.pod.closed);
     let mut drained = false;
     loop {
         tokio::select! {
@@ -131,7 +137,8 @@ async fn serve_h2(engine: Arc<Engine>, pod: Arc<Pod>, io: ClientIo, info: Connec
             .max_header_list_size(limits::HEAD_BYTES as u32)
             .serve_connection(TokioIo::new(Downstream { io, reset }), service)
     );
-    let (draining, closed) = (connection.engine.draining(), &connection.pod.closed);
+    let outbound = matches!(connection.info.arrival, Arrival::Outbound);
+    let (draining, closed) = (connection.engine.ending(outbound), &connection.pod.closed);
     let mut ending = false;
     loop {
         tokio::select! {
