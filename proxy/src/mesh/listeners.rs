@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{
     host::authority_host,
     routing::{RouteTable, TunnelRoute},
-    table::{Cluster, HostMap, HttpDecision},
+    table::{Cluster, Decision, HostMap, HttpDecision},
 };
 use crate::api::{ObjectId, gateway::ServerProtocol};
 
@@ -77,6 +77,10 @@ impl GatewayTable {
     /// What the routes say; [`super::Workload::at_gateway`] also asks the rules that guard hosts.
     #[must_use]
     pub fn http(&self, id: ListenerId, server: Option<&str>, authority: &str) -> HttpDecision {
+        // A connection that was let in before a reload is not let on where a new one is refused.
+        if let Some(DownstreamTls::Refuse(reason)) = self.server(id, server).map(|server| &server.tls) {
+            return HttpDecision::Unmatched(Decision::Refuse(reason.clone()));
+        }
         let found = self.routes(id, server).and_then(|table| table.hosts.get(authority_host(authority)));
         found.map_or(HttpDecision::NotFound, |host| HttpDecision::Host(host.clone()))
     }
@@ -111,12 +115,17 @@ impl GatewayTable {
     pub fn routes(&self, id: ListenerId, server: Option<&str>) -> Option<&Arc<RouteTable>> {
         match (&self.listeners.get(&id)?.serves, server) {
             (Servers::Http(table), None) => Some(table),
-            (Servers::Tls(servers), Some(name)) => {
-                match &servers.values().find(|server| &*server.name == name)?.serves {
-                    Behind::Http(table) => Some(table),
-                    Behind::Tunnel(_) => None,
-                }
-            }
+            _ => match &self.server(id, server)?.serves {
+                Behind::Http(table) => Some(table),
+                Behind::Tunnel(_) => None,
+            },
+        }
+    }
+
+    /// The TLS server of this name.
+    fn server(&self, id: ListenerId, name: Option<&str>) -> Option<&Arc<TlsServer>> {
+        match (&self.listeners.get(&id)?.serves, name) {
+            (Servers::Tls(servers), Some(name)) => servers.values().find(|server| &*server.name == name),
             _ => None,
         }
     }

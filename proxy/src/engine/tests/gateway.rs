@@ -19,8 +19,9 @@ use crate::{
     api::{ObjectId, gateway::ServerProtocol},
     engine::{accept::Role, client_hello::tests::OPENSSL},
     mesh::{
-        Behind, ClusterRef, Discovery, DownstreamTls, GatewayTable, HostMap, Listener, ListenerId, Outbound, Protocol,
-        RouteTable, Servers, TlsServer, TunnelRoute, UpstreamTls, VirtualHost, Workload,
+        Behind, ClusterRef, Decision, Discovery, DownstreamTls, GatewayTable, HostMap, HttpDecision, Listener,
+        ListenerId, Outbound, Protocol, RouteTable, Servers, TlsServer, TunnelRoute, UpstreamTls, VirtualHost,
+        Workload,
     },
     telemetry::record::{Flag, Reporter},
     tls::Contexts,
@@ -236,6 +237,27 @@ async fn a_server_that_cannot_be_honoured_resets_and_says_why() {
         ..HostMap::default()
     });
     assert_eq!(reset(&gateway_lab(servers)).await, "TLS_error: mode SIMPLE is not supported");
+}
+
+/// Connections that were let in before their server came to be refused: the next request is refused, too.
+#[test]
+fn a_server_that_is_refused_answers_nobody_any_more() {
+    let decide = |tls: DownstreamTls| {
+        let Servers::Tls(servers) = server("a.example", Behind::Http(routes("127.0.0.1:9".parse().unwrap()))) else {
+            panic!();
+        };
+        let name = servers.exact["a.example"].name.clone();
+        let serves = servers.exact.into_iter().map(|(host, server)| {
+            let server = Arc::try_unwrap(server).unwrap();
+            (host, Arc::new(TlsServer { tls: tls.clone(), ..server }))
+        });
+        let serves = Servers::Tls(HostMap { exact: serves.collect(), ..HostMap::default() });
+        let table = GatewayTable { listeners: [(ID, Arc::new(Listener { id: ID, serves }))].into() };
+        table.http(ID, Some(&name), "a.example")
+    };
+    assert!(matches!(decide(DownstreamTls::IstioMutual), HttpDecision::Host(_)));
+    let refused = decide(DownstreamTls::Refuse("no".into()));
+    assert!(matches!(refused, HttpDecision::Unmatched(Decision::Refuse(reason)) if &*reason == "no"));
 }
 
 #[tokio::test]
