@@ -1,6 +1,6 @@
 //! Findings that need all objects but no workload: what `egret check` says of rules that nobody uses yet.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{
     findings::Findings,
@@ -72,11 +72,22 @@ pub fn check(registry: &Registry, rules: &Rules, services: &VirtualServices, fin
 pub fn selectors(objects: &Objects, findings: &mut Findings) {
     // A Gateway's own service has the Gateway's conditions, which tell it.
     let selecting = |labels: &BTreeMap<String, String>| !labels.is_empty() && !labels.contains_key(GATEWAY_NAME);
+    // By label: thousands of services would else look through thousands of pods each.
+    let mut namespaces: HashSet<&str> = HashSet::new();
+    let mut bearing: HashMap<(&str, &str, &str), Vec<&BTreeMap<String, String>>> = HashMap::new();
+    for meta in objects.pods.values().map(|pod| &pod.meta) {
+        namespaces.insert(&meta.namespace);
+        for (key, value) in &meta.labels {
+            bearing.entry((&meta.namespace, key, value)).or_default().push(&meta.labels);
+        }
+    }
     for service in objects.services.values().filter(|service| selecting(&service.spec.selector)) {
         let namespace = &service.meta.namespace;
-        let mut pods = objects.pods.values().filter(|pod| pod.meta.namespace == *namespace).peekable();
+        let selector = &service.spec.selector;
+        let pods = selector.iter().map(|(key, value)| bearing.get(&(namespace.as_str(), key.as_str(), value.as_str())));
+        let mut rarest = pods.min_by_key(|pods| pods.map_or(0, Vec::len)).flatten().into_iter().flatten();
         // Where no pod is told of at all, they are told of elsewhere.
-        if pods.peek().is_some() && !pods.any(|pod| selects(&service.spec.selector, &pod.meta.labels)) {
+        if namespaces.contains(namespace.as_str()) && !rarest.any(|labels| selects(selector, labels)) {
             let labels = words(&service.spec.selector);
             let message = format!("no pod of namespace {namespace} bears {labels}: requests get 503 (UH)");
             findings.warn(service, "spec.selector", message);
