@@ -68,13 +68,15 @@ pub fn check(registry: &Registry, rules: &Rules, services: &VirtualServices, fin
     }
 }
 
+type Labels = BTreeMap<String, String>;
+
 /// Services of a namespace with pods, none of which is theirs.
 pub fn selectors(objects: &Objects, findings: &mut Findings) {
     // A Gateway's own service has the Gateway's conditions, which tell it.
-    let selecting = |labels: &BTreeMap<String, String>| !labels.is_empty() && !labels.contains_key(GATEWAY_NAME);
+    let selecting = |labels: &Labels| !labels.is_empty() && !labels.contains_key(GATEWAY_NAME);
     // By label: thousands of services would else look through thousands of pods each.
     let mut namespaces: HashSet<&str> = HashSet::new();
-    let mut bearing: HashMap<(&str, &str, &str), Vec<&BTreeMap<String, String>>> = HashMap::new();
+    let mut bearing: HashMap<(&str, &str, &str), Vec<&Labels>> = HashMap::new();
     for meta in objects.pods.values().map(|pod| &pod.meta) {
         namespaces.insert(&meta.namespace);
         for (key, value) in &meta.labels {
