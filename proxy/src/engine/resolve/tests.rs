@@ -25,7 +25,7 @@ impl Dnsmasq {
             .spawn()
             .unwrap();
         let server = Self { child, log };
-        for _ in 0..200 {
+        for _ in 0..1000 {
             if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
                 return server;
             }

@@ -142,6 +142,15 @@ async fn a_port_that_is_taken_is_told_and_tried_again_and_the_others_serve() {
     pod.dial("10.1.2.3:9090").unwrap();
     assert_eq!(pod.settle(&mut listeners, &wanted), said, "again");
     drop(taken);
-    assert_eq!(pod.settle(&mut listeners, &wanted), said[1..]);
+    // A process that another test is starting may hold the socket until it runs a program of its own.
+    let mut told = said.clone();
+    for _ in 0..200 {
+        told = pod.settle(&mut listeners, &wanted);
+        if told.len() == 1 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(told, said[1..]);
     pod.dial("10.1.2.3:8080").unwrap();
 }
