@@ -3,6 +3,7 @@
 use std::{
     io::Write,
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use super::{super::host_sockets::HostSockets, *};
@@ -25,7 +26,7 @@ impl Dnsmasq {
             .spawn()
             .unwrap();
         let server = Self { child, log };
-        for _ in 0..1000 {
+        for _ in 0..500 {
             if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
                 return server;
             }
@@ -52,9 +53,23 @@ struct Lab {
     resolver: Resolver,
 }
 
+/// Free for UDP and TCP, and below the ports that the kernel gives to connections (`ip_local_port_range`): no other test
+/// gets it before dnsmasq does.
+fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let start = std::process::id();
+    let ports = std::iter::from_fn(|| Some(start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000 + 10_000));
+    let mut ports = ports.take(20_000).filter_map(|port| u16::try_from(port).ok());
+    let free = |port: &u16| {
+        let address = ("127.0.0.1", *port);
+        std::net::UdpSocket::bind(address).is_ok() && std::net::TcpListener::bind(address).is_ok()
+    };
+    ports.find(free).unwrap()
+}
+
 fn lab(resolv_conf: &str, hosts: &str) -> Lab {
     let folder = tempfile::tempdir().unwrap();
-    let port = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let files = ["resolv.conf", "hosts"].map(|name| vec![folder.path().join("absent"), folder.path().join(name)]);
     std::fs::write(&files[0][1], resolv_conf).unwrap();
     std::fs::write(&files[1][1], hosts).unwrap();
