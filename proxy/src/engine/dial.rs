@@ -25,6 +25,7 @@ use crate::{
     limits,
     mesh::{
         Cluster, Discovery, Endpoint, EndpointAddress, HashKey, Keepalive, LoadBalancer, Pool, Protocol, UpstreamTls,
+        authority_host,
     },
     tls::{ClientContext, UpstreamName, alpn_is_h2},
 };
@@ -106,12 +107,7 @@ pub fn address_text(address: &EndpointAddress) -> String {
 
 /// Host without port, brackets and trailing dot: `[::1]:80` → `::1`, `a.example.:80` → `a.example`.
 pub fn host_name(host: &str) -> &str {
-    let host = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or(rest),
-        // More than one colon and no bracket is a bare IPv6 address.
-        None if host.matches(':').count() > 1 => host,
-        None => host.split(':').next().unwrap_or(host),
-    };
+    let host = authority_host(host);
     host.strip_suffix('.').unwrap_or(host)
 }
 

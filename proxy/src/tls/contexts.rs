@@ -72,6 +72,32 @@ pub struct SecretRow {
 }
 
 impl SecretRow {
+    /// A row about the first certificate of `chain`, of no rule yet; validity is as of `now`.
+    pub(super) fn new(
+        name: &str,
+        namespace: &str,
+        kind: &'static str,
+        status: String,
+        chain: Vec<CertificateSummary>,
+        now: SystemTime,
+    ) -> Self {
+        let first = chain.first();
+        let mut row = Self {
+            name: name.to_owned(),
+            namespace: namespace.to_owned(),
+            kind,
+            status,
+            valid: false,
+            serial: first.map(|first| first.serial.clone()).unwrap_or_default(),
+            not_after: first.map(|first| first.not_after),
+            not_before: first.map(|first| first.not_before),
+            chain,
+            settings: Vec::new(),
+        };
+        row.valid = row.is_valid_at(now);
+        row
+    }
+
     /// `VALID CERT` now.
     #[must_use]
     pub fn is_valid_at(&self, now: SystemTime) -> bool {
@@ -272,25 +298,14 @@ fn add_row(
             Err(why) => (Vec::new(), Some(TlsError::BadCertificate { from: blob.from.clone(), why }.to_string())),
         },
     };
-    let first = chain.first();
     let status = unreadable.or_else(|| failure.map(ToString::to_string)).unwrap_or_else(|| ACTIVE.to_owned());
-    let mut row = SecretRow {
-        kind: match first {
-            Some(first) if first.is_ca => "CA",
-            Some(_) => "Cert Chain",
-            None => kind_unread,
-        },
-        status,
-        valid: false,
-        serial: first.map(|first| first.serial.clone()).unwrap_or_default(),
-        not_after: first.map(|first| first.not_after),
-        not_before: first.map(|first| first.not_before),
-        chain,
-        settings: vec![Arc::clone(settings)],
-        name: name.clone(),
-        namespace: namespace.clone(),
+    let kind = match chain.first() {
+        Some(first) if first.is_ca => "CA",
+        Some(_) => "Cert Chain",
+        None => kind_unread,
     };
-    row.valid = row.is_valid_at(SystemTime::now());
+    let mut row = SecretRow::new(&name, &namespace, kind, status, chain, SystemTime::now());
+    row.settings.push(Arc::clone(settings));
     rows.insert((name, namespace), row);
 }
 

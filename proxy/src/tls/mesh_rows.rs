@@ -17,46 +17,21 @@ pub(super) fn rows(identities: &Identities, only: Option<&str>) -> Vec<SecretRow
     let mut rows = Vec::new();
     for (identity, leaf) in leaves.iter().filter(|(identity, _)| only.is_none_or(|only| only == &**identity)) {
         let chain = leaf.key.cert.iter().filter_map(|der| CertificateSummary::from_der(der).ok()).collect();
-        rows.push(row("default", namespace(identity), "Cert Chain", ACTIVE.to_owned(), chain, now));
+        rows.push(SecretRow::new("default", namespace(identity), "Cert Chain", ACTIVE.to_owned(), chain, now));
     }
     if let (Some(only), true) = (only, rows.is_empty()) {
         let why = why.unwrap_or_else(|| "no certificate was issued yet".to_owned());
-        rows.push(row("default", namespace(only), "Cert Chain", why, Vec::new(), now));
+        rows.push(SecretRow::new("default", namespace(only), "Cert Chain", why, Vec::new(), now));
     }
     match trust {
         Ok(trust) => {
             let chain = trust.roots.iter().filter_map(|der| CertificateSummary::from_der(der).ok()).collect();
-            rows.push(row("ROOTCA", "", "CA", ACTIVE.to_owned(), chain, now));
+            rows.push(SecretRow::new("ROOTCA", "", "CA", ACTIVE.to_owned(), chain, now));
         }
         Err(_) if rows.is_empty() => {}
-        Err(error) => rows.push(row("ROOTCA", "", "CA", error.to_string(), Vec::new(), now)),
+        Err(error) => rows.push(SecretRow::new("ROOTCA", "", "CA", error.to_string(), Vec::new(), now)),
     }
     rows
-}
-
-fn row(
-    name: &str,
-    namespace: &str,
-    kind: &'static str,
-    status: String,
-    chain: Vec<CertificateSummary>,
-    now: SystemTime,
-) -> SecretRow {
-    let first = chain.first();
-    let mut row = SecretRow {
-        name: name.to_owned(),
-        namespace: namespace.to_owned(),
-        kind,
-        status,
-        valid: false,
-        serial: first.map(|first| first.serial.clone()).unwrap_or_default(),
-        not_after: first.map(|first| first.not_after),
-        not_before: first.map(|first| first.not_before),
-        chain,
-        settings: Vec::new(),
-    };
-    row.valid = row.is_valid_at(now);
-    row
 }
 
 /// Of `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`.

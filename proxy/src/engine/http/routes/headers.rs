@@ -167,11 +167,6 @@ fn host_in(rules: &HeaderRules) -> Option<&str> {
     lists.find(|(name, _)| name == HOST).and_then(|(_, value)| value.to_str().ok())
 }
 
-/// True where the client spoke TLS to us.
-pub fn came_by_tls(info: &ConnectionInfo) -> bool {
-    info.tls
-}
-
 /// What one proxy of the mesh tells the next. A gateway does not believe a client of which it knows nothing.
 fn tell_next(headers: &mut HeaderMap, info: &ConnectionInfo, request_id: Option<&str>) {
     if !headers.contains_key(REQUEST_ID)
@@ -181,7 +176,7 @@ fn tell_next(headers: &mut HeaderMap, info: &ConnectionInfo, request_id: Option<
     }
     let edge = matches!(info.arrival, Arrival::Gateway { .. }) && info.identity.is_none();
     if edge || !headers.contains_key(FORWARDED_PROTO) {
-        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if came_by_tls(info) { "https" } else { "http" }));
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if info.tls { "https" } else { "http" }));
     }
     if matches!(info.arrival, Arrival::Gateway { .. }) {
         append_client(headers, info.peer);

@@ -66,7 +66,7 @@ pub async fn follow(
     mut request: Request<Incoming>,
     mut log: Box<RequestLog>,
 ) -> Response<ResponseBody> {
-    let tls = headers::came_by_tls(&connection.info);
+    let tls = connection.info.tls;
     if host.deals_with_paths()
         && let Err(error) = path::normalise(request.uri_mut())
     {
