@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::{rows::ListenerRow, tables::unmatched};
 use crate::{
     limits::{INBOUND_PORT, OUTBOUND_PORT},
-    mesh::{Behind, Cluster, DownstreamTls, Inbound, Listener, Outbound, PortTable, Servers, TunnelRoute, Workload},
+    mesh::{Behind, Cluster, DownstreamTls, Listener, Outbound, PortTable, Servers, TunnelRoute, Workload},
 };
 
 /// The gateway's own listeners first, then what the pod calls.
@@ -16,7 +16,7 @@ pub fn listeners(workload: &Workload) -> Vec<ListenerRow> {
     for listener in workload.gateway.iter().flat_map(|gateway| gateway.listeners.values()) {
         gateway_rows(listener, &mut all);
     }
-    if workload.inbound == Inbound::Permissive {
+    if workload.inbound.is_some() {
         for (matches, destination) in [
             ("ALPN: istio; Trans: tls", "mTLS of the mesh ends here; then the port dialled"),
             ("ALL", "the port dialled"),

@@ -66,6 +66,7 @@ pub fn discovery(discovery: &Discovery) -> &'static str {
         Discovery::Dns { one_at_a_time: true, .. } => "LOGICAL_DNS",
         Discovery::OriginalDestination { .. } => "ORIGINAL_DST",
         Discovery::Dynamic { .. } => "DYNAMIC_DNS",
+        Discovery::Application(_) => "ORIGINAL_DST",
     }
 }
 
@@ -91,7 +92,7 @@ pub async fn addresses(state: &dyn AdminState, workload: &Workload, cluster: &Cl
                 }
             }
         }
-        Discovery::OriginalDestination { .. } | Discovery::Dynamic { .. } => {}
+        Discovery::OriginalDestination { .. } | Discovery::Dynamic { .. } | Discovery::Application(_) => {}
     }
     (found, failed)
 }

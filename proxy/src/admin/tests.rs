@@ -58,6 +58,7 @@ fn cluster(host: &str, port: u16, protocol: Protocol, discovery: Discovery, tls:
             tcp_keepalive: None,
         },
         destination_rule: matches!(tls, UpstreamTls::Originate(_)).then(|| id("DestinationRule", "originate")),
+        policies: None,
         tls,
         mesh_external: true,
         service: id("ServiceEntry", "cnn"),
@@ -151,7 +152,7 @@ impl Fake {
                 std::fs::read(path)
             }
         }
-        let tls = tls::Contexts::build(&tls::Contexts::default(), settings, &Nothing);
+        let tls = tls::Contexts::build(&tls::Contexts::default(), settings, [], &Nothing);
         Arc::new(Self {
             snapshot: Arc::new(Snapshot { mesh: Arc::new(mesh), tls: Arc::new(tls), generation: 3 }),
             telemetry: Telemetry::new(),

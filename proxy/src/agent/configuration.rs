@@ -130,7 +130,7 @@ impl Configuration {
         self.identities.update(&mesh.settings, identities, plug_in.as_deref());
         let previous = self.engine.snapshot();
         let settings = mesh.tls_settings();
-        let tls = Contexts::build(&previous.tls, settings, &reader);
+        let tls = Contexts::build(&previous.tls, settings, mesh.server_tls_settings(), &reader);
         self.tell(&mesh, &tls);
         if let Err(error) = self.telemetry.reconfigure(&mesh) {
             log::error!("{error}; the access log stays as it was");

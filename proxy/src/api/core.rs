@@ -82,3 +82,9 @@ impl std::fmt::Debug for Secret {
         f.debug_set().entries(self.data.keys()).finish()
     }
 }
+
+/// core/v1 ConfigMap, but for the one named `istio`, which holds mesh settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConfigMap {
+    pub data: BTreeMap<String, String>,
+}

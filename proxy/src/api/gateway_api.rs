@@ -58,6 +58,11 @@ pub struct ListenerTls {
     pub passthrough: bool,
     pub options: BTreeMap<String, String>,
     pub certificates: Vec<ObjectRef>,
+    /// `frontendValidation.caCertificateRefs`: clients must show a certificate that one of these CAs issued. Empty: none
+    /// is asked for.
+    pub client_cas: Vec<ObjectRef>,
+    /// `frontendValidation.mode: AllowInsecureFallback`: a client may also show none, or one that is not valid.
+    pub client_optional: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -171,6 +176,50 @@ pub struct HttpBackend {
     pub backend: BackendRef,
     pub weight: u32,
     pub headers: Headers,
+}
+
+/// TLSRoute: TLS passed through by its server name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsRoute {
+    pub parents: Vec<ParentRef>,
+    /// In lower case; empty: those of the listener.
+    pub hostnames: Vec<String>,
+    pub rules: Vec<TlsRule>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsRule {
+    /// None: named by its place.
+    pub name: Option<String>,
+    pub backends: Vec<TlsBackend>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsBackend {
+    pub backend: BackendRef,
+    pub weight: u32,
+}
+
+/// BackendTLSPolicy: TLS towards Services.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BackendTlsPolicy {
+    pub targets: Vec<BackendTlsTarget>,
+    pub cas: Vec<ObjectRef>,
+    /// `wellKnownCACertificates: System`
+    pub system_cas: bool,
+    /// SNI, and the name that is checked where `subject_alt_names` is empty.
+    pub hostname: String,
+    /// `subjectAltNames[]`: host names and URIs, one of which the server must bear.
+    pub subject_alt_names: Vec<String>,
+    pub options: BTreeMap<String, String>,
+}
+
+/// `targetRefs[]`, of the policy's own namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BackendTlsTarget {
+    pub object: ObjectRef,
+    /// The name of a port; None: every port.
+    pub section: Option<String>,
 }
 
 /// Lets objects of other namespaces refer to those of its own.

@@ -7,6 +7,8 @@ pub mod gateway_api;
 pub mod istio;
 pub mod meta;
 pub mod objects;
+pub mod security;
+pub mod sidecar;
 pub mod virtual_service;
 
 pub use meta::{Diagnostic, ObjectId, ObjectMeta, Origin, Positions, Severity, Written};

@@ -43,6 +43,12 @@ pub struct Objects {
     pub kube_gateways: Kind<super::gateway_api::Gateway>,
     pub http_routes: Kind<super::gateway_api::HttpRoute>,
     pub reference_grants: Kind<super::gateway_api::ReferenceGrant>,
+    pub config_maps: Kind<super::core::ConfigMap>,
+    pub tls_routes: Kind<super::gateway_api::TlsRoute>,
+    pub backend_tls_policies: Kind<super::gateway_api::BackendTlsPolicy>,
+    pub peer_authentications: Kind<super::security::PeerAuthentication>,
+    pub authorization_policies: Kind<super::security::AuthorizationPolicy>,
+    pub sidecars: Kind<super::sidecar::Sidecar>,
     /// ConfigMap `istio` (key `mesh`) or IstioOperator `spec.meshConfig`; the last one read counts.
     pub mesh_configs: Kind<super::istio::MeshConfig>,
 }
@@ -64,6 +70,12 @@ pub enum AnyObject {
     KubeGateway(Arc<Object<super::gateway_api::Gateway>>),
     HttpRoute(Arc<Object<super::gateway_api::HttpRoute>>),
     ReferenceGrant(Arc<Object<super::gateway_api::ReferenceGrant>>),
+    ConfigMap(Arc<Object<super::core::ConfigMap>>),
+    TlsRoute(Arc<Object<super::gateway_api::TlsRoute>>),
+    BackendTlsPolicy(Arc<Object<super::gateway_api::BackendTlsPolicy>>),
+    PeerAuthentication(Arc<Object<super::security::PeerAuthentication>>),
+    AuthorizationPolicy(Arc<Object<super::security::AuthorizationPolicy>>),
+    Sidecar(Arc<Object<super::sidecar::Sidecar>>),
     MeshConfig(Arc<Object<super::istio::MeshConfig>>),
 }
 
@@ -83,6 +95,12 @@ impl AnyObject {
             Self::KubeGateway(o) => &o.id,
             Self::HttpRoute(o) => &o.id,
             Self::ReferenceGrant(o) => &o.id,
+            Self::ConfigMap(o) => &o.id,
+            Self::TlsRoute(o) => &o.id,
+            Self::BackendTlsPolicy(o) => &o.id,
+            Self::PeerAuthentication(o) => &o.id,
+            Self::AuthorizationPolicy(o) => &o.id,
+            Self::Sidecar(o) => &o.id,
             Self::MeshConfig(o) => &o.id,
         }
     }
@@ -102,6 +120,12 @@ impl AnyObject {
             Self::KubeGateway(o) => &o.origin,
             Self::HttpRoute(o) => &o.origin,
             Self::ReferenceGrant(o) => &o.origin,
+            Self::ConfigMap(o) => &o.origin,
+            Self::TlsRoute(o) => &o.origin,
+            Self::BackendTlsPolicy(o) => &o.origin,
+            Self::PeerAuthentication(o) => &o.origin,
+            Self::AuthorizationPolicy(o) => &o.origin,
+            Self::Sidecar(o) => &o.origin,
             Self::MeshConfig(o) => &o.origin,
         }
     }
@@ -125,12 +149,20 @@ impl Objects {
             kube_gateways,
             http_routes,
             reference_grants,
+            config_maps,
+            tls_routes,
+            backend_tls_policies,
+            peer_authentications,
+            authorization_policies,
+            sidecars,
             mesh_configs,
         } = self;
         let core = pods.len() + services.len() + namespaces.len() + secrets.len();
         let istio = service_entries.len() + destination_rules.len() + virtual_services.len() + gateways.len();
         let gateway_api = gateway_classes.len() + kube_gateways.len() + http_routes.len() + reference_grants.len();
-        core + istio + gateway_api + mesh_configs.len()
+        let gateway_api = gateway_api + tls_routes.len() + backend_tls_policies.len();
+        let security = peer_authentications.len() + authorization_policies.len() + sidecars.len();
+        core + istio + gateway_api + security + config_maps.len() + mesh_configs.len()
     }
 
     /// Adds an object, or replaces the one of the same kind, namespace and name.
@@ -149,6 +181,12 @@ impl Objects {
             AnyObject::KubeGateway(o) => drop(self.kube_gateways.insert(key, o)),
             AnyObject::HttpRoute(o) => drop(self.http_routes.insert(key, o)),
             AnyObject::ReferenceGrant(o) => drop(self.reference_grants.insert(key, o)),
+            AnyObject::ConfigMap(o) => drop(self.config_maps.insert(key, o)),
+            AnyObject::TlsRoute(o) => drop(self.tls_routes.insert(key, o)),
+            AnyObject::BackendTlsPolicy(o) => drop(self.backend_tls_policies.insert(key, o)),
+            AnyObject::PeerAuthentication(o) => drop(self.peer_authentications.insert(key, o)),
+            AnyObject::AuthorizationPolicy(o) => drop(self.authorization_policies.insert(key, o)),
+            AnyObject::Sidecar(o) => drop(self.sidecars.insert(key, o)),
             AnyObject::MeshConfig(o) => drop(self.mesh_configs.insert(key, o)),
         }
     }

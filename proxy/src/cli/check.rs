@@ -77,7 +77,12 @@ fn access_log(objects: &Objects, mesh: &Mesh, findings: &mut Vec<Diagnostic>) {
 /// Rules whose certificates, keys and CAs are there and cannot be used. What is on the host may differ between this
 /// machine and the node, so of that it is a warning.
 fn credentials(objects: &Objects, mesh: &Mesh, findings: &mut Vec<Diagnostic>) {
-    let contexts = tls::Contexts::build(&tls::Contexts::default(), mesh.tls_settings(), &Offline(objects));
+    let contexts = tls::Contexts::build(
+        &tls::Contexts::default(),
+        mesh.tls_settings(),
+        mesh.server_tls_settings(),
+        &Offline(objects),
+    );
     let refused: HashSet<ObjectId> = findings
         .iter()
         .filter(|finding| finding.severity == Severity::Error)

@@ -10,7 +10,7 @@ use std::{
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{Engine, gateway, inbound, outbound, pod::Pod};
-use crate::{limits, mesh::ListenerId};
+use crate::{limits, mesh::ListenerId, tls::ClientCertificate};
 
 /// How a downstream connection came to the engine; decides which table it is matched against.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub struct ConnectionInfo {
     pub arrival: Arrival,
     /// SPIFFE identity of the client, where mesh mTLS has proved it.
     pub identity: Option<Arc<str>>,
+    /// The certificate that the client has proved to be its own, whoever issued it.
+    pub certificate: Option<Arc<ClientCertificate>>,
     /// The client spoke TLS, which was taken off here.
     pub tls: bool,
     /// The server name of the client's hello, whether its TLS was taken off or is passed on.
@@ -59,6 +61,7 @@ impl ConnectionInfo {
         Self {
             arrival,
             identity: None,
+            certificate: None,
             tls: false,
             sni: None,
             original: canonical(original),

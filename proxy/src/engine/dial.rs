@@ -22,7 +22,6 @@ use super::{
     stream::{Socket, UpstreamIo},
 };
 use crate::{
-    limits,
     mesh::{
         Cluster, Discovery, Endpoint, EndpointAddress, HashKey, Keepalive, LoadBalancer, Pool, Protocol, UpstreamTls,
         authority_host,
@@ -111,25 +110,6 @@ pub fn host_name(host: &str) -> &str {
     host.strip_suffix('.').unwrap_or(host)
 }
 
-/// The limits of a cluster without DestinationRule.
-pub fn default_pool() -> Pool {
-    Pool {
-        connect_timeout: limits::CONNECT_TIMEOUT,
-        max_connections: None,
-        max_pending_requests: None,
-        max_requests: None,
-        max_requests_per_connection: None,
-        max_retries: None,
-        max_connection_duration: None,
-        http_idle_timeout: limits::IDLE_TIMEOUT,
-        tcp_idle_timeout: limits::IDLE_TIMEOUT,
-        h2_upgrade: false,
-        use_client_protocol: false,
-        max_concurrent_streams: None,
-        tcp_keepalive: None,
-    }
-}
-
 /// The cluster of traffic that no service claims: to the address dialled, untouched. Not part of any table; logs name
 /// it and bear no cluster.
 pub fn passthrough() -> &'static Arc<Cluster> {
@@ -146,7 +126,7 @@ pub fn passthrough() -> &'static Arc<Cluster> {
             locality: None,
             warmup: None,
             outlier: None,
-            pool: default_pool(),
+            pool: Pool::default(),
             tls: UpstreamTls::Plain,
             mesh_external: true,
             service: crate::api::ObjectId {
@@ -155,6 +135,7 @@ pub fn passthrough() -> &'static Arc<Cluster> {
                 name: PASSTHROUGH.to_owned(),
             },
             destination_rule: None,
+            policies: None,
         })
     });
     &CLUSTER
@@ -206,9 +187,7 @@ fn context(
 ) -> Result<Option<Arc<ClientContext>>, DialError> {
     match &cluster.tls {
         UpstreamTls::Plain => Ok(None),
-        UpstreamTls::Mesh(mesh) if !mesh.required && !endpoint.peer.as_ref().is_some_and(|peer| peer.captured) => {
-            Ok(None)
-        }
+        UpstreamTls::Mesh(mesh) if !mesh.required && endpoint.mtls_peer().is_none() => Ok(None),
         UpstreamTls::Mesh(_) if is_itself(pod, endpoint) => Ok(None),
         UpstreamTls::Mesh(mesh) => {
             let Some(workload) = snapshot.mesh.workloads.get(&pod.id) else {
@@ -224,7 +203,7 @@ fn context(
 /// A pod that calls itself through a service: its inbound is captured from outside only, so the application would get the
 /// bytes of the handshake. They never leave the pod, so it gets plain text.
 fn is_itself(pod: &Pod, endpoint: &Endpoint) -> bool {
-    let captured = endpoint.peer.as_ref().is_some_and(|peer| peer.captured);
+    let captured = endpoint.peer.as_ref().is_some_and(|peer| peer.captured.is_some());
     captured && matches!(&endpoint.address, EndpointAddress::Ip(address) if pod.is_own(address.ip()))
 }
 

@@ -11,7 +11,7 @@ use super::{
     dial::{DialError, Target, host_name},
     pod::Pod,
 };
-use crate::mesh::{Cluster, Discovery, Endpoint, EndpointAddress, LoadBalancer, covers};
+use crate::mesh::{Application, Cluster, Discovery, Endpoint, EndpointAddress, LoadBalancer, covers};
 
 /// Candidates for a request.
 #[derive(Debug)]
@@ -70,6 +70,7 @@ async fn found(snapshot: &Snapshot, pod: &Pod, target: &Target<'_>) -> Result<Ve
         Discovery::OriginalDestination { port } => dialled(*port),
         _ if target.cluster.load_balancer == LoadBalancer::Passthrough => dialled(None),
         Discovery::Static(endpoints) => Ok(endpoints.clone()),
+        Discovery::Application(at) => Ok(vec![Endpoint::new(application(at, target.original), 1)]),
         Discovery::Dynamic { port } => {
             // A route may lead here whatever the request is called: were names resolved that are none of the service's, a
             // gateway's client could have any address dialled.
@@ -104,6 +105,16 @@ async fn found(snapshot: &Snapshot, pod: &Pod, target: &Target<'_>) -> Result<Ve
                 _ => Ok(candidates),
             }
         }
+    }
+}
+
+/// Where the pod's own application is, for a client that dialled `original`.
+fn application(at: &Application, original: SocketAddr) -> EndpointAddress {
+    match at {
+        Application::Dialled => EndpointAddress::Ip(original),
+        Application::Own(port) => EndpointAddress::Ip(SocketAddr::new(original.ip(), *port)),
+        Application::Loopback(address) => EndpointAddress::Ip(*address),
+        Application::Unix(path) => EndpointAddress::Unix(path.clone()),
     }
 }
 

@@ -99,6 +99,8 @@ async fn tls(
     let context = match &server.tls {
         DownstreamTls::Refuse(reason) => Err(reason.to_string()),
         DownstreamTls::IstioMutual => snapshot.mesh_server(&pod.id),
+        DownstreamTls::Terminate(settings) => snapshot.server(settings),
+        DownstreamTls::Passthrough => Err("passing through is to come".to_owned()),
     };
     let context = match context {
         Ok(context) => context,

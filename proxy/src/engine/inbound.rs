@@ -25,7 +25,6 @@ use super::{
 };
 use crate::{
     limits,
-    mesh::Inbound,
     telemetry::record::{Flag, Record},
 };
 
@@ -78,7 +77,7 @@ pub(super) async fn arrived(
     let mut coming = Coming { stream: Prefixed::new(first, stream), info, record };
     if let Kind::Tls(hello) = kind {
         coming.named(&hello);
-        if workload.inbound == Inbound::Permissive && is_mesh(&hello) {
+        if workload.inbound.is_some() && is_mesh(&hello) {
             return Box::pin(mesh(&engine, &pod, coming, app)).await;
         }
     }

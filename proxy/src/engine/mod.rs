@@ -41,7 +41,7 @@ use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    mesh::{Cluster, HttpDecision, Mesh, Outbound, WorkloadId},
+    mesh::{Cluster, HttpDecision, Mesh, Outbound, ServerTlsSettings, WorkloadId},
     telemetry::record::Record,
     tls,
 };
@@ -69,8 +69,16 @@ impl Snapshot {
             accept::Arrival::Gateway { listener, server } => {
                 Some(workload.at_gateway(*listener, server.as_deref(), authority))
             }
-            accept::Arrival::Inbound => None,
+            accept::Arrival::Inbound => {
+                let port = workload.inbound.as_ref()?.port(info.original.port());
+                Some(HttpDecision::Host(port.host.clone()))
+            }
         }
+    }
+
+    /// What takes TLS off at a server with these settings, or why nothing can.
+    fn server(&self, settings: &ServerTlsSettings) -> Result<Arc<tls::ServerContext>, String> {
+        self.tls.server(settings).map_err(|error| error.to_string())
     }
 
     /// What takes mesh mTLS off this pod's connections, or why nothing can.

@@ -10,7 +10,11 @@ use std::{
 
 use serde::Serialize;
 
-use crate::api::ObjectId;
+use super::{
+    authorization::Policies,
+    inbound::{Application, MtlsMode, MtlsModes},
+};
+use crate::{api::ObjectId, limits};
 
 /// One upstream service on one port, with the policy that applies to it for this workload.
 #[derive(Clone, Debug, Serialize)]
@@ -36,6 +40,8 @@ pub struct Cluster {
     pub service: ObjectId,
     /// The DestinationRule that applies, for `proxy-config cluster` and `egret explain`.
     pub destination_rule: Option<ObjectId>,
+    /// AuthorizationPolicies about the service (`targetRefs`), enforced where calls leave for it.
+    pub policies: Option<Arc<Policies>>,
 }
 
 impl Cluster {
@@ -79,6 +85,8 @@ pub enum Discovery {
     Dynamic {
         port: u16,
     },
+    /// The pod's own application, for what comes to it from outside.
+    Application(Application),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -110,9 +118,26 @@ impl Endpoint {
 pub struct Peer {
     /// `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`
     pub identity: Arc<str>,
-    /// Every port of it takes mesh mTLS (its inbound is captured): auto mTLS counts. Gateways take it where their
-    /// servers say so, and are called with it where a DestinationRule says ISTIO_MUTUAL.
-    pub captured: bool,
+    /// Its inbound is captured, and this is what its ports take: auto mTLS counts. None: no enrolled pod, or a gateway's,
+    /// which take it where their servers say so and are called with it where a DestinationRule says ISTIO_MUTUAL.
+    pub captured: Option<Arc<MtlsModes>>,
+}
+
+impl Peer {
+    /// Auto mTLS to this port of its own.
+    #[must_use]
+    pub fn takes_mtls(&self, port: u16) -> bool {
+        self.captured.as_ref().is_some_and(|modes| modes.of(port) != MtlsMode::Disable)
+    }
+}
+
+impl Endpoint {
+    /// Who it is, where auto mTLS counts towards it.
+    #[must_use]
+    pub fn mtls_peer(&self) -> Option<&Arc<Peer>> {
+        let EndpointAddress::Ip(address) = &self.address else { return None };
+        self.peer.as_ref().filter(|peer| peer.takes_mtls(address.port()))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -152,6 +177,27 @@ pub struct Pool {
     /// Of one h2 connection upstream.
     pub max_concurrent_streams: Option<u32>,
     pub tcp_keepalive: Option<Keepalive>,
+}
+
+impl Default for Pool {
+    /// The limits of a cluster of which no rule speaks.
+    fn default() -> Self {
+        Self {
+            connect_timeout: limits::CONNECT_TIMEOUT,
+            max_connections: None,
+            max_pending_requests: None,
+            max_requests: None,
+            max_requests_per_connection: None,
+            max_retries: None,
+            max_connection_duration: None,
+            http_idle_timeout: limits::IDLE_TIMEOUT,
+            tcp_idle_timeout: limits::IDLE_TIMEOUT,
+            h2_upgrade: false,
+            use_client_protocol: false,
+            max_concurrent_streams: None,
+            tcp_keepalive: None,
+        }
+    }
 }
 
 /// What a cluster does about TLS.

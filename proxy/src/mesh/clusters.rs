@@ -229,6 +229,7 @@ impl<'a> Workshop<'a> {
             mesh_external: entry.body.mesh_external,
             service: entry.object.clone(),
             destination_rule: rule.map(|rule| rule.object.id.clone()),
+            policies: None,
         }
     }
 
@@ -253,9 +254,9 @@ impl<'a> Workshop<'a> {
         self.auto_mtls
             && !entry.body.mesh_external
             && match discovery {
-                Discovery::Static(list) => list.iter().any(|to| to.peer.as_ref().is_some_and(|peer| peer.captured)),
+                Discovery::Static(list) => list.iter().any(|to| to.mtls_peer().is_some()),
                 Discovery::OriginalDestination { .. } => true,
-                Discovery::Dns { .. } | Discovery::Dynamic { .. } => false,
+                Discovery::Dns { .. } | Discovery::Dynamic { .. } | Discovery::Application(_) => false,
             }
     }
 

@@ -14,10 +14,11 @@ use super::{
     gateways::{self, AtGateway, Gateways, Site},
     locality,
     origination::{NO_LABELS, places},
+    own_ports,
     peers::{self, Peers},
     registry::Registry,
     rules::{Client, RuleIndex, Rules, files},
-    table::{Inbound, Location, Mesh, Outbound, Place, PodAddresses, UpstreamTls, Workload},
+    table::{Location, Mesh, Outbound, Place, PodAddresses, UpstreamTls, Workload},
     view::{Scope, Selection, Signature},
     virtual_services::{self, Plan, VirtualServices},
     volumes::Volumes,
@@ -75,7 +76,7 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
             identity: peers::identity(&settings.trust_domain, &id.namespace, peers::service_account(pod)),
             locality: locality::of_pod(&pod.meta.labels),
             outbound,
-            inbound: if gateway.is_none() { Inbound::Permissive } else { Inbound::Direct },
+            inbound: gateway.is_none().then(|| Arc::new(own_ports::table(pod, peers.modes(&id)))),
             gateway,
         };
         mesh.workloads.insert(id, Arc::new(workload));

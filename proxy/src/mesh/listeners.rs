@@ -5,8 +5,10 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use serde::Serialize;
 
 use super::{
+    authorization::Policies,
     host::authority_host,
     routing::{RouteTable, TunnelRoute},
+    server_tls::ServerTlsSettings,
     table::{Cluster, Decision, HostMap, HttpDecision},
 };
 use crate::api::{ObjectId, gateway::ServerProtocol};
@@ -16,6 +18,7 @@ use crate::api::{ObjectId, gateway::ServerProtocol};
 pub struct GatewayTable {
     #[serde(serialize_with = "as_list")]
     pub listeners: BTreeMap<ListenerId, Arc<Listener>>,
+    pub policies: Arc<Policies>,
 }
 
 /// Where a listener is bound inside the pod.
@@ -64,13 +67,28 @@ pub enum Behind {
     Tunnel(Option<Arc<TunnelRoute>>),
 }
 
-/// What a server does about TLS. SIMPLE, MUTUAL and PASSTHROUGH come with inbound TLS gateways.
+/// What a server does about TLS.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum DownstreamTls {
+    /// SIMPLE, MUTUAL, OPTIONAL_MUTUAL.
+    Terminate(Arc<ServerTlsSettings>),
+    /// PASSTHROUGH, AUTO_PASSTHROUGH: the bytes go on as they are, by their server name.
+    Passthrough,
     /// Mesh mTLS with the pod's own SPIFFE certificate; the client must show one of the mesh.
     IstioMutual,
     /// Cannot be honoured, for a reason: no handshake.
     Refuse(Arc<str>),
+}
+
+impl DownstreamTls {
+    /// What TLS is taken off with, where it is, and not with the mesh's own certificate.
+    #[must_use]
+    pub fn settings(&self) -> Option<&Arc<ServerTlsSettings>> {
+        match self {
+            Self::Terminate(settings) => Some(settings),
+            Self::Passthrough | Self::IstioMutual | Self::Refuse(_) => None,
+        }
+    }
 }
 
 impl GatewayTable {
@@ -83,6 +101,15 @@ impl GatewayTable {
         }
         let found = self.routes(id, server).and_then(|table| table.hosts.get(authority_host(authority)));
         found.map_or(HttpDecision::NotFound, |host| HttpDecision::Host(host.clone()))
+    }
+
+    /// Every setting that TLS is taken off with.
+    pub fn tls_settings(&self) -> impl Iterator<Item = &Arc<ServerTlsSettings>> {
+        let servers = self.listeners.values().filter_map(|listener| match &listener.serves {
+            Servers::Tls(servers) => Some(servers.values()),
+            Servers::Http(_) | Servers::Tcp(_) => None,
+        });
+        servers.flatten().filter_map(|server| server.tls.settings())
     }
 
     /// Every cluster that some route leads to.

@@ -12,6 +12,7 @@ use super::{
     host::authority_host,
     listeners::ListenerId,
     routing::{TunnelMatch, VirtualHost},
+    server_tls::ServerTlsSettings,
     table::{
         AddressMap, Cluster, Decision, Discovery, FirstBytes, Guard, HostMap, HttpDecision, Outbound, OutboundPolicy,
         PortTable, Protocol, TlsSettings, UpstreamTls,
@@ -382,6 +383,18 @@ impl super::Mesh {
             UpstreamTls::Refuse(_) => true,
             UpstreamTls::Plain | UpstreamTls::Mesh(_) => false,
         })
+    }
+
+    /// Every setting that TLS of clients is taken off with, each once.
+    #[must_use]
+    pub fn server_tls_settings(&self) -> Vec<Arc<ServerTlsSettings>> {
+        let gateways = self.workloads.values().filter_map(|workload| workload.gateway.as_ref());
+        let ports = self.workloads.values().filter_map(|workload| workload.inbound.as_ref());
+        let ports = ports.flat_map(|inbound| inbound.ports.values());
+        let ingress = ports.filter_map(|port| port.tls.as_ref()?.settings());
+        let mut seen = HashSet::new();
+        let all = gateways.flat_map(|gateway| gateway.tls_settings()).chain(ingress);
+        all.filter(|settings| seen.insert((*settings).clone())).cloned().collect()
     }
 
     /// Every TLS setting in use, each once: what [`crate::tls`] builds contexts from.

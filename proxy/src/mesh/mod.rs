@@ -1,6 +1,7 @@
 //! The pure compiler: objects in, one immutable table out. No I/O and no clock, so that `egret check` and
 //! `egret explain` use it as it is and a fuzzer can.
 
+pub mod authorization;
 mod check;
 pub mod cluster;
 mod clusters;
@@ -11,12 +12,14 @@ mod gateway_api;
 mod gateways;
 mod guard;
 mod host;
+pub mod inbound;
 pub mod listeners;
 mod locality;
 mod lookup;
 mod matching;
 mod names;
 mod origination;
+mod own_ports;
 pub mod paths;
 mod peers;
 mod protocol;
@@ -24,18 +27,22 @@ mod registry;
 pub mod request_match;
 pub mod routing;
 mod rules;
+pub mod server_tls;
 pub mod table;
 mod view;
 mod virtual_services;
 mod volumes;
 
+pub use authorization::{Attributes, Policies, Verdict};
 pub use compile::compile;
 pub use enrol::NETNS;
 pub use host::{authority_host, canonical, covers};
+pub use inbound::*;
 pub use listeners::*;
 pub use locality::augmented as topology_labels;
 pub use matching::RequestHead;
 pub use routing::*;
+pub use server_tls::*;
 pub use table::*;
 
 #[cfg(test)]

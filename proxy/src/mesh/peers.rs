@@ -5,6 +5,7 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc};
 use super::{
     enrol::Enrolled,
     gateways::Gateways,
+    inbound::MtlsModes,
     table::{Peer, PodAddresses, WorkloadId},
 };
 use crate::api::{Object, core::Pod};
@@ -28,7 +29,8 @@ impl<'a> Peers<'a> {
         let mut peers = Self { by_address: HashMap::new(), by_pod: HashMap::new(), bears, trust_domain };
         for (id, _, pod) in enrolled {
             let identity = identity(trust_domain, &id.namespace, service_account(pod));
-            let peer = Arc::new(Peer { identity, captured: gateways.of(id).is_empty() });
+            let captured = gateways.of(id).is_empty().then(Arc::default);
+            let peer = Arc::new(Peer { identity, captured });
             let addresses = peers.addresses(id, pod).iter().map(IpAddr::to_canonical);
             peers.by_address.extend(addresses.map(|address| (address, peer.clone())));
             peers.by_pod.insert(id.clone(), peer);
@@ -48,6 +50,11 @@ impl<'a> Peers<'a> {
         self.by_pod.get(id)
     }
 
+    /// What the ports of a captured pod take.
+    pub fn modes(&self, id: &WorkloadId) -> Arc<MtlsModes> {
+        self.of_pod(id).and_then(|peer| peer.captured.clone()).unwrap_or_default()
+    }
+
     /// The enrolled pod that bears this address.
     pub fn at(&self, address: IpAddr) -> Option<&Arc<Peer>> {
         self.by_address.get(&address.to_canonical())
@@ -56,12 +63,12 @@ impl<'a> Peers<'a> {
     /// A workload that egret does not serve and that has an identity of the mesh all the same (`serviceAccount` of a
     /// WorkloadEntry): mesh mTLS only where a rule asks for it.
     pub fn outside(&self, namespace: &str, service_account: &str) -> Arc<Peer> {
-        Arc::new(Peer { identity: identity(self.trust_domain, namespace, service_account), captured: false })
+        Arc::new(Peer { identity: identity(self.trust_domain, namespace, service_account), captured: None })
     }
 
     /// True where auto mTLS may find somebody to talk to.
     pub fn any_captured(&self) -> bool {
-        self.by_pod.values().any(|peer| peer.captured)
+        self.by_pod.values().any(|peer| peer.captured.is_some())
     }
 }
 

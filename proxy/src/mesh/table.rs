@@ -13,6 +13,7 @@ use serde::Serialize;
 
 pub use super::cluster::*;
 use super::{
+    inbound::InboundTable,
     listeners::GatewayTable,
     routing::{TunnelMatch, TunnelRoute, VirtualHost},
 };
@@ -136,17 +137,8 @@ pub struct Workload {
     pub outbound: Arc<Outbound>,
     /// Some: a Gateway selects it. Its inbound connections come to these listeners only.
     pub gateway: Option<Arc<GatewayTable>>,
-    /// What happens to connections from outside to the pod's own ports.
-    pub inbound: Inbound,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub enum Inbound {
-    /// Not captured: gateway pods.
-    #[default]
-    Direct,
-    /// PERMISSIVE: mesh mTLS is taken off, everything else goes on to the application as it is.
-    Permissive,
+    /// What happens to connections from outside to the pod's own ports; None: they are not captured (gateway pods).
+    pub inbound: Option<Arc<InboundTable>>,
 }
 
 /// What a workload's outbound connections are matched against. A workload for which some rules differ from its

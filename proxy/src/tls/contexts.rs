@@ -18,6 +18,7 @@ use super::{
 use crate::{
     identity::Identities,
     limits::EXPIRY_WARNING,
+    mesh::ServerTlsSettings,
     mesh::table::{IdentitySource, Material, MeshTls, Peer, Place, TrustSource},
 };
 
@@ -122,6 +123,7 @@ impl Contexts {
     pub fn build(
         previous: &Self,
         settings: impl IntoIterator<Item = Arc<TlsSettings>>,
+        _servers: impl IntoIterator<Item = Arc<ServerTlsSettings>>,
         reader: &dyn MaterialReader,
     ) -> Self {
         let mut new = Self { said: Arc::clone(&previous.said), ..Self::default() };
@@ -158,6 +160,11 @@ impl Contexts {
             Some(entry) => entry.context.clone(),
             None => Err(Arc::new(TlsError::NotBuilt)),
         }
+    }
+
+    /// The context of a server that takes TLS off, or why there is none: its clients get no handshake.
+    pub fn server(&self, _settings: &ServerTlsSettings) -> Result<Arc<ServerContext>, Arc<TlsError>> {
+        Err(Arc::new(TlsError::NotBuilt))
     }
 
     /// The context for mesh mTLS of the workload with the SPIFFE identity `own` towards `peer`: one for each of (own, rule,

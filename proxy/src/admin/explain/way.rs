@@ -326,7 +326,7 @@ impl<'a> Way<'a> {
                 self.steps.add("endpoints", value, "resolution DYNAMIC_DNS");
                 return Some(Vec::new());
             }
-            Discovery::Static(_) | Discovery::Dns { .. } => {}
+            Discovery::Static(_) | Discovery::Dns { .. } | Discovery::Application(_) => {}
         }
         let (found, failed) = tables::addresses(self.state, workload, cluster).await;
         let value = if found.is_empty() { "-".to_owned() } else { found.join(", ") };

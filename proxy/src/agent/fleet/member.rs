@@ -13,7 +13,7 @@ use crate::{
     capture::{self, Capture},
     engine::{Engine, accept::Role, pod::Pod, resolve::Resolver},
     limits,
-    mesh::{Inbound, Workload, WorkloadId},
+    mesh::{Workload, WorkloadId},
     netns::{Namespace, listener_sockets},
 };
 
@@ -68,9 +68,9 @@ impl Member {
             }
         }
         if let Some(serving) = &mut self.serving {
-            let wanted = workload.map_or(Inbound::Direct, |workload| workload.inbound);
+            let wanted = workload.and_then(|workload| workload.inbound.as_ref());
             // What is no longer wanted goes before what is new comes: a pod that becomes a gateway, or ceases to be one.
-            if wanted == Inbound::Direct {
+            if wanted.is_none() {
                 serving.release_inbound();
             }
             let table = workload.and_then(|workload| workload.gateway.as_ref());
@@ -78,7 +78,7 @@ impl Member {
             let serve = |listener, id| engine.serve(listener, serving.pod.clone(), Role::Gateway(id));
             let refused = serving.gateway.settle(wanted_listeners, &self.namespace, &self.addresses, serve);
             self.in_the_way.extend(refused);
-            if wanted == Inbound::Permissive && serving.inbound.is_none() {
+            if wanted.is_some() && serving.inbound.is_none() {
                 match capture_inbound(capture, engine, &serving.pod, &self.namespace) {
                     Ok(inbound) => serving.inbound = Some(inbound),
                     Err(why) => self.in_the_way.push(why),

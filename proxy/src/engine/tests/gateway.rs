@@ -32,7 +32,10 @@ pub const ID: ListenerId = ListenerId { bind: None, port: 8080 };
 /// A gateway pod with one listener.
 pub fn gateway(serves: Servers) -> Workload {
     let listeners = [(ID, Arc::new(Listener { id: ID, serves }))].into();
-    Workload { gateway: Some(Arc::new(GatewayTable { listeners })), ..workload(Outbound::default()) }
+    Workload {
+        gateway: Some(Arc::new(GatewayTable { listeners, ..GatewayTable::default() })),
+        ..workload(Outbound::default())
+    }
 }
 
 fn gateway_lab(serves: Servers) -> Lab {
@@ -252,7 +255,8 @@ fn a_server_that_is_refused_answers_nobody_any_more() {
             (host, Arc::new(TlsServer { tls: tls.clone(), ..server }))
         });
         let serves = Servers::Tls(HostMap { exact: serves.collect(), ..HostMap::default() });
-        let table = GatewayTable { listeners: [(ID, Arc::new(Listener { id: ID, serves }))].into() };
+        let table =
+            GatewayTable { listeners: [(ID, Arc::new(Listener { id: ID, serves }))].into(), ..GatewayTable::default() };
         table.http(ID, Some(&name), "a.example")
     };
     assert!(matches!(decide(DownstreamTls::IstioMutual), HttpDecision::Host(_)));

@@ -1,6 +1,9 @@
 //! Connections from outside to the pod's own ports: passed on as they are, unless they are mesh mTLS.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -11,14 +14,14 @@ use super::lab::*;
 use crate::{
     engine::{accept::Role, client_hello::tests::OPENSSL},
     limits,
-    mesh::{Inbound, Outbound, Workload},
+    mesh::{Outbound, Workload},
     telemetry::record::{Flag, Reporter},
     tls::Contexts,
 };
 
 /// A pod that takes mesh mTLS and everything else.
 pub fn permissive(tls: Contexts) -> Lab {
-    let workload = Workload { inbound: Inbound::Permissive, ..workload(Outbound::default()) };
+    let workload = Workload { inbound: Some(Arc::default()), ..workload(Outbound::default()) };
     lab_at(Role::Inbound, workload, tls)
 }
 

@@ -13,15 +13,14 @@ use crate::{
     engine::{
         Engine, Sink, Snapshot,
         accept::Role,
-        dial,
         host_sockets::{Destinations, HostSockets},
         pod::Pod,
         ports::Sockets,
         resolve::{Resolver, ResolverFiles},
     },
     mesh::{
-        Cluster, Discovery, Endpoint, EndpointAddress, LoadBalancer, Mesh, Outbound, PortTable, Protocol, UpstreamTls,
-        Workload, WorkloadId,
+        Cluster, Discovery, Endpoint, EndpointAddress, LoadBalancer, Mesh, Outbound, Pool, PortTable, Protocol,
+        UpstreamTls, Workload, WorkloadId,
     },
     telemetry::record::Record,
     tls::Contexts,
@@ -173,11 +172,12 @@ pub fn cluster(host: &str, endpoints: &[SocketAddr], tls: UpstreamTls) -> Cluste
         locality: None,
         warmup: None,
         outlier: None,
-        pool: dial::default_pool(),
+        pool: Pool::default(),
         tls,
         mesh_external: true,
         service: ObjectId { kind: "ServiceEntry", namespace: "default".into(), name: "test".into() },
         destination_rule: None,
+        policies: None,
     }
 }
 

@@ -82,7 +82,7 @@ fn tls_lab(host: &str, upstream: SocketAddr, ca: &str, connect_timeout: Duration
     let path = folder.path().join("ca.pem");
     std::fs::write(&path, ca).unwrap();
     let settings = settings(&path);
-    let contexts = Contexts::build(&Contexts::default(), [settings.clone()], &Files);
+    let contexts = Contexts::build(&Contexts::default(), [settings.clone()], [], &Files);
     let mut service = cluster(host, &[upstream], UpstreamTls::Originate(settings));
     service.pool.connect_timeout = connect_timeout;
     lab_with(tcp_service(80, service), contexts, Arc::new(HostSockets))

@@ -124,7 +124,7 @@ fn an_egress_gateway_that_originates_tls() {
         assert_eq!(list[0].address, EndpointAddress::Ip(dst("10.1.0.9:8080")));
         let peer = list[0].peer.as_ref().unwrap();
         assert_eq!(&*peer.identity, "spiffe://cluster.local/ns/istio-system/sa/istio-egressgateway-service-account");
-        assert!(!peer.captured);
+        assert!(peer.captured.is_none());
         // The gateway: mesh mTLS on the Service's target port, then out with TLS.
         let table = gateway_of(&mesh, "istio-system", "istio-egressgateway");
         assert_eq!(table.listeners.len(), 1);

@@ -96,6 +96,8 @@ fn shown(mesh: &Mesh) -> Vec<String> {
                     .map(|(sni, server)| {
                         let tls = match &server.tls {
                             DownstreamTls::IstioMutual => "",
+                            DownstreamTls::Terminate(_) => " terminate",
+                            DownstreamTls::Passthrough => " passthrough",
                             DownstreamTls::Refuse(_) => " refused",
                         };
                         format!("{sni}{tls} {}", behind(&server.serves))

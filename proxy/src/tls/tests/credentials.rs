@@ -19,7 +19,7 @@ fn credential() -> TlsSettings {
 }
 
 fn contexts(settings: &TlsSettings, reader: &Reader) -> Contexts {
-    Contexts::build(&Contexts::default(), [Arc::new(settings.clone())], reader)
+    Contexts::build(&Contexts::default(), [Arc::new(settings.clone())], [], reader)
 }
 
 fn reason(settings: &TlsSettings, reader: &Reader) -> TlsError {
@@ -129,25 +129,25 @@ fn unchanged_inputs_keep_the_context_and_changed_ones_do_not() {
     let reader = Reader::default();
     let (simple, mutual) = (Arc::new(lab.trusting("root")), Arc::new(lab.presenting("root", "client")));
     let all = || [Arc::clone(&simple), Arc::clone(&mutual), Arc::clone(&simple)];
-    let first = Contexts::build(&Contexts::default(), all(), &reader);
+    let first = Contexts::build(&Contexts::default(), all(), [], &reader);
     let ids = |contexts: &Contexts| [&simple, &mutual].map(|settings| contexts.get(settings).unwrap().id);
     assert_ne!(ids(&first)[0], ids(&first)[1]);
     assert!(first.warnings().iter().any(|warning| warning.contains("X.509 v1")), "{:?}", first.warnings());
-    let second = Contexts::build(&first, all(), &reader);
+    let second = Contexts::build(&first, all(), [], &reader);
     assert_eq!(ids(&first), ids(&second));
     assert!(second.warnings().is_empty(), "said once: {:?}", second.warnings());
     // The client's certificate is renewed.
     lab.sign_v1("client", "root", &["-set_serial", "2"]);
-    let third = Contexts::build(&second, all(), &reader);
+    let third = Contexts::build(&second, all(), [], &reader);
     assert_eq!(ids(&second)[0], ids(&third)[0]);
     assert_ne!(ids(&second)[1], ids(&third)[1]);
     // The CA goes, then comes back: the context is a new one.
     let root = lab.read("root.crt");
     std::fs::remove_file(lab.path("root.crt")).unwrap();
-    let fourth = Contexts::build(&third, all(), &reader);
+    let fourth = Contexts::build(&third, all(), [], &reader);
     assert_eq!(fourth.failures().count(), 2);
     lab.write("root.crt", root);
-    let fifth = Contexts::build(&fourth, all(), &reader);
+    let fifth = Contexts::build(&fourth, all(), [], &reader);
     assert!(ids(&fifth)[0] > ids(&third)[1]);
     let files = fifth.files();
     for name in ["root.crt", "client.crt", "client.key"] {
@@ -181,10 +181,10 @@ fn a_path_that_a_volume_covers_is_read_from_its_secret() {
 #[test]
 fn the_system_s_bundle_is_read_and_kept() {
     let settings = Arc::new(super::settings());
-    let first = Contexts::build(&Contexts::default(), [Arc::clone(&settings)], &Reader::default());
+    let first = Contexts::build(&Contexts::default(), [Arc::clone(&settings)], [], &Reader::default());
     match first.get(&settings) {
         Ok(context) => {
-            let second = Contexts::build(&first, [Arc::clone(&settings)], &Reader::default());
+            let second = Contexts::build(&first, [Arc::clone(&settings)], [], &Reader::default());
             assert_eq!(second.get(&settings).unwrap().id, context.id);
             assert!(!first.files().is_empty());
         }

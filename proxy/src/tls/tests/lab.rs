@@ -238,7 +238,7 @@ impl MaterialReader for Reader {
 }
 
 pub fn build(settings: &TlsSettings) -> Result<Arc<ClientContext>, TlsError> {
-    let contexts = Contexts::build(&Contexts::default(), [Arc::new(settings.clone())], &Reader::default());
+    let contexts = Contexts::build(&Contexts::default(), [Arc::new(settings.clone())], [], &Reader::default());
     contexts.get(settings).map_err(|error| (*error).clone())
 }
 

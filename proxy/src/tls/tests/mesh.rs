@@ -27,7 +27,7 @@ fn rule(names: &[&str]) -> MeshTls {
 }
 
 fn peer(identity: &str) -> Peer {
-    Peer { identity: Arc::from(identity), captured: true }
+    Peer { identity: Arc::from(identity), captured: Some(Arc::default()) }
 }
 
 fn first(mesh: &Mesh) -> Contexts {
@@ -35,7 +35,7 @@ fn first(mesh: &Mesh) -> Contexts {
 }
 
 fn next(contexts: &Contexts) -> Contexts {
-    Contexts::build(contexts, [], &Reader::default())
+    Contexts::build(contexts, [], [], &Reader::default())
 }
 
 struct Ends {

@@ -31,11 +31,12 @@ fn cluster(load_balancer: LoadBalancer, endpoints: &[Endpoint]) -> Cluster {
         mesh_external: false,
         service: crate::api::ObjectId { kind: "Service", namespace: "default".into(), name: "a".into() },
         destination_rule: None,
+        policies: None,
     }
 }
 
 fn pool() -> Pool {
-    crate::engine::dial::default_pool()
+    Pool::default()
 }
 
 /// One cluster of one pod, and what is asked of it.

@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn attempts_and_the_budget_run_out() {
-        let pool = Pool { max_retries: Some(1), ..crate::engine::dial::default_pool() };
+        let pool = Pool { max_retries: Some(1), ..Pool::default() };
         let policy = RetryPolicy::default();
         let state = ClusterState::default();
         let mut first = Retries::new(&policy, &pool, &state);

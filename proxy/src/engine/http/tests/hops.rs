@@ -17,10 +17,11 @@ async fn gateway(cluster: Cluster, known: bool) -> Lab {
     hosts.insert("a", Arc::new(virtual_host(vec![Route::to_cluster("r".into(), Arc::new(cluster))])));
     let table = Arc::new(RouteTable { name: "http.8080".into(), hosts });
     let listener = Listener { id: AT, serves: Servers::Http(table) };
-    let gateway = GatewayTable { listeners: [(AT, Arc::new(listener))].into() };
+    let gateway = GatewayTable { listeners: [(AT, Arc::new(listener))].into(), ..GatewayTable::default() };
     let mut snapshot = of_workload(Outbound::default(), Some(gateway), 1);
     if known {
-        let peer = Peer { identity: "spiffe://cluster.local/ns/default/sa/client".into(), captured: true };
+        let peer =
+            Peer { identity: "spiffe://cluster.local/ns/default/sa/client".into(), captured: Some(Arc::default()) };
         Arc::get_mut(&mut snapshot.mesh).unwrap().peers.insert("127.0.0.1".parse().unwrap(), Arc::new(peer));
     }
     Lab::at(snapshot, "192.0.2.1:80".parse().unwrap(), Role::Gateway(AT)).await

@@ -19,7 +19,6 @@ use crate::{
     engine::{
         Engine, Sink, Snapshot,
         accept::Role,
-        dial,
         host_sockets::{Destinations, HostSockets},
         pod::Pod,
         resolve::{Resolver, ResolverFiles},
@@ -75,11 +74,12 @@ pub fn cluster(name: &str, protocol: Protocol, addresses: &[SocketAddr]) -> Clus
         locality: None,
         warmup: None,
         outlier: None,
-        pool: dial::default_pool(),
+        pool: Pool::default(),
         tls: UpstreamTls::Plain,
         mesh_external: true,
         service: crate::api::ObjectId { kind: "ServiceEntry", namespace: "default".into(), name: name.into() },
         destination_rule: None,
+        policies: None,
     }
 }
 

@@ -128,7 +128,7 @@ fn tls(field: &Field<'_>) -> Option<ListenerTls> {
             .field
             .error(format!("`certificateRefs` is missing: mode Terminate wants it, or option {TERMINATE_MODE}"));
     }
-    Some(ListenerTls { passthrough, options, certificates })
+    Some(ListenerTls { passthrough, options, certificates, ..ListenerTls::default() })
 }
 
 fn allowed_routes(field: &Field<'_>) -> Option<AllowedRoutes> {

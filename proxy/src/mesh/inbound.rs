@@ -1,0 +1,94 @@
+//! What comes to a pod's own ports: which of them take mesh mTLS, plain text or both, and where the application is.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
+
+use serde::Serialize;
+
+use super::{
+    authorization::Policies,
+    cluster::{Cluster, Protocol},
+    listeners::DownstreamTls,
+    routing::VirtualHost,
+};
+use crate::api::ObjectId;
+
+/// The inbound side of one enrolled pod that is no gateway.
+#[derive(Debug, Serialize)]
+pub struct InboundTable {
+    /// By the pod's own port.
+    pub modes: Arc<MtlsModes>,
+    /// Ports that a Service leads to or a `Sidecar` declares, by the pod's own port.
+    pub ports: BTreeMap<u16, Arc<InboundPort>>,
+    /// All other ports.
+    pub any: Arc<InboundPort>,
+    pub policies: Arc<Policies>,
+    /// Annotation `sidecar.istio.io/interceptionMode: TPROXY`: the application sees the client's address, not the pod's own.
+    pub original_source: bool,
+}
+
+impl InboundTable {
+    #[must_use]
+    pub fn port(&self, port: u16) -> &Arc<InboundPort> {
+        self.ports.get(&port).unwrap_or(&self.any)
+    }
+
+    /// Something is forbidden here: while no agent runs, what comes is refused. Else it goes straight to the application.
+    #[must_use]
+    pub fn fail_closed(&self) -> bool {
+        let strict = |mode: &MtlsMode| *mode == MtlsMode::Strict;
+        let declared = self.ports.values().any(|port| port.ingress.is_some());
+        declared || !self.policies.is_empty() || strict(&self.modes.any) || self.modes.ports.values().any(strict)
+    }
+}
+
+/// What PeerAuthentication says of a workload's own ports.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+pub struct MtlsModes {
+    pub ports: BTreeMap<u16, MtlsMode>,
+    /// Every other port.
+    pub any: MtlsMode,
+}
+
+impl MtlsModes {
+    #[must_use]
+    pub fn of(&self, port: u16) -> MtlsMode {
+        self.ports.get(&port).copied().unwrap_or(self.any)
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+pub enum MtlsMode {
+    /// Mesh mTLS and anything else, told apart by the first bytes.
+    #[default]
+    Permissive,
+    /// Mesh mTLS only; everything else is reset.
+    Strict,
+    /// Never mesh mTLS: what comes goes on as it is, or ends at the `tls` of a Sidecar's ingress.
+    Disable,
+}
+
+/// One of the pod's own ports.
+#[derive(Debug, Serialize)]
+pub struct InboundPort {
+    /// What is spoken inside mesh mTLS, or in plain text. HTTPS and TLS pass as they are.
+    pub protocol: Protocol,
+    /// `inbound|<port>||`, or `InboundPassthroughCluster`; [`super::Discovery::Application`].
+    pub cluster: Arc<Cluster>,
+    /// Every request goes here: one route, `default`, to `cluster`.
+    pub host: Arc<VirtualHost>,
+    /// `tls` of a Sidecar's ingress; counts where the port's mode is DISABLE.
+    pub tls: Option<DownstreamTls>,
+    /// The Sidecar that declares the port.
+    pub ingress: Option<ObjectId>,
+}
+
+/// Where the application of the pod itself is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Application {
+    /// At the address and port that the client dialled.
+    Dialled,
+    /// At the address that the client dialled (the pod's own), on this port (`defaultEndpoint: 0.0.0.0:PORT`).
+    Own(u16),
+    Loopback(SocketAddr),
+    Unix(PathBuf),
+}
