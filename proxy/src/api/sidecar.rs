@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, net::IpAddr, net::SocketAddr, path::PathBuf};
 
 use super::{
-    gateway::{ServerPort, ServerTls},
-    istio::ConnectionPool,
+    gateway::ServerTls,
+    istio::{ConnectionPool, Port},
 };
 
 /// networking.istio.io Sidecar: what one workload, or all of a namespace, may reach and how it is reached.
@@ -23,7 +23,7 @@ pub struct Sidecar {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IngressListener {
-    pub port: ServerPort,
+    pub port: Port,
     /// An address to listen on instead of all.
     pub bind: Option<IpAddr>,
     /// None: the same port of the application.
@@ -47,7 +47,7 @@ pub enum DefaultEndpoint {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EgressListener {
     /// None: every port.
-    pub port: Option<ServerPort>,
+    pub port: Option<Port>,
     /// As written: `namespace/host`, where namespace may be `.`, `*` or `~` (nothing at all).
     pub hosts: Vec<String>,
 }

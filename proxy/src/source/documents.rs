@@ -33,6 +33,7 @@ pub struct Refused {
 
 const CORE: &[&str] = &["v1"];
 const ISTIO: &[&str] = &["v1", "v1beta1", "v1alpha3"];
+const SECURITY: &[&str] = &["v1", "v1beta1"];
 const GATEWAY_API: &[&str] = &["v1", "v1beta1"];
 
 /// Kinds whose objects are in no namespace.
@@ -42,8 +43,8 @@ const CLUSTER_WIDE: &[&str] = &["Namespace", "GatewayClass"];
 const LATER: &[(&str, &[&str])] = &[
     ("", &["Endpoints"]),
     ("discovery.k8s.io", &["EndpointSlice"]),
-    ("networking.istio.io", &["Sidecar", "WorkloadEntry", "WorkloadGroup", "EnvoyFilter", "ProxyConfig"]),
-    ("security.istio.io", &["PeerAuthentication", "AuthorizationPolicy", "RequestAuthentication"]),
+    ("networking.istio.io", &["WorkloadEntry", "WorkloadGroup", "EnvoyFilter", "ProxyConfig"]),
+    ("security.istio.io", &["AuthorizationPolicy", "RequestAuthentication"]),
     ("telemetry.istio.io", &["Telemetry"]),
     ("extensions.istio.io", &["WasmPlugin"]),
     ("gateway.networking.k8s.io", &["GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute", "BackendTLSPolicy"]),
@@ -52,7 +53,8 @@ const LATER: &[(&str, &[&str])] = &[
 /// Kinds that are read, for hints at misspelt ones.
 const READ: &[(&str, &[&str])] = &[
     ("", &["Namespace", "Pod", "Secret", "Service"]),
-    ("networking.istio.io", &["DestinationRule", "Gateway", "ServiceEntry", "VirtualService"]),
+    ("networking.istio.io", &["DestinationRule", "Gateway", "ServiceEntry", "Sidecar", "VirtualService"]),
+    ("security.istio.io", &["PeerAuthentication"]),
     ("gateway.networking.k8s.io", &["Gateway", "HTTPRoute", "ReferenceGrant"]),
 ];
 
@@ -147,6 +149,17 @@ impl Reader {
             ("networking.istio.io", "Gateway") => {
                 self.object(&header, "Gateway", ISTIO, &findings, &[], AnyObject::Gateway, |root, _| {
                     kinds::gateway::gateway(root)
+                });
+            }
+            ("networking.istio.io", "Sidecar") => {
+                self.object(&header, "Sidecar", ISTIO, &findings, &[], AnyObject::Sidecar, |root, _| {
+                    kinds::sidecar::sidecar(root)
+                });
+            }
+            ("security.istio.io", "PeerAuthentication") => {
+                let (kind, wrap) = ("PeerAuthentication", AnyObject::PeerAuthentication);
+                self.object(&header, kind, SECURITY, &findings, &[], wrap, |root, _| {
+                    kinds::security::peer_authentication(root)
                 });
             }
             ("install.istio.io", "IstioOperator")

@@ -56,6 +56,7 @@ fn mesh(text: &str) -> (Option<MeshConfig>, Vec<String>) {
     (mesh, said(&parsed))
 }
 
+mod inbound;
 mod routing;
 
 #[test]
@@ -450,12 +451,12 @@ fn lists_json_and_kinds_that_are_not_read() {
         "f.json:6:98: error: Service default/s: spec.ports[0].port: must be from 1 to 65535, not 0"
     );
     let text = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\n---\napiVersion: extensions/v1beta1\nkind: Deployment\nmetadata: {name: b}\n---\n\
-                apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: v, namespace: n}\n---\napiVersion: serving.knative.dev/v1\nkind: Service\n";
+                apiVersion: networking.istio.io/v1\nkind: EnvoyFilter\nmetadata: {name: v, namespace: n}\n---\napiVersion: serving.knative.dev/v1\nkind: Service\n";
     assert_eq!(
         said(&parse(text)),
         [
             "2:7: info: kind Deployment means nothing to the data plane: skipped",
-            "10:7: warning: Sidecar n/v: kind Sidecar is not honoured yet",
+            "10:7: warning: EnvoyFilter n/v: kind EnvoyFilter is not honoured yet",
             "14:7: info: kind Service means nothing to the data plane: skipped",
         ]
     );

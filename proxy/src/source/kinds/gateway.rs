@@ -115,7 +115,8 @@ fn port(field: &Field<'_>) -> Option<ServerPort> {
     Some(ServerPort { number: number?, name, protocol: protocol? })
 }
 
-fn bind(field: &Field<'_>) -> Option<IpAddr> {
+/// An address to listen on; None: all.
+pub fn bind(field: &Field<'_>) -> Option<IpAddr> {
     let text = field.string()?;
     if text.starts_with("unix://") {
         field.error("a Unix socket cannot be listened on: give an IP address");
@@ -143,7 +144,8 @@ fn host(field: &Field<'_>) -> Option<String> {
     Some(text)
 }
 
-fn tls(field: &Field<'_>) -> Option<ServerTls> {
+/// Reads ServerTLSSettings.
+pub fn tls(field: &Field<'_>) -> Option<ServerTls> {
     let fields = field.fields(TLS_READ, &[], &["tlsCertificates", "caCertCredentialName"])?;
     let mut names = fields.strings("credentialNames");
     if let Some(name) = fields.string("credentialName") {

@@ -6,6 +6,8 @@ pub mod gateway;
 pub mod gateway_api;
 pub mod mesh_config;
 pub mod meta;
+pub mod security;
 pub mod service_entry;
+pub mod sidecar;
 pub mod traffic_policy;
 pub mod virtual_service;

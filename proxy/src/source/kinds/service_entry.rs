@@ -31,7 +31,7 @@ const RESOLUTIONS: &[(&str, Resolution)] = &[
     ("DYNAMIC_DNS", Resolution::DynamicDns),
 ];
 /// Protocols that Istio knows, in upper case.
-const PROTOCOLS: &[&str] = &[
+pub const PROTOCOLS: &[&str] = &[
     "HTTP",
     "HTTP2",
     "HTTP_PROXY",
