@@ -73,6 +73,23 @@ impl Lab {
         Ok(std::fs::rename(next, self.config_dir().join(name))?)
     }
 
+    /// Puts files of `config/examples` into the agent's folder, each pod's namespace being the lab's of the same name. An
+    /// example is quiet under `egret check`, together with what is in the folder already.
+    pub fn ship(&self, files: &[&str], pods: &[&Pod]) -> Result<()> {
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/examples");
+        for file in files {
+            let mut text = std::fs::read_to_string(examples.join(file))?;
+            for pod in pods {
+                let to = format!("egret.dev/netns: {}\n", pod.netns.name());
+                text = text.replace(&format!("egret.dev/netns: {}\n", pod.name), &to);
+            }
+            self.write(&file.replace('/', "-"), &text)?;
+        }
+        let (code, said, found) = crate::egret(&["check", &self.config_dir().to_string_lossy()])?;
+        ensure!(code == 0 && said.is_empty(), "an example is quiet: {said}{found}");
+        Ok(())
+    }
+
     /// Takes a file of the configuration away.
     pub fn remove(&self, name: &str) -> Result<()> {
         Ok(std::fs::remove_file(self.config_dir().join(name))?)
@@ -187,6 +204,16 @@ impl Lab {
         let mut command = netns.command(program);
         command.args(args);
         Daemon::start(name, command, self.dir.path())
+    }
+
+    /// httpbin, the web service of Istio's own tasks, at an address of a namespace.
+    pub fn httpbin_in(&self, netns: &Netns, address: std::net::SocketAddr) -> Result<Daemon> {
+        let (python, host, port) = (crate::python()?, address.ip().to_string(), address.port().to_string());
+        let name = format!("httpbin-{}", self.pods.fetch_add(1, Ordering::Relaxed));
+        let args = ["-m", "httpbin.core", "--host", &host, "--port", &port];
+        let mut httpbin = self.serve_in(netns, &name, &python.to_string_lossy(), &args)?;
+        httpbin.wait_for("Running on", Duration::from_secs(20))?;
+        Ok(httpbin)
     }
 
     /// The servers of `odd.py` in a pod, on its IPv4 address.

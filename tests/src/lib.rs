@@ -14,6 +14,7 @@ mod outside;
 mod pki;
 mod pod;
 mod process;
+mod python;
 mod wire;
 
 pub use agent::{Agent, agent_binary, egret};
@@ -23,4 +24,5 @@ pub use outside::{Hit, names};
 pub use pki::{CLIENT_DN, Pki};
 pub use pod::{Pod, Reply};
 pub use process::{Daemon, is_root, run, run_in, until};
+pub use python::{REQUIREMENTS, environment as python_environment, python};
 pub use wire::Wire;

@@ -87,6 +87,16 @@ impl Pki {
         run("openssl", &args).map(drop)
     }
 
+    /// A leaf of `example.com` by the very commands of Istio's tasks: RSA, X.509 v1, nothing but a subject.
+    pub fn task_leaf(&self, name: &str, subject: &str) -> Result<()> {
+        let (key, csr) = (self.path(&format!("{name}.key")), self.path(&format!("{name}.csr")));
+        let crt = self.path(&format!("{name}.crt"));
+        run("openssl", &["req", "-out", &csr, "-newkey", "rsa:2048", "-nodes", "-keyout", &key, "-subj", subject])?;
+        let (ca, ca_key) = (self.path("example.com.crt"), self.path("example.com.key"));
+        let made = ["x509", "-req", "-sha256", "-days", "365", "-CA", &ca, "-CAkey", &ca_key, "-set_serial", "0"];
+        run("openssl", &[&made[..], &["-in", &csr, "-out", &crt]].concat()).map(drop)
+    }
+
     /// A v3 leaf that ended years ago; only `openssl ca` can date one.
     fn expired(&self, name: &str, authority: &str, subject: &str, san: &str) -> Result<()> {
         let csr = self.request(name, subject)?;

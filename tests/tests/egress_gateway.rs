@@ -1,37 +1,11 @@
 //! Istio's task "Egress Gateways with TLS Origination" and two gateways with a certificate each: the shipped examples as
 //! they are, with what their reader is told to see.
 
-use std::path::Path;
-
-use anyhow::{Context, Result};
-use egret_tests::{Agent, CLIENT_DN, Lab, Pod};
+use anyhow::Result;
+use egret_tests::{Agent, CLIENT_DN, Lab, Pod, objects::in_namespace};
 
 const CNN: &str = "edition.cnn.com";
 const NGINX: &str = "my-nginx.mesh-external.svc.cluster.local";
-
-/// Puts the files of an example into the agent's folder; each pod's namespace is the lab's of the same name.
-fn ship(lab: &Lab, files: &[&str], pods: &[&Pod]) -> Result<()> {
-    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/examples");
-    for file in files {
-        let mut text = std::fs::read_to_string(examples.join(file)).with_context(|| (*file).to_owned())?;
-        for pod in pods {
-            text = text.replace(
-                &format!("egret.dev/netns: {}\n", pod.name),
-                &format!("egret.dev/netns: {}\n", pod.netns.name()),
-            );
-        }
-        lab.write(&file.replace('/', "-"), &text)?;
-    }
-    let (code, said, found) = egret_tests::egret(&["check", &lab.config_dir().to_string_lossy()])?;
-    assert_eq!(code, 0, "{said}{found}");
-    assert!(said.is_empty(), "an example is quiet: {said}");
-    Ok(())
-}
-
-/// The Secret in another namespace than `default`.
-fn in_namespace(secret: &str, namespace: &str) -> String {
-    secret.replacen("metadata: {", &format!("metadata: {{namespace: {namespace}, "), 1)
-}
 
 /// What nginx and the gateway's log line say of the one request.
 fn through_the_gateway(lab: &Lab, agent: &Agent, pods: [&Pod; 2], route: &str, service: &str) -> Result<()> {
@@ -74,7 +48,7 @@ fn plain_text_is_reset(lab: &Lab, agent: &Agent, gateway: &Pod, port: u16) -> Re
 fn simple_with_istio_apis() -> Result<()> {
     let lab = Lab::new()?;
     let (sleep, gateway) = (lab.pod("sleep")?, lab.pod("egressgateway")?);
-    ship(&lab, &["egress-gateway/pods.yaml", "egress-gateway/simple.yaml"], &[&sleep, &gateway])?;
+    lab.ship(&["egress-gateway/pods.yaml", "egress-gateway/simple.yaml"], &[&sleep, &gateway])?;
     let agent = Agent::start(&lab)?;
     through_the_gateway(
         &lab,
@@ -122,7 +96,7 @@ fn mutual_with_istio_apis() -> Result<()> {
     let lab = Lab::new()?;
     let (sleep, gateway) = (lab.pod("sleep")?, lab.pod("egressgateway")?);
     lab.write("secret.yaml", &in_namespace(&lab.pki.client_secret("client-credential", "client")?, "istio-system"))?;
-    ship(&lab, &["egress-gateway/pods.yaml", "egress-gateway/mutual.yaml"], &[&sleep, &gateway])?;
+    lab.ship(&["egress-gateway/pods.yaml", "egress-gateway/mutual.yaml"], &[&sleep, &gateway])?;
     let agent = Agent::start(&lab)?;
     let reply = sleep.curl(&["-i", &format!("http://{NGINX}/?mutual")])?;
     assert_eq!(
@@ -159,7 +133,7 @@ fn simple_with_the_gateway_api() -> Result<()> {
     let lab = Lab::new()?;
     let (sleep, gateway) = (lab.pod("sleep")?, lab.pod("egress")?);
     let folder = "egress-gateway-gateway-api";
-    ship(&lab, &[&format!("{folder}/pods.yaml"), &format!("{folder}/simple.yaml")], &[&sleep, &gateway])?;
+    lab.ship(&[&format!("{folder}/pods.yaml"), &format!("{folder}/simple.yaml")], &[&sleep, &gateway])?;
     let agent = Agent::start(&lab)?;
     let service = "outbound|80||cnn-egress-gateway-istio.default.svc.cluster.local";
     let route = "default.forward-cnn-from-egress-gateway.0 default/cnn-egress-gateway";
@@ -211,7 +185,7 @@ fn two_gateways_present_two_certificates() -> Result<()> {
     ];
     lab.write("secrets.yaml", &secrets.map(|secret| in_namespace(&secret, "istio-system")).join("---\n"))?;
     let nginx = external_nginx(&lab)?;
-    ship(&lab, &["two-egress-gateways/pods.yaml", "two-egress-gateways/nginx.yaml"], &pods.each_ref())?;
+    lab.ship(&["two-egress-gateways/pods.yaml", "two-egress-gateways/nginx.yaml"], &pods.each_ref())?;
     let agent = Agent::start(&lab)?;
     let resolve = "nginx.external.svc.cluster.local:80:1.1.1.1";
     let get = |pod: &Pod| pod.curl(&["--resolve", resolve, "http://nginx.external.svc.cluster.local/"]);

@@ -16,7 +16,7 @@ const NGINX: &str = "http://my-nginx.mesh-external.svc.cluster.local/";
 pub fn run() -> Result<()> {
     setup::need_root("the demo")?;
     setup::for_building()?;
-    setup::for_testing()?;
+    setup::for_lab()?;
     steps::cargo(&["build", "--release", "-p", "egret"])?;
     let binary = crate::root().join("target/release/egret");
     let start = Instant::now();

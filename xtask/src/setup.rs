@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use egret_tests::is_root;
+use egret_tests::{REQUIREMENTS, is_root, python_environment};
 
 use crate::steps::long;
 
@@ -53,9 +53,39 @@ pub fn for_building() -> Result<()> {
     Ok(())
 }
 
-/// Everything that the lab of the tests and of the demo needs.
-pub fn for_testing() -> Result<()> {
+/// Everything that the lab of the demo needs.
+pub fn for_lab() -> Result<()> {
     packages(LAB_TOOLS)
+}
+
+/// Everything that the lab of the tests needs.
+pub fn for_testing() -> Result<()> {
+    for_lab()?;
+    python_packages()
+}
+
+/// The tests' programs that are Python packages, with their versions.
+fn python_packages() -> Result<()> {
+    let folder = python_environment();
+    let stamp = folder.join("requirements.txt");
+    if std::fs::read_to_string(&stamp).is_ok_and(|text| text == REQUIREMENTS) {
+        return Ok(());
+    }
+    println!("httpbin, sslyze and tlslite-ng are missing: they call, scan and bother the lab's TLS servers.");
+    let python = "/usr/bin/python3";
+    if !says(python, &["-c", "import ensurepip, venv; print('there')"], "there") {
+        apt(&[("python3-venv", "makes environments for Python packages")])?;
+    }
+    let mut make = Command::new(python);
+    make.args(["-m", "venv", "--clear"]).arg(&folder);
+    long("making an environment for them", make)?;
+    let requirements = folder.join("wanted.txt");
+    std::fs::write(&requirements, REQUIREMENTS)?;
+    let mut install = Command::new(folder.join("bin/python"));
+    install.args(["-m", "pip", "install", "--disable-pip-version-check", "--requirement"]).arg(&requirements);
+    long("installing them from PyPI", install)?;
+    // Only now: an installation that was cut short is done again.
+    std::fs::rename(requirements, &stamp).with_context(|| format!("cannot write {}", stamp.display()))
 }
 
 /// Everything that the lints need beside cargo.
