@@ -148,6 +148,9 @@ impl Fake {
             fn secret(&self, _: &str, _: &str) -> Option<Arc<crate::api::core::Secret>> {
                 None
             }
+            fn config_map(&self, _: &str, _: &str) -> Option<Arc<crate::api::core::ConfigMap>> {
+                None
+            }
             fn file(&self, path: &std::path::Path) -> std::io::Result<Vec<u8>> {
                 std::fs::read(path)
             }

@@ -8,7 +8,10 @@ use std::{
 };
 
 use crate::{
-    api::{Diagnostic, Objects, Severity, core::Secret},
+    api::{
+        Diagnostic, Objects, Severity,
+        core::{ConfigMap, Secret},
+    },
     engine::{Engine, Snapshot},
     identity::{Identities, PLUG_IN_SECRET},
     mesh::{self, Mesh},
@@ -195,7 +198,7 @@ impl Configuration {
     }
 }
 
-/// Secrets from the objects, files from the host.
+/// Secrets and ConfigMaps from the objects, files from the host.
 struct Reader<'a> {
     objects: &'a Objects,
 }
@@ -204,6 +207,11 @@ impl MaterialReader for Reader<'_> {
     fn secret(&self, namespace: &str, name: &str) -> Option<Arc<Secret>> {
         let secret = self.objects.secrets.get(&(namespace.to_owned(), name.to_owned()))?;
         Some(Arc::new(secret.spec.clone()))
+    }
+
+    fn config_map(&self, namespace: &str, name: &str) -> Option<Arc<ConfigMap>> {
+        let config_map = self.objects.config_maps.get(&(namespace.to_owned(), name.to_owned()))?;
+        Some(Arc::new(config_map.spec.clone()))
     }
 
     fn file(&self, path: &Path) -> io::Result<Vec<u8>> {

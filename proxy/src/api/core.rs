@@ -19,10 +19,19 @@ pub struct Pod {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Volume {
     pub name: String,
-    /// `secret.secretName`; other sources are None.
-    pub secret: Option<String>,
-    /// `secret.items` as key → path; empty means every key under its own name.
+    /// What its files are from; None: no source that holds certificates.
+    pub source: Option<VolumeSource>,
+    /// `items` as key → path; empty means every key under its own name.
     pub items: BTreeMap<String, String>,
+}
+
+/// Files by key, of the pod's own namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VolumeSource {
+    /// `secret.secretName`
+    Secret(String),
+    /// `configMap.name`
+    ConfigMap(String),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -55,6 +55,10 @@ pub struct ServerTls {
     pub ca_crl: Option<String>,
     /// `credentialNames`, or the one `credentialName`.
     pub credential_names: Vec<String>,
+    /// `caCertCredentialName`: where the CA of client certificates is, instead of beside the server's own certificate.
+    /// `NAME` (a Secret, or else a ConfigMap, of the gateway pod's namespace), `kubernetes-gateway://NAMESPACE/NAME` (a
+    /// Secret that a ReferenceGrant lets it use) or `configmap://NAMESPACE/NAME` (key `ca.crt`).
+    pub ca_credential: Option<String>,
     pub subject_alt_names: Vec<String>,
     pub verify_certificate_spki: Vec<String>,
     pub verify_certificate_hash: Vec<String>,

@@ -9,7 +9,10 @@ use std::{
 };
 
 use crate::{
-    api::{Diagnostic, ObjectId, Objects, Severity, core::Secret},
+    api::{
+        Diagnostic, ObjectId, Objects, Severity,
+        core::{ConfigMap, Secret},
+    },
     identity,
     mesh::{self, Mesh, PodAddresses},
     source,
@@ -119,6 +122,11 @@ impl tls::MaterialReader for Offline<'_> {
     fn secret(&self, namespace: &str, name: &str) -> Option<Arc<Secret>> {
         let secret = self.0.secrets.get(&(namespace.to_owned(), name.to_owned()))?;
         Some(Arc::new(secret.spec.clone()))
+    }
+
+    fn config_map(&self, namespace: &str, name: &str) -> Option<Arc<ConfigMap>> {
+        let config_map = self.0.config_maps.get(&(namespace.to_owned(), name.to_owned()))?;
+        Some(Arc::new(config_map.spec.clone()))
     }
 
     fn file(&self, path: &Path) -> io::Result<Vec<u8>> {

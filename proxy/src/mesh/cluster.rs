@@ -261,6 +261,8 @@ pub enum TrustSource {
     System,
     /// CA (and CRL) of the Secret `<name>-cacert`, else of `<name>`. Shown as `kubernetes://<name>-cacert`.
     Secret { namespace: String, name: String },
+    /// Key `ca.crt` of this ConfigMap. Shown as `configmap://<namespace>/<name>`.
+    ConfigMap { namespace: String, name: String },
     /// `caCertificates`. Shown as `file-root:<path>`.
     File(Material),
 }
@@ -279,4 +281,6 @@ pub enum Place {
     Host,
     /// A volume covers it: this key of this Secret.
     Secret { namespace: String, name: String, key: String },
+    /// … or of this ConfigMap.
+    ConfigMap { namespace: String, name: String, key: String },
 }

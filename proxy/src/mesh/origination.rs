@@ -10,8 +10,8 @@ use super::{
     volumes::Volumes,
 };
 use crate::api::{
-    Objects,
-    core::Secret,
+    Object, Objects,
+    core::{ConfigMap, Secret},
     istio::{ClientTls, MeshConfig, TlsMode},
     objects::Kind,
 };
@@ -164,16 +164,31 @@ impl Holder<'_> {
 
     fn material(self, field: &'static str, path: &str) -> Result<Material, Refusal> {
         let place = self.volumes.place(path).map_err(|why| (field, why))?;
-        if let Place::Secret { namespace, name, key } = &place {
-            match self.secret(namespace, name) {
-                None => return Err((field, format!("{path}: Secret {namespace}/{name} does not exist"))),
-                Some(secret) if !filled(secret, key) => {
-                    return Err((field, format!("{path}: Secret {namespace}/{name} has no key {key}")));
-                }
-                Some(_) => {}
-            }
+        match self.lacks(&place) {
+            Some(why) => Err((field, format!("{path}: {why}"))),
+            None => Ok(Material { path: path.to_owned(), place }),
         }
-        Ok(Material { path: path.to_owned(), place })
+    }
+
+    /// Why there is nothing at that place of a volume.
+    fn lacks(self, place: &Place) -> Option<String> {
+        let (what, found, key) = match place {
+            Place::Host => return None,
+            Place::Secret { namespace, name, key } => {
+                let secret = self.secret(namespace, name);
+                (format!("Secret {namespace}/{name}"), secret.map(|secret| filled(secret, key)), key)
+            }
+            Place::ConfigMap { namespace, name, key } => {
+                let object = self.objects.config_maps.get(&(namespace.clone(), name.clone()));
+                let holds = |object: &Arc<Object<ConfigMap>>| object.spec.data.get(key).is_some_and(|t| !t.is_empty());
+                (format!("ConfigMap {namespace}/{name}"), object.map(holds), key)
+            }
+        };
+        match found {
+            None => Some(format!("{what} does not exist")),
+            Some(false) => Some(format!("{what} has no key {key}")),
+            Some(true) => None,
+        }
     }
 
     fn secret(&self, namespace: &str, name: &str) -> Option<&Secret> {

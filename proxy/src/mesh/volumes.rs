@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::table::Place;
 use crate::api::{
     Object,
-    core::{Pod, Volume, VolumeMount},
+    core::{Pod, Volume, VolumeMount, VolumeSource},
 };
 
 const USER_VOLUME: &str = "sidecar.istio.io/userVolume";
@@ -44,7 +44,8 @@ impl Volumes {
         (volumes, unread)
     }
 
-    /// Where the bytes of `path` are. An error where a volume covers it that is not a Secret, or that lacks the file.
+    /// Where the bytes of `path` are. An error where a volume covers it that is neither a Secret nor a ConfigMap, or that
+    /// lacks the file.
     pub fn place(&self, path: &str) -> Result<Place, String> {
         let path = normal(path);
         let mut best: Option<(usize, &VolumeMount, &str)> = None;
@@ -61,8 +62,8 @@ impl Volumes {
         let volume = self.volumes.iter().find(|volume| volume.name == mount.name);
         let volume = volume
             .ok_or_else(|| format!("{path} is mounted from the volume {}, which the pod does not have", mount.name))?;
-        let Some(secret) = &volume.secret else {
-            return Err(format!("{path} is in the volume {}, which is not a Secret", volume.name));
+        let Some(source) = &volume.source else {
+            return Err(format!("{path} is in the volume {}, which is neither a Secret nor a ConfigMap", volume.name));
         };
         let inside = format!("{}{rest}", mount.sub_path.as_deref().unwrap_or_default());
         // Kubernetes keeps the files behind the link `..data`.
@@ -73,9 +74,12 @@ impl Volumes {
         } else {
             volume.items.iter().find(|(_, path)| path.trim_start_matches("./") == inside).map(|(key, _)| key.clone())
         };
-        let key =
-            key.ok_or_else(|| format!("{path}: the volume {} does not show this file of its Secret", volume.name))?;
-        Ok(Place::Secret { namespace: self.namespace.clone(), name: secret.clone(), key })
+        let key = key.ok_or_else(|| format!("{path}: the volume {} does not show this file", volume.name))?;
+        let namespace = self.namespace.clone();
+        Ok(match source.clone() {
+            VolumeSource::Secret(name) => Place::Secret { namespace, name, key },
+            VolumeSource::ConfigMap(name) => Place::ConfigMap { namespace, name, key },
+        })
     }
 }
 
@@ -91,12 +95,14 @@ fn items(text: &str) -> Result<Vec<(String, Value)>, String> {
 }
 
 fn volume(name: String, body: &Value) -> Volume {
-    let secret = body.get("secret");
     let text = |value: &Value, field: &str| value.get(field).and_then(Value::as_str).map(str::to_owned);
-    let items = secret.and_then(|secret| secret.get("items")).and_then(Value::as_array);
+    let (secret, config_map) = (body.get("secret"), body.get("configMap"));
+    let items = secret.or(config_map).and_then(|given| given.get("items")).and_then(Value::as_array);
+    let from_secret = secret.and_then(|secret| text(secret, "secretName")).map(VolumeSource::Secret);
+    let from_config_map = || config_map.and_then(|given| text(given, "name")).map(VolumeSource::ConfigMap);
     Volume {
         name,
-        secret: secret.and_then(|secret| text(secret, "secretName")),
+        source: from_secret.or_else(from_config_map),
         items: items.into_iter().flatten().filter_map(|item| Some((text(item, "key")?, text(item, "path")?))).collect(),
     }
 }

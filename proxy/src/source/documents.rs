@@ -52,7 +52,7 @@ const LATER: &[(&str, &[&str])] = &[
 
 /// Kinds that are read, for hints at misspelt ones.
 const READ: &[(&str, &[&str])] = &[
-    ("", &["Namespace", "Pod", "Secret", "Service"]),
+    ("", &["ConfigMap", "Namespace", "Pod", "Secret", "Service"]),
     ("networking.istio.io", &["DestinationRule", "Gateway", "ServiceEntry", "Sidecar", "VirtualService"]),
     ("security.istio.io", &["PeerAuthentication"]),
     ("gateway.networking.k8s.io", &["Gateway", "HTTPRoute", "ReferenceGrant"]),
@@ -124,7 +124,7 @@ impl Reader {
                     Some(kinds::core::secret(root))
                 });
             }
-            ("", "ConfigMap") => self.config_map(&header, &findings),
+            ("", "ConfigMap") => self.config_map(&header, &findings, faults),
             ("networking.istio.io", "ServiceEntry") => {
                 self.object(&header, "ServiceEntry", ISTIO, &findings, &[], AnyObject::ServiceEntry, |root, _| {
                     kinds::service_entry::service_entry(root)
@@ -284,11 +284,18 @@ impl Reader {
         }
     }
 
-    /// The ConfigMap `istio` holds mesh settings, as YAML inside its key `mesh`. No other one matters.
-    fn config_map(&mut self, header: &Header<'_>, findings: &Findings) {
+    /// The ConfigMap `istio` holds mesh settings, as YAML inside its key `mesh`. Of the others those matter that hold
+    /// certificates.
+    fn config_map(&mut self, header: &Header<'_>, findings: &Findings, faults: &[Fault]) {
+        let data = header.root.get("data");
         let named_istio = header.root.get("metadata").and_then(|m| m.get("name")?.text()) == Some("istio");
-        let Some(mesh) = header.root.get("data").and_then(|data| data.get("mesh")).filter(|_| named_istio) else {
-            return self.foreign(header, &[]);
+        let Some(mesh) = data.and_then(|data| data.get("mesh")).filter(|_| named_istio) else {
+            if !data.is_some_and(kinds::core::holds_certificates) {
+                return self.foreign(header, faults);
+            }
+            return self.object(header, "ConfigMap", CORE, findings, &["data"], AnyObject::ConfigMap, |root, _| {
+                Some(kinds::core::config_map(root))
+            });
         };
         // The inner text has places of its own: bring them to those of the file, and put the tree where the text was.
         let mut root = header.root.clone();

@@ -272,6 +272,7 @@ fn add_rows(rows: &mut Rows, settings: &Arc<TlsSettings>, inputs: &Inputs, failu
     let (name, namespace) = match &settings.trust {
         TrustSource::System => return,
         TrustSource::Secret { namespace, name } => (format!("kubernetes://{name}-cacert"), namespace.clone()),
+        TrustSource::ConfigMap { namespace, name } => (format!("configmap://{namespace}/{name}"), namespace.clone()),
         TrustSource::File(material) => (format!("file-root:{}", material.path), namespace_of(material)),
     };
     let raw = match &inputs.trust {
@@ -319,7 +320,7 @@ fn add_row(
 fn namespace_of(material: &Material) -> String {
     match &material.place {
         Place::Host => String::new(),
-        Place::Secret { namespace, .. } => namespace.clone(),
+        Place::Secret { namespace, .. } | Place::ConfigMap { namespace, .. } => namespace.clone(),
     }
 }
 

@@ -14,6 +14,10 @@ pub enum TlsError {
     SecretMissing { namespace: String, name: String },
     #[error("secret {secret} has no {wanted}: add it to the secret's data")]
     SecretKeyMissing { secret: String, wanted: String },
+    #[error("configmap {namespace}/{name} does not exist: create it, or correct the reference to it")]
+    ConfigMapMissing { namespace: String, name: String },
+    #[error("configmap {config_map} has no key {key}: add it to the configmap's data")]
+    ConfigMapKeyMissing { config_map: String, key: String },
     #[error(
         "there is no CA to check the server with: put it as cacert or ca.crt into secret {namespace}/{name}-cacert or {namespace}/{name}"
     )]

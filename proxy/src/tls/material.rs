@@ -68,6 +68,9 @@ pub(super) fn read(
     let trust = match &settings.trust {
         TrustSource::System => system().map(RawTrust::System),
         TrustSource::Secret { namespace, name } => ca_of_secrets(reader, namespace, name).map(RawTrust::Configured),
+        TrustSource::ConfigMap { namespace, name } => {
+            config_map_key(reader, namespace, name, "ca.crt").map(RawTrust::Configured)
+        }
         TrustSource::File(material) => {
             let public = material.place == Place::Host && SystemBundle::is_at(Path::new(&material.path));
             self::material(material, reader).map(if public { RawTrust::Public } else { RawTrust::Configured })
@@ -160,6 +163,7 @@ fn material(material: &Material, reader: &dyn MaterialReader) -> Result<Blob, Tl
             let secret = reader.secret(namespace, name).ok_or_else(missing)?;
             key_of(&secret, namespace, name, key)
         }
+        Place::ConfigMap { namespace, name, key } => config_map_key(reader, namespace, name, key),
     }
 }
 
@@ -171,6 +175,17 @@ fn key_of(secret: &Secret, namespace: &str, name: &str, key: &str) -> Result<Blo
     match secret.data.get(key) {
         Some(bytes) => bounded(Blob { from: format!("secret {namespace}/{name}, key {key}"), bytes: bytes.clone() }),
         None => Err(TlsError::SecretKeyMissing { secret: format!("{namespace}/{name}"), wanted: format!("key {key}") }),
+    }
+}
+
+fn config_map_key(reader: &dyn MaterialReader, namespace: &str, name: &str, key: &str) -> Result<Blob, TlsError> {
+    let missing = || TlsError::ConfigMapMissing { namespace: namespace.to_owned(), name: name.to_owned() };
+    let config_map = reader.config_map(namespace, name).ok_or_else(missing)?;
+    match config_map.data.get(key) {
+        Some(text) => {
+            bounded(Blob { from: format!("configmap {namespace}/{name}, key {key}"), bytes: text.clone().into_bytes() })
+        }
+        None => Err(TlsError::ConfigMapKeyMissing { config_map: format!("{namespace}/{name}"), key: key.to_owned() }),
     }
 }
 

@@ -10,7 +10,10 @@
 
 use std::{io, path::Path, sync::Arc};
 
-use crate::{api::core::Secret, mesh::table::TlsSettings};
+use crate::{
+    api::core::{ConfigMap, Secret},
+    mesh::table::TlsSettings,
+};
 
 mod chain;
 mod context;
@@ -44,6 +47,8 @@ pub use server::{ClientCertificate, ServerContext, client_fault, peer_certificat
 pub trait MaterialReader: Send + Sync {
     /// The Secret of this namespace and name, where there is one.
     fn secret(&self, namespace: &str, name: &str) -> Option<Arc<Secret>>;
+    /// The ConfigMap of this namespace and name, where there is one.
+    fn config_map(&self, namespace: &str, name: &str) -> Option<Arc<ConfigMap>>;
     /// The bytes of a file on the host; [`read_host_file`] is how to read one.
     fn file(&self, path: &Path) -> io::Result<Vec<u8>>;
 }

@@ -71,7 +71,7 @@ fn on_host(settings: &TlsSettings) -> bool {
     let trust = match &settings.trust {
         TrustSource::File(material) => host(material),
         TrustSource::System => true,
-        TrustSource::Secret { .. } => false,
+        TrustSource::Secret { .. } | TrustSource::ConfigMap { .. } => false,
     };
     identity || trust || settings.crl.as_ref().is_some_and(host)
 }

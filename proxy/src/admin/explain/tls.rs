@@ -116,6 +116,7 @@ fn trust(trust: &TrustSource) -> String {
     match trust {
         TrustSource::System => "the system's trust bundle".to_owned(),
         TrustSource::Secret { name, namespace } => format!("kubernetes://{name}-cacert of namespace {namespace}"),
+        TrustSource::ConfigMap { namespace, name } => format!("configmap://{namespace}/{name}"),
         TrustSource::File(material) => format!("file-root:{}", material.path),
     }
 }

@@ -24,6 +24,10 @@ impl MaterialReader for Files {
         None
     }
 
+    fn config_map(&self, _: &str, _: &str) -> Option<Arc<crate::api::core::ConfigMap>> {
+        None
+    }
+
     fn file(&self, path: &Path) -> std::io::Result<Vec<u8>> {
         read_host_file(path)
     }

@@ -117,6 +117,9 @@ fn files_through_volumes() {
     let map = r#", sidecar.istio.io/userVolume: '{"c":{"secret":{"secretName":"s"}}}', sidecar.istio.io/userVolumeMount: '{"c":{"mountPath":"/etc/certs/"}}'"#;
     let mounted = "{containers: [{name: c, volumeMounts: [{name: v, mountPath: /etc/certs}, {name: w, mountPath: /etc}]}], volumes: [{name: v, secret: {secretName: s}}, {name: w, emptyDir: {}}]}";
     let items = "{containers: [{name: c, volumeMounts: [{name: v, mountPath: /etc/certs}]}], volumes: [{name: v, secret: {secretName: s, items: [{key: one, path: tls.crt}, {key: two, path: tls.key}]}}]}";
+    let ca_mounted = "{containers: [{name: c, volumeMounts: [{name: v, mountPath: /etc/certs}, {name: w, mountPath: /etc/ca}]}], volumes: [{name: v, secret: {secretName: s}}, {name: w, configMap: {name: cm, items: [{key: root, path: ca.crt}]}}]}";
+    let in_config_map =
+        |name: &str, key: &str| Place::ConfigMap { namespace: "a".into(), name: name.into(), key: key.into() };
     let secrets = secret("a", "s", &keys);
     for (what, pod, secrets, want) in [
         ("annotations", pod_with(annotations, "{}"), secrets.clone(), Ok((in_secret("s", "tls.crt"), Place::Host))),
@@ -126,8 +129,21 @@ fn files_through_volumes() {
         (
             "CA in no Secret",
             pod_with("", mounted),
-            secrets,
-            Err("/etc/ca/ca.crt is in the volume w, which is not a Secret"),
+            secrets.clone(),
+            Err("/etc/ca/ca.crt is in the volume w, which is neither a Secret nor a ConfigMap"),
+        ),
+        (
+            "CA in a ConfigMap",
+            pod_with("", ca_mounted),
+            secrets.clone() + &config_map("a", "cm", "root"),
+            Ok((in_secret("s", "tls.crt"), in_config_map("cm", "root"))),
+        ),
+        ("no ConfigMap", pod_with("", ca_mounted), secrets.clone(), Err("ConfigMap a/cm does not exist")),
+        (
+            "no key of it",
+            pod_with("", ca_mounted),
+            secrets.clone() + &config_map("a", "cm", "ca.crt"),
+            Err("/etc/ca/ca.crt: ConfigMap a/cm has no key root"),
         ),
         ("no Secret", pod_with(annotations, "{}"), String::new(), Err("Secret a/s does not exist")),
         ("no key", pod_with(annotations, "{}"), secret("a", "s", &["tls.crt"]), Err("Secret a/s has no key tls.key")),

@@ -68,6 +68,13 @@ fn secret(namespace: &str, name: &str, keys: &[&str]) -> String {
     )
 }
 
+/// A ConfigMap with a certificate of no worth under `key`.
+fn config_map(namespace: &str, name: &str, key: &str) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: {namespace}}}\ndata:\n  {key}: '-----BEGIN CERTIFICATE-----'\n"
+    )
+}
+
 /// One HTTP port 80, resolved by DNS.
 const HTTP: &str = "ports: [{number: 80, name: http, protocol: HTTP}], resolution: DNS";
 

@@ -6,6 +6,7 @@ use super::{Parsed, parse_file};
 use crate::{
     api::{
         AnyObject,
+        core::VolumeSource,
         istio::{DestinationRule, LoadBalancer, MeshConfig, Resolution, ServiceEntry, TlsMode},
     },
     limits,
@@ -483,7 +484,8 @@ fn pods_services_and_secrets_are_checked() {
     let parsed = parse(text);
     let AnyObject::Pod(pod) = &parsed.objects[0] else { panic!("{parsed:?}") };
     assert_eq!(pod.spec.service_account_name, "default");
-    assert_eq!((pod.spec.volumes[0].secret.as_deref(), pod.spec.volumes[1].secret.as_deref()), (Some("s"), None));
+    assert_eq!(pod.spec.volumes[0].source, Some(VolumeSource::Secret("s".to_owned())));
+    assert_eq!(pod.spec.volumes[1].source, None);
     assert_eq!((pod.spec.mounts[0].sub_path.as_deref(), pod.spec.ips.len()), (Some("k"), 2));
 
     let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata:\n  tls.crt: |\n    Y2Vy\n    dA==\n  tls.key: 'swordfish?'\n";
@@ -498,4 +500,27 @@ fn pods_services_and_secrets_are_checked() {
         said(&parse(text)),
         ["8:5: error: Service default/s: spec.ports[1]: `name` is missing: a Service with several ports names each"]
     );
+}
+
+#[test]
+fn config_maps_count_where_they_hold_certificates() {
+    let head = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: ca, namespace: n}\n";
+    for (what, data, want) in [
+        ("CA bundle", "data: {ca.crt: 'x', more: 'y'}\n", Some(2)),
+        ("any key with PEM", "data:\n  roots.pem: |\n    -----BEGIN CERTIFICATE-----\n    aa\n", Some(1)),
+        ("settings of an application", "data: {app.conf: 'x'}\n", None),
+        ("nothing", "", None),
+        ("bytes only", "binaryData: {ca.crt: eHg=}\n", None),
+    ] {
+        let parsed = parse(&format!("{head}{data}"));
+        let read = parsed.objects.first().map(|object| match object {
+            AnyObject::ConfigMap(object) => object.spec.data.len(),
+            other => panic!("{what}: {other:?}"),
+        });
+        assert_eq!(read, want, "{what}");
+        let skipped = "2:7: info: kind ConfigMap means nothing to the data plane: skipped";
+        assert_eq!(said(&parsed), want.map_or(vec![skipped], |_| Vec::new()), "{what}");
+    }
+    let text = format!("{head}data: {{ca.crt: [x]}}\n");
+    assert_eq!(said(&parse(&text)), ["4:16: error: ConfigMap n/ca: data[ca.crt]: key ca.crt must be text"]);
 }

@@ -4,10 +4,15 @@ use std::collections::BTreeMap;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-use super::super::decode::{Field, Fields};
+use super::super::{
+    decode::{Field, Fields},
+    yaml::{Node, Value},
+};
 use crate::api::{
     ObjectMeta,
-    core::{ContainerPort, Pod, Secret, Service, ServicePort, TargetPort, Volume, VolumeMount},
+    core::{
+        ConfigMap, ContainerPort, Pod, Secret, Service, ServicePort, TargetPort, Volume, VolumeMount, VolumeSource,
+    },
 };
 
 const POD_READ: &[&str] =
@@ -119,9 +124,12 @@ fn volume(field: &Field<'_>) -> Option<Volume> {
         return None;
     };
     let mut volume = Volume { name, ..Volume::default() };
-    if let Some(secret) = find("secret") {
-        let fields = secret.fields(&["secretName", "items"], &["defaultMode", "optional"], &[])?;
-        volume.secret = fields.require("secretName")?.string();
+    let sources: [(_, _, fn(String) -> VolumeSource); 2] =
+        [("secret", "secretName", VolumeSource::Secret), ("configMap", "name", VolumeSource::ConfigMap)];
+    let given = sources.into_iter().find_map(|(kind, name, made)| Some((find(kind)?, name, made)));
+    if let Some((source, name, made)) = given {
+        let fields = source.fields(&[name, "items"], &["defaultMode", "optional"], &[])?;
+        volume.source = fields.require(name)?.string().map(made);
         for item in fields.items("items") {
             let Some(item) = item.fields(&["key", "path"], &["mode"], &[]) else { continue };
             if let (Some(key), Some(path)) = (item.require("key"), item.require("path")) {
@@ -131,6 +139,7 @@ fn volume(field: &Field<'_>) -> Option<Volume> {
     } else if let Some(projected) = find("projected") {
         let sources = projected.fields(&["sources"], &["defaultMode"], &[])?.items("sources");
         for source in sources {
+            // Not said of ConfigMaps: every pod has one here, with the CA of the API server.
             if source.node.get("secret").is_some() {
                 source.warn("a secret in a projected volume is not honoured yet");
             }
@@ -279,4 +288,26 @@ pub fn secret(root: &Fields<'_>) -> Secret {
         }
     }
     Secret { data }
+}
+
+/// What certificates begin with in PEM.
+const PEM: &str = "-----BEGIN ";
+
+/// Whether `data` of a ConfigMap may be what a rule or a volume takes a certificate from.
+pub fn holds_certificates(data: &Node) -> bool {
+    let Value::Map(entries) = &data.value else { return false };
+    entries.iter().any(|entry| entry.key == "ca.crt" || entry.node.text().is_some_and(|text| text.contains(PEM)))
+}
+
+/// Reads a ConfigMap.
+pub fn config_map(root: &Fields<'_>) -> ConfigMap {
+    let mut data = BTreeMap::new();
+    for (key, field) in root.get("data").map(|f| f.entries()).unwrap_or_default() {
+        match field.node.text() {
+            Some(text) => drop(data.insert(key.to_owned(), text.to_owned())),
+            None if field.node.is_null() => drop(data.insert(key.to_owned(), String::new())),
+            None => field.error(format!("key {key} must be text")),
+        }
+    }
+    ConfigMap { data }
 }

@@ -35,6 +35,7 @@ const TLS_READ: &[&str] = &[
     "caCrl",
     "credentialName",
     "credentialNames",
+    "caCertCredentialName",
     "subjectAltNames",
     "verifyCertificateSpki",
     "verifyCertificateHash",
@@ -146,7 +147,7 @@ fn host(field: &Field<'_>) -> Option<String> {
 
 /// Reads ServerTLSSettings.
 pub fn tls(field: &Field<'_>) -> Option<ServerTls> {
-    let fields = field.fields(TLS_READ, &[], &["tlsCertificates", "caCertCredentialName"])?;
+    let fields = field.fields(TLS_READ, &[], &["tlsCertificates"])?;
     let mut names = fields.strings("credentialNames");
     if let Some(name) = fields.string("credentialName") {
         if !names.is_empty() {
@@ -172,6 +173,7 @@ pub fn tls(field: &Field<'_>) -> Option<ServerTls> {
         ca_certificates: fields.string("caCertificates"),
         ca_crl: fields.string("caCrl"),
         credential_names: names,
+        ca_credential: fields.string("caCertCredentialName").filter(|name| !name.is_empty()),
         subject_alt_names: fields.strings("subjectAltNames"),
         verify_certificate_spki: fields.strings("verifyCertificateSpki"),
         verify_certificate_hash: fields.strings("verifyCertificateHash"),
@@ -180,7 +182,8 @@ pub fn tls(field: &Field<'_>) -> Option<ServerTls> {
         cipher_suites: fields.strings("cipherSuites"),
     };
     if tls.mode == Some(ServerTlsMode::IstioMutual) {
-        for name in ["serverCertificate", "privateKey", "caCertificates", "credentialName", "credentialNames"] {
+        let own = ["serverCertificate", "privateKey", "caCertificates", "credentialName", "credentialNames"];
+        for name in own.into_iter().chain(["caCertCredentialName"]) {
             if let Some(field) = fields.get(name) {
                 field.error("ISTIO_MUTUAL uses the mesh's own certificates: leave it out");
             }

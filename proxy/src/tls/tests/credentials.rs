@@ -177,6 +177,38 @@ fn a_path_that_a_volume_covers_is_read_from_its_secret() {
     assert_eq!(contexts.secrets()[0].name, "file-root:/etc/istio/ca/ca.crt");
 }
 
+#[tokio::test]
+async fn a_ca_in_a_config_map_is_trusted_and_shown() {
+    let lab = Lab::example();
+    let server = lab.serve("server", &[]);
+    let (namespace, name) = ("default".to_owned(), "ca".to_owned());
+    let named = TrustSource::ConfigMap { namespace: namespace.clone(), name: name.clone() };
+    let mounted = Material {
+        path: "/etc/ca/root.pem".to_owned(),
+        place: Place::ConfigMap { namespace, name, key: "root.pem".to_owned() },
+    };
+    for (trust, key, row) in [
+        (named, "ca.crt", "configmap://default/ca"),
+        (TrustSource::File(mounted), "root.pem", "file-root:/etc/ca/root.pem"),
+    ] {
+        let settings = TlsSettings { trust, ..super::settings() };
+        let reader = Reader::default();
+        assert!(matches!(reason(&settings, &reader), TlsError::ConfigMapMissing { .. }), "{row}");
+        reader.set_config_map("default", "ca", &[("other", Vec::new())]);
+        assert!(reason(&settings, &reader).to_string().contains(key), "{row}");
+        reader.set_config_map("default", "ca", &[(key, lab.read("root.crt"))]);
+        let contexts = contexts(&settings, &reader);
+        connect(&contexts.get(&settings).unwrap(), &server, NGINX).await.unwrap();
+        let shown = &contexts.secrets()[0];
+        assert_eq!((shown.name.as_str(), shown.namespace.as_str(), shown.kind), (row, "default", "CA"));
+        // Another CA: the server is a stranger's.
+        lab.root("stranger", "/CN=stranger");
+        reader.set_config_map("default", "ca", &[(key, lab.read("stranger.crt"))]);
+        let context = self::contexts(&settings, &reader).get(&settings).unwrap();
+        assert!(matches!(connect(&context, &server, NGINX).await, Err(TlsError::PeerUntrusted { .. })), "{row}");
+    }
+}
+
 /// The machine has a CA bundle; whatever is in it, building with it works and is kept over a reload.
 #[test]
 fn the_system_s_bundle_is_read_and_kept() {

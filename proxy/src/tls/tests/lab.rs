@@ -17,7 +17,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::settings;
 use crate::{
-    api::core::Secret,
+    api::core::{ConfigMap, Secret},
     mesh::table::{IdentitySource, Material, Place, TlsSettings, TrustSource},
     tls::{ClientContext, Contexts, MaterialReader, TlsError, UpstreamName, read_host_file},
 };
@@ -218,6 +218,7 @@ fn free_address() -> SocketAddr {
 #[derive(Default)]
 pub struct Reader {
     pub secrets: Mutex<HashMap<(String, String), Arc<Secret>>>,
+    pub config_maps: Mutex<HashMap<(String, String), Arc<ConfigMap>>>,
 }
 
 impl Reader {
@@ -227,9 +228,21 @@ impl Reader {
     }
 }
 
+impl Reader {
+    pub fn set_config_map(&self, namespace: &str, name: &str, data: &[(&str, Vec<u8>)]) {
+        let text = |bytes: &Vec<u8>| String::from_utf8(bytes.clone()).unwrap();
+        let data = data.iter().map(|(key, bytes)| ((*key).to_owned(), text(bytes))).collect();
+        self.config_maps.lock().unwrap().insert((namespace.to_owned(), name.to_owned()), Arc::new(ConfigMap { data }));
+    }
+}
+
 impl MaterialReader for Reader {
     fn secret(&self, namespace: &str, name: &str) -> Option<Arc<Secret>> {
         self.secrets.lock().unwrap().get(&(namespace.to_owned(), name.to_owned())).cloned()
+    }
+
+    fn config_map(&self, namespace: &str, name: &str) -> Option<Arc<ConfigMap>> {
+        self.config_maps.lock().unwrap().get(&(namespace.to_owned(), name.to_owned())).cloned()
     }
 
     fn file(&self, path: &Path) -> io::Result<Vec<u8>> {
