@@ -18,7 +18,8 @@ use super::{
     peers::{self, Peers},
     registry::Registry,
     rules::{Client, RuleIndex, Rules, files},
-    table::{Location, Mesh, Outbound, Place, PodAddresses, UpstreamTls, Workload},
+    sidecars::Sidecars,
+    table::{Location, Mesh, Outbound, OutboundPolicy, Place, PodAddresses, UpstreamTls, Workload},
     view::{Scope, Selection, Signature},
     virtual_services::{self, Plan, VirtualServices},
     volumes::Volumes,
@@ -36,6 +37,7 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
     let settings = settings(config);
     let enrolled = enrolled(objects, &mut findings);
     let gateways = Gateways::new(objects, &enrolled, &mut findings);
+    let sidecars = Sidecars::new(objects, &settings.root_namespace, &mut findings);
     let peers = Peers::new(&enrolled, &gateways, addresses, &settings.trust_domain);
     let registry = Registry::new(objects, &peers, &mut findings);
     let rules = Rules::new(objects);
@@ -61,8 +63,9 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
             let field = format!("metadata.annotations.{annotation}");
             workshop.findings.error(pod, &field, format!("{error}: the volumes it means are not known"));
         }
-        let outbound = tables.outbound(&mut workshop, scope, pod, &volumes);
         let serves = gateways.of(&id);
+        let sidecar = if serves.is_empty() { sidecars.of(pod) } else { None };
+        let outbound = tables.outbound(&mut workshop, scope.under(sidecar), pod, &volumes);
         let gateway = (!serves.is_empty()).then(|| {
             let destinations = AtGateway::new(&mut workshop, &outbound);
             let site = Site { objects, services: &services, pod, destinations: &destinations };
@@ -121,7 +124,7 @@ struct Tables {
     /// Distinct answers of pods' volumes to `paths`.
     places: HashMap<Vec<Result<Place, String>>, usize>,
     nobody: Volumes,
-    namespaces: HashMap<String, Namespace>,
+    namespaces: HashMap<(String, OutboundPolicy), Namespace>,
     shared: HashMap<Signature, Namespace>,
     own: HashMap<Own, Arc<Outbound>>,
 }
@@ -159,11 +162,12 @@ impl Tables {
         let holding = scope.services.holding(labels);
         let count = self.places.len();
         let answer = *self.places.entry(places(&self.paths, volumes)).or_insert(count);
-        if !self.namespaces.contains_key(namespace) {
+        let key = (namespace.to_owned(), scope.policy);
+        if !self.namespaces.contains_key(&key) {
             let made = self.namespace(workshop, scope, namespace);
-            self.namespaces.insert(namespace.to_owned(), made);
+            self.namespaces.insert(key.clone(), made);
         }
-        let common = &self.namespaces[namespace];
+        let common = &self.namespaces[&key];
         if selected.is_empty() && holding.is_empty() && answer == 0 {
             return common.base.clone();
         }

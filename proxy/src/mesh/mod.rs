@@ -28,6 +28,7 @@ pub mod request_match;
 pub mod routing;
 mod rules;
 pub mod server_tls;
+mod sidecars;
 pub mod table;
 mod view;
 mod virtual_services;

@@ -85,7 +85,7 @@ pub struct Settings {
     pub mesh_tls_min_version: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub enum OutboundPolicy {
     #[default]
     AllowAny,

@@ -15,6 +15,7 @@ use super::{
     table::{AddressMap, Cluster, Guard, GuardedAddress, Outbound, OutboundPolicy, PortTable, Protocol},
     virtual_services::{Caller, MESH, Placed, Plan, View, VirtualServices},
 };
+use crate::api::{Object, sidecar::Sidecar};
 use ipnet::IpNet;
 
 /// Mesh-wide facts that every view needs.
@@ -44,6 +45,7 @@ pub struct Selected {
 /// What two selections must have in common to share a table.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Signature {
+    policy: OutboundPolicy,
     entries: Vec<(usize, Option<usize>)>,
     /// VirtualServices of the mesh, in the order in which they count.
     services: Vec<usize>,
@@ -80,6 +82,7 @@ impl Selection {
         });
         let bound = own_services || personal || asked || workshop.rules.treat_specially(client.namespace);
         Signature {
+            policy: scope.policy,
             entries: self.entries.iter().map(|s| (s.entry, s.rule.as_ref().map(|rule| rule.id))).collect(),
             services,
             namespace: bound.then(|| client.namespace.to_owned()),
@@ -158,6 +161,16 @@ impl Selection {
 }
 
 impl<'a> Scope<'a> {
+    /// The same for a workload to which this Sidecar applies.
+    pub fn under(self, sidecar: Option<&Arc<Object<Sidecar>>>) -> Self {
+        let policy = match sidecar.and_then(|sidecar| sidecar.spec.registry_only) {
+            Some(true) => OutboundPolicy::RegistryOnly,
+            Some(false) => OutboundPolicy::AllowAny,
+            None => self.policy,
+        };
+        Self { policy, ..self }
+    }
+
     fn view(self, client: Client<'a>, labels: &'a BTreeMap<String, String>) -> View<'a> {
         let caller = Caller { namespace: client.namespace, labels, gateway: MESH };
         View { services: self.services, registry: self.registry, caller }

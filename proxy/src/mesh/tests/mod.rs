@@ -12,6 +12,8 @@ mod random_routes;
 mod rules;
 mod scale;
 mod services;
+mod sidecar_egress;
+mod sidecars;
 mod virtual_services;
 
 use std::{
