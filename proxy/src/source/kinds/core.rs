@@ -124,11 +124,10 @@ fn volume(field: &Field<'_>) -> Option<Volume> {
         return None;
     };
     let mut volume = Volume { name, ..Volume::default() };
-    let sources: [(_, _, fn(String) -> VolumeSource); 2] =
-        [("secret", "secretName", VolumeSource::Secret), ("configMap", "name", VolumeSource::ConfigMap)];
-    let given = sources.into_iter().find_map(|(kind, name, made)| Some((find(kind)?, name, made)));
-    if let Some((source, name, made)) = given {
+    let secret = find("secret").map(|source| (source, "secretName"));
+    if let Some((source, name)) = secret.or_else(|| Some((find("configMap")?, "name"))) {
         let fields = source.fields(&[name, "items"], &["defaultMode", "optional"], &[])?;
+        let made = if secret.is_some() { VolumeSource::Secret } else { VolumeSource::ConfigMap };
         volume.source = fields.require(name)?.string().map(made);
         for item in fields.items("items") {
             let Some(item) = item.fields(&["key", "path"], &["mode"], &[]) else { continue };
