@@ -9,7 +9,7 @@ use std::{
 
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Engine, gateway, inbound, outbound, pod::Pod};
+use super::{Engine, gateway, inbound, misdirected::Terminated, outbound, pod::Pod};
 use crate::{limits, mesh::ListenerId, tls::ClientCertificate};
 
 /// How a downstream connection came to the engine; decides which table it is matched against.
@@ -44,6 +44,8 @@ pub struct ConnectionInfo {
     pub certificate: Option<Arc<ClientCertificate>>,
     /// The client spoke TLS, which was taken off here.
     pub tls: bool,
+    /// What took it off, at a gateway.
+    pub terminated: Option<Arc<Terminated>>,
     /// The server name of the client's hello, whether its TLS was taken off or is passed on.
     pub sni: Option<Arc<str>>,
     /// The address the client dialled, before capture (a gateway's: the listener's own); v4-mapped addresses as IPv4.
@@ -63,6 +65,7 @@ impl ConnectionInfo {
             identity: None,
             certificate: None,
             tls: false,
+            terminated: None,
             sni: None,
             original: canonical(original),
             peer: canonical(peer),

@@ -13,6 +13,7 @@ use super::{
     Engine, Snapshot,
     accept::{Arrival, ConnectionInfo},
     http,
+    misdirected::Terminated,
     pod::Pod,
     raw::{self, Raw},
     sniff::{self, Expect, Kind, Prefixed},
@@ -46,7 +47,7 @@ pub(super) async fn arrived(engine: Arc<Engine>, pod: Arc<Pod>, id: ListenerId, 
         }
         Servers::Tcp(route) => {
             let client = ClientIo::plain(Bytes::new(), stream);
-            tunnel(&engine, &snapshot, &pod, client, info, route.as_ref()).await;
+            tunnel(&engine, &snapshot, &pod, (client, false), info, route.as_ref()).await;
         }
         Servers::Tls(servers) => Box::pin(tls(engine, snapshot, pod, stream, info, servers)).await,
     }
@@ -100,7 +101,11 @@ async fn tls(
         DownstreamTls::Refuse(reason) => Err(reason.to_string()),
         DownstreamTls::IstioMutual => snapshot.mesh_server(&pod.id),
         DownstreamTls::Terminate(settings) => snapshot.server(settings),
-        DownstreamTls::Passthrough => Err("passing through is to come".to_owned()),
+        DownstreamTls::Passthrough => {
+            let Behind::Tunnel(route) = &server.serves else { return };
+            return tunnel(&engine, &snapshot, &pod, (ClientIo::Plain(client(stream)), true), info, route.as_ref())
+                .await;
+        }
     };
     let context = match context {
         Ok(context) => context,
@@ -109,13 +114,14 @@ async fn tls(
     let Some(mut stream) = terminate::take_off(&engine, &context, client(stream), &mut info, record).await else {
         return;
     };
+    info.terminated = Some(Arc::new(Terminated { server: server.clone(), context }));
     match &server.serves {
         Behind::Tunnel(route) => {
             let client = ClientIo::tls(Bytes::new(), stream);
-            tunnel(&engine, &snapshot, &pod, client, info, route.as_ref()).await;
+            tunnel(&engine, &snapshot, &pod, (client, false), info, route.as_ref()).await;
         }
         Behind::Http(_) => {
-            drop((snapshot, context));
+            drop(snapshot);
             let Some((h2, first)) = version(&engine, &mut stream).await else {
                 let _ = stream.shutdown().await;
                 return;
@@ -144,16 +150,16 @@ async fn version<S: AsyncRead + Unpin>(engine: &Engine, stream: &mut S) -> Optio
     }
 }
 
-/// Bytes as they are. The upstream is dialled at once: it may be the one that speaks first.
+/// Bytes as they are, with whether they are the client's own TLS. The upstream is dialled at once: it may be the one that speaks first.
 async fn tunnel(
     engine: &Engine,
     snapshot: &Snapshot,
     pod: &Pod,
-    client: ClientIo,
+    (client, tls): (ClientIo, bool),
     info: ConnectionInfo,
     route: Option<&Arc<TunnelRoute>>,
 ) {
-    let raw = Raw { client, info, tls: false, connected: None };
+    let raw = Raw { client, info, tls, connected: None };
     match route {
         Some(route) => raw::serve(engine, snapshot, pod, raw, Decision::Route(route.clone())).await,
         None => raw::refuse(engine, pod, raw, Flag::NR, "route_not_found"),

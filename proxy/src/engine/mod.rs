@@ -14,6 +14,7 @@ mod gateway;
 pub mod host_sockets;
 pub mod http;
 mod inbound;
+mod misdirected;
 mod outbound;
 pub mod pod;
 pub mod ports;
@@ -74,6 +75,15 @@ impl Snapshot {
                 Some(HttpDecision::Host(port.host.clone()))
             }
         }
+    }
+
+    /// The request must be asked again on another connection: this one is for another server of the gateway, or its client has
+    /// not proved what the server asks for by now.
+    pub fn misdirected(&self, pod: &WorkloadId, info: &accept::ConnectionInfo, authority: &str) -> bool {
+        let accept::Arrival::Gateway { listener, .. } = &info.arrival else { return false };
+        let gateway = self.mesh.workloads.get(pod).and_then(|workload| workload.gateway.as_ref());
+        let terminated = info.terminated.as_ref().zip(gateway);
+        terminated.is_some_and(|(then, now)| then.misdirects(now, *listener, info.sni.as_deref(), authority))
     }
 
     /// What takes TLS off at a server with these settings, or why nothing can.

@@ -1,10 +1,14 @@
 //! Clusters, each made once however many workloads use it.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
     findings::Findings,
-    guard,
+    gateways, guard,
     origination::{Defaults, Holder, NO_LABELS, Upstream},
     registry::{Entry, EntryPort},
     routing::VirtualHost,
@@ -42,6 +46,8 @@ pub struct Workshop<'a> {
     listed: HashMap<*const Cluster, Vec<Endpoint>>,
     at_gateways: HashMap<*const Cluster, Arc<Cluster>>,
     settings: HashMap<Arc<TlsSettings>, Arc<TlsSettings>>,
+    /// Of gateways' servers.
+    pub server_settings: gateways::Shared,
     /// What the guards of other namespaces were found to be last: most namespaces see the same.
     others: Arc<Vec<HostMap<Guard>>>,
     /// Routes, which namespaces share where they lead to the same clusters.
@@ -110,6 +116,7 @@ impl<'a> Workshop<'a> {
             listed: HashMap::new(),
             at_gateways: HashMap::new(),
             settings: HashMap::new(),
+            server_settings: HashSet::new(),
             others: Arc::default(),
             spoken: Spoken::default(),
         }

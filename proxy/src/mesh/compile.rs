@@ -13,7 +13,7 @@ use super::{
     gateway_api,
     gateways::{self, AtGateway, Gateways, Site},
     locality,
-    origination::{NO_LABELS, places},
+    origination::{Holder, NO_LABELS, places},
     own_ports,
     peers::{self, Peers},
     registry::Registry,
@@ -68,8 +68,9 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
         let outbound = tables.outbound(&mut workshop, scope.under(sidecar), pod, &volumes);
         let gateway = (!serves.is_empty()).then(|| {
             let destinations = AtGateway::new(&mut workshop, &outbound);
-            let site = Site { objects, services: &services, pod, destinations: &destinations };
-            Arc::new(gateways::table(site, serves, workshop.findings))
+            let holder = Holder { objects, defaults: &workshop.defaults, namespace: &id.namespace, volumes: &volumes };
+            let site = Site { objects, services: &services, pod, destinations: &destinations, holder };
+            Arc::new(gateways::table(site, serves, &mut workshop.server_settings, workshop.findings))
         });
         let workload = Workload {
             id: id.clone(),

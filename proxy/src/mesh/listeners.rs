@@ -91,6 +91,18 @@ impl DownstreamTls {
     }
 }
 
+impl TlsServer {
+    /// What a client had to prove at this server, as it was when it let the client in, is what it would have to prove at
+    /// `now`.
+    #[must_use]
+    pub fn asks_the_same(&self, now: &Self) -> bool {
+        match (&self.tls, &now.tls) {
+            (DownstreamTls::Terminate(then), DownstreamTls::Terminate(now)) => then.clients == now.clients,
+            (then, now) => std::mem::discriminant(then) == std::mem::discriminant(now),
+        }
+    }
+}
+
 impl GatewayTable {
     /// What the routes say; [`super::Workload::at_gateway`] also asks the rules that guard hosts.
     #[must_use]
@@ -149,8 +161,18 @@ impl GatewayTable {
         }
     }
 
+    /// The TLS server that a client is led to which names this one, in its hello or in a request.
+    #[must_use]
+    pub fn named(&self, id: ListenerId, host: &str) -> Option<&Arc<TlsServer>> {
+        match &self.listeners.get(&id)?.serves {
+            Servers::Tls(servers) => servers.get(host),
+            Servers::Http(_) | Servers::Tcp(_) => None,
+        }
+    }
+
     /// The TLS server of this name.
-    fn server(&self, id: ListenerId, name: Option<&str>) -> Option<&Arc<TlsServer>> {
+    #[must_use]
+    pub fn server(&self, id: ListenerId, name: Option<&str>) -> Option<&Arc<TlsServer>> {
         match (&self.listeners.get(&id)?.serves, name) {
             (Servers::Tls(servers), Some(name)) => servers.values().find(|server| &*server.name == name),
             _ => None,

@@ -30,6 +30,7 @@ mod rules;
 pub mod server_tls;
 mod sidecars;
 pub mod table;
+mod termination;
 mod view;
 mod virtual_services;
 mod volumes;

@@ -67,7 +67,7 @@ impl Upstream<'_> {
 }
 
 /// A field below `tls`, and why it cannot be honoured.
-type Refusal = (&'static str, String);
+pub type Refusal = (&'static str, String);
 
 impl Holder<'_> {
     pub fn originate(self, tls: &Tls<'_>, upstream: Upstream<'_>, findings: &mut Findings) -> UpstreamTls {
@@ -124,7 +124,6 @@ impl Holder<'_> {
         if own.is_none() && (tls.mode == TlsMode::Mutual || beside.is_none()) {
             return refuse(format!("Secret {namespace}/{name} does not exist"));
         }
-        let has_ca = |secret: &Secret| ["cacert", "ca.crt"].iter().any(|key| filled(secret, key));
         let ca = beside.is_some_and(has_ca) || own.is_some_and(has_ca);
         if !ca && !tls.insecure_skip_verify {
             return refuse(format!(
@@ -133,8 +132,7 @@ impl Holder<'_> {
         }
         let identity = match (tls.mode, own) {
             (TlsMode::Mutual, Some(own)) => {
-                let pairs = [["cert", "key"], ["tls.crt", "tls.key"]];
-                if !pairs.iter().any(|pair| pair.iter().all(|key| filled(own, key))) {
+                if !has_pair(own) {
                     return refuse(format!("Secret {namespace}/{name} lacks tls.crt and tls.key (or cert and key)"));
                 }
                 Some(IdentitySource::Secret { namespace: namespace.to_owned(), name: name.to_owned() })
@@ -162,7 +160,8 @@ impl Holder<'_> {
         Ok((identity, trust))
     }
 
-    fn material(self, field: &'static str, path: &str) -> Result<Material, Refusal> {
+    /// The file that a field of the rule names.
+    pub fn material(self, field: &'static str, path: &str) -> Result<Material, Refusal> {
         let place = self.volumes.place(path).map_err(|why| (field, why))?;
         match self.lacks(&place) {
             Some(why) => Err((field, format!("{path}: {why}"))),
@@ -191,7 +190,7 @@ impl Holder<'_> {
         }
     }
 
-    fn secret(&self, namespace: &str, name: &str) -> Option<&Secret> {
+    pub fn secret(&self, namespace: &str, name: &str) -> Option<&Secret> {
         secret(&self.objects.secrets, namespace, name)
     }
 }
@@ -200,12 +199,22 @@ fn secret<'a>(secrets: &'a Kind<Secret>, namespace: &str, name: &str) -> Option<
     secrets.get(&(namespace.to_owned(), name.to_owned())).map(|object| &object.spec)
 }
 
+/// A certificate and its key.
+pub fn has_pair(secret: &Secret) -> bool {
+    let pairs = [["cert", "key"], ["tls.crt", "tls.key"]];
+    pairs.iter().any(|pair| pair.iter().all(|key| filled(secret, key)))
+}
+
+pub fn has_ca(secret: &Secret) -> bool {
+    ["cacert", "ca.crt"].iter().any(|key| filled(secret, key))
+}
+
 fn filled(secret: &Secret, key: &str) -> bool {
     secret.data.get(key).is_some_and(|value| !value.is_empty())
 }
 
 /// Set and not empty: protobuf knows no difference.
-fn given(value: Option<&String>) -> Option<&str> {
+pub fn given(value: Option<&String>) -> Option<&str> {
     value.map(String::as_str).filter(|value| !value.is_empty())
 }
 

@@ -40,6 +40,7 @@ pub use context::{ClientContext, UpstreamName, alpn_is_h2};
 pub use contexts::{Contexts, SecretRow};
 pub use error::TlsError;
 pub use material::read_host_file;
+pub use params::check_suites;
 pub use refused::refused;
 pub use server::{ClientCertificate, ServerContext, client_fault, peer_certificate, peer_identity};
 

@@ -109,6 +109,14 @@ fn suites(names: &[String], all: Vec<SupportedCipherSuite>) -> Result<Vec<Suppor
     Ok(chosen)
 }
 
+/// Whether every one of these cipher suites is there.
+///
+/// # Errors
+/// The first that is not, with those that are.
+pub fn check_suites(names: &[String]) -> Result<(), TlsError> {
+    suites(names, Vec::new()).map(drop)
+}
+
 fn curve(name: &str) -> Result<&'static dyn SupportedKxGroup, TlsError> {
     let lower = name.to_ascii_lowercase();
     match CURVES.iter().find(|(names, _)| names.contains(&lower.as_str())) {

@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Request, Response, StatusCode, Uri, Version, header::HOST};
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version,
+    header::{CONNECTION, HOST},
+};
 use hyper::body::Incoming;
 
 use super::{
@@ -38,6 +42,9 @@ pub async fn answer(connection: Arc<Connection>, request: Request<Incoming>) -> 
         return reply::reply(log, StatusCode::METHOD_NOT_ALLOWED, text);
     }
     let snapshot = connection.engine.snapshot();
+    if snapshot.misdirected(&connection.pod.id, &connection.info, &authority) {
+        return misdirected(log, connection.info.h2);
+    }
     let Some(decision) = snapshot.http(&connection.pod.id, &connection.info, &authority) else {
         let text = format!("{} is not enrolled any more", connection.pod.id);
         return reply::refused(log, text.into());
@@ -64,6 +71,17 @@ pub async fn answer(connection: Arc<Connection>, request: Request<Incoming>) -> 
     };
     log.route("", Some(&cluster), &cluster.name);
     forward::exchange(Errand::new(connection, snapshot, cluster, authority), request, log).await
+}
+
+/// Says that the request belongs on another connection, which on this one would be for another server, or for a client
+/// that has not proved what the server asks for by now (RFC 9110 section 15.5.20).
+fn misdirected(mut log: Box<RequestLog>, h2: bool) -> Response<ResponseBody> {
+    log.details("misdirected_request");
+    let mut headers = HeaderMap::new();
+    if !h2 {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    reply::answer(log, StatusCode::MISDIRECTED_REQUEST, headers, Bytes::new())
 }
 
 fn refuse_head(mut log: Box<RequestLog>, verdict: Verdict) -> Response<ResponseBody> {

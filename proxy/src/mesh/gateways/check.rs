@@ -30,10 +30,11 @@ pub fn check(objects: &Objects, services: &VirtualServices, findings: &mut Findi
         });
         let tls = spec.tls.iter().enumerate().flat_map(|(rule, route)| {
             let matches = route.matches.iter().enumerate();
-            matches.map(move |(at, given)| (format!("spec.tls[{rule}].match[{at}]"), &given.l4.gateways))
+            matches.map(move |(at, given)| (format!("spec.tls[{rule}].match[{at}]"), &given.l4))
         });
-        let tcp_gateways = tcp.clone().map(|(field, given)| (field, &given.gateways));
-        for (field, gateways) in http.chain(tls).chain(tcp_gateways) {
+        let l4 = tls.chain(tcp);
+        let l4_gateways = l4.clone().map(|(field, given)| (field, &given.gateways));
+        for (field, gateways) in http.chain(l4_gateways) {
             for (at, written) in gateways.iter().enumerate() {
                 if !bound(service, written) {
                     let message =
@@ -43,7 +44,7 @@ pub fn check(objects: &Objects, services: &VirtualServices, findings: &mut Findi
             }
         }
         let at_gateways_only = !spec.gateways.is_empty() && !bound(service, MESH);
-        for (field, given) in tcp.filter(|_| at_gateways_only) {
+        for (field, given) in l4.filter(|_| at_gateways_only) {
             for name in ignored_at_gateways(given) {
                 findings.warn(&service.object, &format!("{field}.{name}"), "does not count at a gateway, as in Istio");
             }

@@ -4,8 +4,9 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::super::{
     clusters::Workshop,
-    table::{Cluster, Guard, Outbound},
-    virtual_services::Destinations,
+    host::covers,
+    table::{Cluster, Discovery, Guard, Outbound, Protocol, UpstreamTls},
+    virtual_services::{Destinations, ServerHost},
 };
 
 pub struct AtGateway<'a> {
@@ -19,6 +20,25 @@ impl<'a> AtGateway<'a> {
         let made = outbound.all_clusters().map(|cluster| (cluster, workshop.at_gateway(cluster)));
         let own = made.filter(|(cluster, own)| !Arc::ptr_eq(cluster, own));
         Self { outbound, own: own.map(|(cluster, own)| (cluster.name.as_str(), own)).collect() }
+    }
+
+    /// Services of the mesh (and their subsets) under one of `hosts`, each as a cluster of the name that mesh mTLS has for it:
+    /// `outbound_.80_.v1_.web.default.svc.cluster.local`. It passes TLS on that is there already.
+    pub fn by_mesh_name(&self, hosts: &[ServerHost]) -> impl Iterator<Item = Arc<Cluster>> {
+        let all = self.outbound.all_clusters().map(|cluster| self.own.get(cluster.name.as_str()).unwrap_or(cluster));
+        let meant = all.filter(|cluster| {
+            let named = !cluster.host.starts_with('*') && !matches!(cluster.discovery, Discovery::Dynamic { .. });
+            named && !cluster.mesh_external && hosts.iter().any(|host| covers(&host.host, &cluster.host))
+        });
+        meant.map(|cluster| {
+            let Cluster { port, subset, host, .. } = &**cluster;
+            Arc::new(Cluster {
+                name: format!("outbound_.{port}_.{subset}_.{host}"),
+                protocol: Protocol::Tcp,
+                tls: UpstreamTls::Plain,
+                ..(**cluster).clone()
+            })
+        })
     }
 }
 

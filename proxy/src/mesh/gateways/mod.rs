@@ -4,6 +4,7 @@ mod check;
 mod destinations;
 mod listeners;
 mod placement;
+mod tls;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -11,6 +12,7 @@ pub use self::{
     check::check,
     destinations::AtGateway,
     listeners::{Site, table},
+    tls::Shared,
 };
 
 use super::{

@@ -111,10 +111,14 @@ fn named<'a>(hosts: &'a mut BTreeMap<String, VirtualHost>, host: &str, port: u16
 
 /// Hosts that the VirtualService and the server have in common, each once.
 pub fn common_hosts(service: &Resolved, server: &[ServerHost]) -> Vec<String> {
+    common_names(&service.hosts, &service.object.meta.namespace, server)
+}
+
+/// The same for any names that an object of `namespace` speaks of.
+pub fn common_names(names: &[String], namespace: &str, server: &[ServerHost]) -> Vec<String> {
     let mut common: Vec<String> = Vec::new();
-    for own in &service.hosts {
+    for own in names {
         for other in server {
-            let namespace = &service.object.meta.namespace;
             let seen = other.namespace.as_ref().is_none_or(|only| only == namespace);
             let narrower = match (seen, covers(&other.host, own), covers(own, &other.host)) {
                 (true, true, _) => own,

@@ -26,7 +26,7 @@ pub use self::{
     http::http_routes,
     mesh::{Placed, Plan, View},
     spoken::Spoken,
-    tunnels::gateway_tcp,
+    tunnels::{gateway_tcp, gateway_tls},
 };
 use super::{
     findings::Findings,

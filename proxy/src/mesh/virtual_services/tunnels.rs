@@ -6,7 +6,9 @@ use ipnet::IpNet;
 
 use super::{
     super::routing::{ClusterRef, TunnelMatch, TunnelRoute},
-    Caller, Destinations, GatewayServer, Resolved, RouteContext, VirtualServices, common_hosts, gateway_name,
+    Caller, Destinations, GatewayServer, Resolved, RouteContext, VirtualServices, common_hosts,
+    gateway::common_names,
+    gateway_name,
 };
 use crate::api::virtual_service::{L4Match, TcpDestination};
 
@@ -23,14 +25,45 @@ pub fn gateway_tcp(
         RouteContext { caller: Caller { gateway: server.gateway, ..workload }, port: server.port, destinations };
     let bound = services.bound(server.gateway, workload.namespace).into_iter().map(|at| &services.all[at]);
     let mut routes = bound.filter(|service| !common_hosts(service, server.hosts).is_empty()).flat_map(|service| {
-        let namespace = &service.object.meta.namespace;
-        let meant = move |rule: &L4Match| {
-            rule.port.is_none_or(|port| port == server.port) && names(rule, server.gateway, namespace)
-        };
+        let meant = move |rule: &L4Match| server.means(rule, &service.object.meta.namespace);
         let rules = service.object.spec.tcp.iter();
         rules.filter(move |rule| rule.matches.is_empty() || rule.matches.iter().any(meant)).map(move |r| (service, r))
     });
     routes.next().map(|(service, rule)| route(service, &rule.route, &context))
+}
+
+/// Where a gateway passes TLS on to, by server names (or patterns of them) within the server's hosts; of equal ones the
+/// first counts (Istio `l4SingleMatch`).
+#[must_use]
+pub fn gateway_tls(
+    services: &VirtualServices,
+    server: GatewayServer<'_>,
+    workload: Caller<'_>,
+    destinations: &dyn Destinations,
+) -> Vec<(String, Arc<TunnelRoute>)> {
+    let context =
+        RouteContext { caller: Caller { gateway: server.gateway, ..workload }, port: server.port, destinations };
+    let mut tunnels = Vec::new();
+    for service in services.bound(server.gateway, workload.namespace).into_iter().map(|at| &services.all[at]) {
+        let namespace = &service.object.meta.namespace;
+        for rule in &service.object.spec.tls {
+            let meant = rule.matches.iter().filter(|given| server.means(&given.l4, namespace));
+            let names: Vec<String> =
+                meant.flat_map(|given| common_names(&given.sni_hosts, namespace, server.hosts)).collect();
+            if !names.is_empty() {
+                let route = route(service, &rule.route, &context);
+                tunnels.extend(names.into_iter().map(|name| (name, route.clone())));
+            }
+        }
+    }
+    tunnels
+}
+
+impl GatewayServer<'_> {
+    /// Of a match only port and Gateway count.
+    fn means(&self, rule: &L4Match, namespace: &str) -> bool {
+        rule.port.is_none_or(|port| port == self.port) && names(rule, self.gateway, namespace)
+    }
 }
 
 /// Server names (or patterns of them) and where their connections go, in order.

@@ -1,5 +1,7 @@
 //! Gateways: which pod listens where, and what it does with what arrives.
 
+mod tls;
+
 use super::*;
 use crate::mesh::{Behind, DownstreamTls, GatewayTable, ListenerId, Servers};
 
@@ -269,20 +271,7 @@ fn gateways_share_a_port_where_they_can() {
 }
 
 #[test]
-fn what_cannot_be_served_is_refused_and_said() {
-    for (tls, field) in [
-        ("{mode: SIMPLE, credentialName: c}", "tls.mode"),
-        ("{mode: MUTUAL, credentialName: c}", "tls.mode"),
-        ("{mode: PASSTHROUGH}", "tls.mode"),
-        ("{mode: ISTIO_MUTUAL, subjectAltNames: [x]}", "tls.subjectAltNames"),
-    ] {
-        let mesh = world(&server(443, "HTTPS", &format!(", tls: {tls}")), "");
-        let Servers::Tls(servers) = &table(&mesh).listeners[&at(8443)].serves else { panic!() };
-        let DownstreamTls::Refuse(why) = &servers.get("edition.cnn.com").unwrap().tls else { panic!("{tls}") };
-        assert!(why.starts_with("Gateway edge/gw: "), "{why}");
-        let said = mesh.said(Severity::Error);
-        assert!(said.len() == 1 && said[0].starts_with(&format!("spec.servers[0].{field}: ")), "{tls}: {said:?}");
-    }
+fn what_cannot_be_opened_is_said() {
     let mesh = world(&server(15001, "HTTP", ""), "");
     assert!(shown(&mesh).is_empty());
     assert!(
