@@ -24,8 +24,10 @@ pub mod maps {
 /// The object that is loaded for each pod, see `inbound.rs`.
 pub mod inbound {
     pub const PROGRAM: &str = "egret_inbound";
-    /// Which pod it is.
-    pub const COOKIE: &str = "COOKIE";
+    /// Set at load time where the kernel tells the interface that a connection comes in by (5.17).
+    pub const HAS_INGRESS_IFINDEX: &str = "HAS_INGRESS_IFINDEX";
+    /// Which pod it is, and what becomes of it while nobody listens: one [`super::InboundPod`].
+    pub const POD: &str = "POD";
     /// The agent's listeners, with an index for each family.
     pub const SOCKETS: &str = "LISTENERS";
     pub const LISTENERS: usize = 2;
@@ -128,6 +130,17 @@ pub struct OwnKey {
     pub address: Address,
 }
 
+/// The one value of `POD`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InboundPod {
+    /// The cookie of its namespace.
+    pub cookie: u64,
+    /// Not 0: what comes while no agent listens is refused. 0: it goes straight to the application.
+    pub fail_closed: u32,
+    pub zero: u32,
+}
+
 /// Value of `ORIGINAL_DST` (for each socket) and `PENDING`: where the client wanted to go.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -200,7 +213,7 @@ mod user {
             unsafe impl aya::Pod for $name {}
         )*};
     }
-    pod!(Address, Enrolment, OwnKey, Original, PendingKey, Config);
+    pod!(Address, Enrolment, OwnKey, InboundPod, Original, PendingKey, Config);
 }
 
 // The kernel hashes keys byte by byte: padding would make equal keys differ.
@@ -209,6 +222,7 @@ const _: () = assert!(size_of::<PendingKey>() == 32);
 const _: () = assert!(size_of::<Enrolment>() == 24);
 const _: () = assert!(size_of::<Original>() == 24);
 const _: () = assert!(size_of::<Config>() == 16);
+const _: () = assert!(size_of::<InboundPod>() == 16);
 
 #[cfg(test)]
 mod tests {

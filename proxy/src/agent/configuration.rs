@@ -139,6 +139,7 @@ impl Configuration {
             log::error!("{error}; the access log stays as it was");
         }
         self.generation += 1;
+        fleet.harden(&mesh);
         self.engine.install(Snapshot { mesh: Arc::new(mesh), tls: Arc::new(tls), generation: self.generation });
         self.identities.publish();
         fleet.settle();

@@ -69,6 +69,7 @@ pub(super) fn start(options: &Options) -> Result<Capture, CaptureError> {
         }
         programs.push((hook, attach(&mut ebpf, &root, &pins, hook)?));
     }
+    inbound::sweep(&pins)?;
     let open = |error| CaptureError::map("open a map", error);
     Ok(Capture {
         enrolled: Mutex::new(take(&mut ebpf, maps::ENROLLED)?.try_into().map_err(open)?),

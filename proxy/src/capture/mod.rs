@@ -124,15 +124,37 @@ impl Capture {
     /// as their own. Connections of the pod to itself, over the loopback or its own addresses (see [`Capture::enrol`]), are
     /// left alone, and so are those of the agent from inside the pod: it can pass on what it accepted to the same address.
     ///
-    /// A family without a listener is not captured, nor is any once the listeners are closed. A port on which the
-    /// application does not listen is accepted too: the agent learns it only when it passes the connection on, and resets
-    /// it then. UDP and ICMP are left alone.
-    pub fn capture_inbound(&self, namespace: &Namespace, listeners: &[TcpListener]) -> Result<Inbound, CaptureError> {
-        self.inbound.attach(namespace, listeners)
+    /// A port on which the application does not listen is accepted too: the agent learns it only when it passes the
+    /// connection on, and resets it then. UDP and ICMP are left alone.
+    ///
+    /// `fail_closed`: while nobody listens (no agent runs, the listeners are closed, a family has none) what comes is refused;
+    /// else it goes straight to the application.
+    ///
+    /// What an earlier agent left for the pod is adopted, without a moment between.
+    pub fn capture_inbound(
+        &self,
+        namespace: &Namespace,
+        listeners: &[TcpListener],
+        fail_closed: bool,
+    ) -> Result<Inbound, CaptureError> {
+        self.inbound.attach(namespace, listeners, fail_closed)
     }
 
-    /// Lets a pod's connections go their own way again. A pod that is not enrolled: nothing happens.
+    /// Lets the connections that come to a pod go straight to the application again, once its [`Inbound`] is dropped too; those
+    /// accepted before go on. Nothing happens where they were not captured.
+    pub fn release_inbound(&self, cookie: u64) -> Result<(), CaptureError> {
+        inbound::release(&self.pins, cookie).map(drop)
+    }
+
+    /// Whether an application can be given its client's address: the kernel must tell the programs by which interface a
+    /// connection comes in (Linux 5.17).
+    pub fn has_original_source(&self) -> bool {
+        self.inbound.has_ingress_ifindex()
+    }
+
+    /// Lets a pod's connections, in both directions, go their own way again. A pod that is not enrolled: nothing happens.
     pub fn unenrol(&self, cookie: u64) -> Result<(), CaptureError> {
+        self.release_inbound(cookie)?;
         let map = |error| CaptureError::map("release a pod", error);
         absent_is_fine(self.enrolled.lock().remove(&cookie)).map_err(map)?;
         self.remove_own(cookie, &[]).map_err(map)
@@ -147,10 +169,15 @@ impl Capture {
         stale.iter().try_for_each(|key| absent_is_fine(own.remove(key)))
     }
 
-    /// Cookies of the namespaces that are enrolled, those that an earlier agent left included.
+    /// Cookies of the namespaces that are enrolled or whose inbound connections are captured, those that an earlier agent
+    /// left included.
     pub fn enrolled(&self) -> Result<Vec<u64>, CaptureError> {
         let map = |error| CaptureError::map("list the enrolled pods", error);
-        self.enrolled.lock().keys().collect::<Result<_, _>>().map_err(map)
+        let mut cookies: Vec<u64> = self.enrolled.lock().keys().collect::<Result<_, _>>().map_err(map)?;
+        cookies.extend(inbound::pinned(&self.pins)?);
+        cookies.sort_unstable();
+        cookies.dedup();
+        Ok(cookies)
     }
 
     pub fn counters(&self) -> Result<Counters, CaptureError> {

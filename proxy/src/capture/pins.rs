@@ -47,6 +47,15 @@ impl Pins {
         self.links().join(hook)
     }
 
+    /// Links of the programs that capture what comes to pods, each named by the cookie of the pod's namespace.
+    pub fn inbounds(&self) -> PathBuf {
+        self.folder.join("inbound")
+    }
+
+    pub fn inbound(&self, cookie: u64) -> PathBuf {
+        self.inbounds().join(cookie.to_string())
+    }
+
     /// The id of the program that the pinned link of a hook runs.
     pub fn linked_program(&self, hook: &str) -> Option<u32> {
         let link = PinnedLink::from_pin(self.link(hook)).ok()?;
@@ -54,7 +63,7 @@ impl Pins {
     }
 
     pub fn create(&self) -> Result<(), CaptureError> {
-        for path in [self.maps(), self.links()] {
+        for path in [self.maps(), self.links(), self.inbounds()] {
             std::fs::create_dir_all(&path).map_err(|error| CaptureError::Pin { what: "create", path, error })?;
         }
         Ok(())

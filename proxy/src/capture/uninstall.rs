@@ -9,7 +9,7 @@ use std::{
 use egret_ebpf::maps;
 
 use super::{
-    CaptureError, cgroup,
+    CaptureError, cgroup, inbound,
     pins::{HOOKS, Pins},
 };
 
@@ -35,13 +35,17 @@ pub fn uninstall(instance: &str) -> Result<Removed, CaptureError> {
     };
     let _lock = group.as_deref().map(|group| lock_idle(group, instance)).transpose()?;
     let mut removed = Removed::default();
+    // First: without the other programs' map of own addresses, a pod may not know itself any more.
+    for cookie in inbound::pinned(&pins)? {
+        removed.links += usize::from(inbound::release(&pins, cookie)?);
+    }
     for hook in HOOKS.iter().rev() {
         removed.links += usize::from(remove(&pins.link(hook), "detach")?);
     }
     for map in maps::ALL {
         removed.maps += usize::from(remove(&pins.map(map), "remove")?);
     }
-    for folder in [pins.links(), pins.maps(), pins.folder().to_owned()] {
+    for folder in [pins.inbounds(), pins.links(), pins.maps(), pins.folder().to_owned()] {
         remove_folder(&folder)?;
     }
     if let Some(group) = &group {
@@ -69,7 +73,7 @@ fn lock_idle(group: &Path, instance: &str) -> Result<Option<File>, CaptureError>
     }
 }
 
-fn remove(path: &Path, what: &'static str) -> Result<bool, CaptureError> {
+pub(super) fn remove(path: &Path, what: &'static str) -> Result<bool, CaptureError> {
     gone(fs::remove_file(path)).map_err(|error| CaptureError::Pin { what, path: path.to_owned(), error })
 }
 

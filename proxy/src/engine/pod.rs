@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use parking_lot::{Mutex, RwLock};
@@ -32,6 +35,7 @@ pub struct Pod {
     /// Which address families lead anywhere from here.
     pub(super) families: Families,
     own_addresses: RwLock<Vec<IpAddr>>,
+    original_source: AtomicBool,
     /// Ports of its gateway's listeners, also of former ones.
     gateway_ports: RwLock<BTreeSet<u16>>,
     clusters: Mutex<HashMap<String, Arc<ClusterState>>>,
@@ -56,6 +60,7 @@ impl Pod {
             http: http::Pools::default(),
             families: Families::default(),
             own_addresses: RwLock::new(own_addresses),
+            original_source: AtomicBool::new(false),
             gateway_ports: RwLock::default(),
             clusters: Mutex::default(),
         }
@@ -69,6 +74,16 @@ impl Pod {
     /// Takes note that the namespace's addresses have changed.
     pub fn set_own_addresses(&self, addresses: Vec<IpAddr>) {
         *self.own_addresses.write() = addresses;
+    }
+
+    /// Whether the application sees its clients' addresses ([`Sockets::tcp_from`] works) and not the pod's own.
+    pub fn original_source(&self) -> bool {
+        self.original_source.load(Relaxed)
+    }
+
+    /// Takes note of it.
+    pub fn set_original_source(&self, original_source: bool) {
+        self.original_source.store(original_source, Relaxed);
     }
 
     /// Whether the namespace's interfaces bear this address.

@@ -1,11 +1,24 @@
 //! What the engine needs from the kernel half. `capture` and `netns` implement it; tests without privileges do too.
 
-use std::{io, net::SocketAddr, os::fd::BorrowedFd};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::BorrowedFd,
+};
 
 /// Sockets as a pod would make them.
 pub trait Sockets: Send + Sync + 'static {
     /// A non-blocking TCP socket of the pod for dialling an address of `remote`'s family.
     fn tcp(&self, remote: SocketAddr) -> io::Result<tokio::net::TcpSocket>;
+    /// As [`Sockets::tcp`], for dialling the pod's own address `remote`; the application there sees the address `client`, at a
+    /// port of the socket's own. `connect` may say that the address is in use (`AddrNotAvailable`): then try another socket.
+    ///
+    /// # Errors
+    /// `Unsupported`: not to be had for this client, or at all.
+    fn tcp_from(&self, remote: SocketAddr, client: IpAddr) -> io::Result<tokio::net::TcpSocket> {
+        let _ = (remote, client);
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// A non-blocking UDP socket of the pod bound to `local` (the pod's DNS queries).
     fn udp(&self, local: SocketAddr) -> io::Result<tokio::net::UdpSocket>;
     /// A stream socket of the pod connected to a unix path (`unix://` endpoints).

@@ -5,6 +5,7 @@
 //! [`Namespace::is_current`] tells, and whoever holds one asks from time to time.
 
 mod addresses;
+mod original_source;
 mod sockets;
 
 use std::{

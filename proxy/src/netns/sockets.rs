@@ -30,7 +30,7 @@ impl Namespace {
         Ok(socket.into())
     }
 
-    fn socket(&self, address: SocketAddr, kind: Type, protocol: Option<Protocol>) -> io::Result<Socket> {
+    pub(super) fn socket(&self, address: SocketAddr, kind: Type, protocol: Option<Protocol>) -> io::Result<Socket> {
         let socket = self.run(|| Socket::new(Domain::for_address(address), kind, protocol))??;
         socket.set_nonblocking(true)?;
         Ok(socket)
@@ -42,6 +42,10 @@ impl Sockets for Namespace {
         let socket = self.socket(remote, Type::STREAM, Some(Protocol::TCP))?;
         socket.set_tcp_nodelay(true)?;
         Ok(TcpSocket::from_std_stream(socket.into()))
+    }
+
+    fn tcp_from(&self, remote: SocketAddr, client: IpAddr) -> io::Result<TcpSocket> {
+        self.tcp_as(remote, client)
     }
 
     fn udp(&self, local: SocketAddr) -> io::Result<UdpSocket> {

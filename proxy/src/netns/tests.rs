@@ -10,17 +10,17 @@ use super::*;
 use crate::engine::ports::Sockets;
 
 /// A namespace that is gone when the test is, however it ends.
-struct Made(String);
+pub(super) struct Made(pub(super) String);
 
 impl Made {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("egret-u{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         ip(&["netns", "add", &name]);
         Self(name)
     }
 
-    fn ip(&self, arguments: &str) {
+    pub(super) fn ip(&self, arguments: &str) {
         let mut all = vec!["-n", self.0.as_str()];
         all.extend(arguments.split(' '));
         ip(&all);

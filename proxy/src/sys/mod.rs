@@ -43,6 +43,7 @@ pub fn release_free_memory() {
 
 /// Commands of bpf(2), from `linux/bpf.h`.
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 
 /// The head of `union bpf_attr` for `BPF_OBJ_GET`.
@@ -60,6 +61,26 @@ struct LinkUpdate {
     new_prog_fd: u32,
     flags: u32,
     old_prog_fd: u32,
+}
+
+/// The head of `union bpf_attr` for `BPF_OBJ_GET_INFO_BY_FD`.
+#[repr(C)]
+struct ObjInfo {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// The head of `struct bpf_link_info` of a link to a network namespace.
+#[repr(C)]
+#[derive(Default)]
+struct NetnsLinkInfo {
+    kind: u32,
+    id: u32,
+    prog_id: u32,
+    _padding: u32,
+    netns_ino: u32,
+    attach_type: u32,
 }
 
 /// Opens what is pinned at a path of the BPF file system.
@@ -86,6 +107,20 @@ pub fn bpf_link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Res
     // SAFETY: `attr` is laid out as the kernel expects for this command, and its size is told.
     let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_UPDATE, &raw mut attr, size_of::<LinkUpdate>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The inode of the network namespace that a link is attached to; 0: the namespace is gone.
+pub fn bpf_link_netns(link: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut info = NetnsLinkInfo::default();
+    let mut attr = ObjInfo {
+        bpf_fd: link.as_raw_fd() as u32,
+        info_len: size_of::<NetnsLinkInfo>() as u32,
+        info: (&raw mut info) as u64,
+    };
+    // SAFETY: both structures are laid out as the kernel expects for this command, their sizes are told, and `info` outlives
+    // the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw mut attr, size_of::<ObjInfo>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(info.netns_ino) }
 }
 
 /// A descriptor that tokio watches for input. Must be called within a tokio runtime.

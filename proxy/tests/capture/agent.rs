@@ -1,12 +1,15 @@
 //! The agent's half of a test, in a process of its own: captures one pod and tells each client what it saw.
 //!
 //! A client of port 7 is relayed, all others get `captured <destination> from <client>`. With inbound capture, a client from
-//! outside gets `inbound <destination> from <client>`, and is passed on to the pod's own server on port 80. Commands come on stdin, one a
+//! outside gets `inbound <destination> from <client>`, and is passed on to the pod's own server on port 80; port 8080 is passed on both ways. Commands come on stdin, one a
 //! line, and each is answered by one line on stdout that begins with `@`. End of input ends the process.
 
 use std::{
     io::{self, Write},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use egret::{
@@ -28,6 +31,8 @@ pub const ENVIRONMENT: &str = "EGRET_TEST_AGENT";
 pub const RELAYED: u16 = 7;
 /// Where the pods of these tests have a server of their own.
 pub const SERVED: u16 = 80;
+/// What comes to this port of the pod is passed on whole, both ways.
+pub const PASSED_ON: u16 = 8080;
 
 /// Not a test: what [`crate::lab::Agent`] runs the test binary for.
 #[tokio::test]
@@ -58,12 +63,34 @@ async fn agent_process() {
                 say(&format!("{:?}", capture.enrolled().unwrap()));
             }
             "inbound" => {
-                serving.capture_inbound(&capture);
+                serving.capture_inbound(&capture, false);
                 say("inbound captured");
             }
+            "strict" => {
+                serving.capture_inbound(&capture, true);
+                say("inbound captured, fail closed");
+            }
+            "open" | "closed" => {
+                serving.inbound.as_mut().unwrap().set_fail_closed(command == "closed").unwrap();
+                say(&command);
+            }
             "direct" => {
+                capture.release_inbound(serving.namespace.cookie()).unwrap();
                 serving.inbound = None;
                 say("inbound direct");
+            }
+            "original" => {
+                assert!(capture.has_original_source());
+                let own = serving.namespace.addresses().unwrap();
+                serving.namespace.enable_original_source(&own).unwrap();
+                serving.original_source.store(true, Ordering::Relaxed);
+                say("original source");
+            }
+            // As at the end of the agent.
+            "stop" => {
+                serving.inbound.as_mut().unwrap().stop();
+                serving.inbound_tasks.drain(..).for_each(|task| task.abort());
+                say("stopped");
             }
             // The listeners first, so that for a while the program finds none.
             "deaf" => {
@@ -114,6 +141,7 @@ struct Serving {
     tasks: Vec<JoinHandle<()>>,
     inbound: Option<Inbound>,
     inbound_tasks: Vec<JoinHandle<()>>,
+    original_source: Arc<AtomicBool>,
 }
 
 impl Serving {
@@ -126,15 +154,16 @@ impl Serving {
         let serve = |listener| tokio::spawn(serve(listener, capture.clone(), namespace.clone()));
         let tasks = listeners.into_iter().map(serve).collect();
         say("enrolled");
-        Self { namespace, tasks, inbound: None, inbound_tasks: Vec::new() }
+        Self { namespace, tasks, inbound: None, inbound_tasks: Vec::new(), original_source: Arc::default() }
     }
 
-    fn capture_inbound(&mut self, capture: &Capture) {
+    fn capture_inbound(&mut self, capture: &Capture, fail_closed: bool) {
         let loopback = [format!("127.0.0.1:{INBOUND_PORT}"), format!("[::1]:{INBOUND_PORT}")];
         let listen = |address: String| self.namespace.listener(address.parse().unwrap()).unwrap();
         let listeners = loopback.map(listen);
-        self.inbound = Some(capture.capture_inbound(&self.namespace, &listeners).unwrap());
-        let serve = |listener| tokio::spawn(serve_inbound(listener, self.namespace.clone()));
+        self.inbound = Some(capture.capture_inbound(&self.namespace, &listeners, fail_closed).unwrap());
+        let serve =
+            |listener| tokio::spawn(serve_inbound(listener, self.namespace.clone(), self.original_source.clone()));
         self.inbound_tasks = listeners.into_iter().map(serve).collect();
     }
 }
@@ -170,16 +199,24 @@ async fn serve(listener: std::net::TcpListener, capture: Arc<Capture>, namespace
     }
 }
 
-async fn serve_inbound(listener: std::net::TcpListener, namespace: Arc<Namespace>) {
+async fn serve_inbound(listener: std::net::TcpListener, namespace: Arc<Namespace>, original_source: Arc<AtomicBool>) {
     let listener = TcpListener::from_std(listener).unwrap();
     loop {
         let (mut stream, peer) = listener.accept().await.unwrap();
         let namespace = namespace.clone();
+        let original_source = original_source.load(Ordering::Relaxed);
         tokio::spawn(async move {
             let original = stream.local_addr().unwrap();
+            let dial =
+                || if original_source { namespace.tcp_from(original, peer.ip()) } else { namespace.tcp(original) };
+            if original.port() == PASSED_ON {
+                let mut application = dial().unwrap().connect(original).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut stream, &mut application).await;
+                return;
+            }
             let mut answer = format!("inbound {original} from {peer}");
             if original.port() == SERVED {
-                let mut application = namespace.tcp(original).unwrap().connect(original).await.unwrap();
+                let mut application = dial().unwrap().connect(original).await.unwrap();
                 answer.push_str(" -> ");
                 application.read_to_string(&mut answer).await.unwrap();
             }

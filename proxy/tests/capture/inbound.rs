@@ -190,7 +190,7 @@ fn a_killed_agent_leaves_the_application_reachable() {
 fn open_connections_are_not_disturbed() {
     let mut lab = Lab::new();
     let held = r#"
-server = socket.create_server(("10.77.0.2", 8080))
+server = socket.create_server(("10.77.0.2", 8081))
 server.settimeout(10)
 print("listening", flush=True)
 peer = server.accept()[0]
@@ -199,7 +199,7 @@ for n in range(4):
 print("whole")"#;
     let client = r#"
 for wait in range(50):
-    try: s = dial("10.77.0.2", 8080); break
+    try: s = dial("10.77.0.2", 8081); break
     except ConnectionRefusedError: time.sleep(0.1)
 for n in range(4):
     s.sendall(b"x")

@@ -93,6 +93,15 @@ impl Lab {
         }
     }
 
+    /// All of them, the outside world's too.
+    pub fn stop_servers(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for server in self.servers.drain(..) {
+            let _ = server.join();
+        }
+        self.stop.store(false, Ordering::Relaxed);
+    }
+
     pub fn start_agent(&mut self) -> String {
         let mut agent = Agent::start(&self.instance, &self.pod);
         let started = agent.line();
@@ -124,10 +133,7 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         self.agent.take();
-        self.stop.store(true, Ordering::Relaxed);
-        for server in self.servers.drain(..) {
-            let _ = server.join();
-        }
+        self.stop_servers();
         for name in [&self.pod, &self.outside] {
             let _ = Command::new("ip").args(["netns", "del", name]).output();
         }

@@ -6,6 +6,8 @@
 mod agent;
 mod clients;
 mod inbound;
+mod inbound_closed;
 mod lab;
 mod left_alone;
 mod lifecycle;
+mod original_source;

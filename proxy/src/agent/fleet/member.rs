@@ -10,10 +10,10 @@ use tokio::task::JoinHandle;
 
 use super::listeners::Listeners;
 use crate::{
-    capture::{self, Capture},
+    capture::{self, Capture, CaptureError},
     engine::{Engine, accept::Role, pod::Pod, resolve::Resolver},
     limits,
-    mesh::{Workload, WorkloadId},
+    mesh::{InboundTable, Workload, WorkloadId},
     netns::{Namespace, listener_sockets},
 };
 
@@ -33,11 +33,12 @@ struct Serving {
     outbound: Vec<JoinHandle<()>>,
     gateway: Listeners,
     inbound: Option<InboundCapture>,
+    /// Why the application does not see its clients' addresses although it is to.
+    original_source_refused: Option<String>,
 }
 
 struct InboundCapture {
-    /// Dropped before the listeners close.
-    _capture: capture::Inbound,
+    capture: capture::Inbound,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -68,21 +69,18 @@ impl Member {
             }
         }
         if let Some(serving) = &mut self.serving {
-            let wanted = workload.and_then(|workload| workload.inbound.as_ref());
             // What is no longer wanted goes before what is new comes: a pod that becomes a gateway, or ceases to be one.
-            if wanted.is_none() {
-                serving.release_inbound();
+            if workload.is_some_and(|workload| workload.inbound.is_none()) {
+                serving.release_inbound(capture, &self.namespace);
             }
             let table = workload.and_then(|workload| workload.gateway.as_ref());
             let wanted_listeners = table.into_iter().flat_map(|table| table.listeners.keys().copied());
             let serve = |listener, id| engine.serve(listener, serving.pod.clone(), Role::Gateway(id));
             let refused = serving.gateway.settle(wanted_listeners, &self.namespace, &self.addresses, serve);
             self.in_the_way.extend(refused);
-            if wanted.is_some() && serving.inbound.is_none() {
-                match capture_inbound(capture, engine, &serving.pod, &self.namespace) {
-                    Ok(inbound) => serving.inbound = Some(inbound),
-                    Err(why) => self.in_the_way.push(why),
-                }
+            if let Some(table) = workload.and_then(|workload| workload.inbound.as_deref()) {
+                self.in_the_way.extend(serving.settle_inbound(capture, engine, &self.namespace, table).err());
+                serving.settle_original_source(capture, &self.namespace, &self.addresses, table.original_source);
             }
         }
         for sentence in self.in_the_way.iter().filter(|sentence| !known.contains(sentence)) {
@@ -94,6 +92,16 @@ impl Member {
             log::info!("pod {id}: enrolled ({}, {}; inbound {inbound})", self.netns, list(&self.addresses));
         }
         after != before || self.in_the_way != known
+    }
+
+    /// Before a table that forbids something is in force: from here on, what comes while no agent runs is refused.
+    pub fn harden(&mut self) {
+        let inbound = self.serving.as_mut().and_then(|serving| Some((&serving.pod, serving.inbound.as_mut()?)));
+        if let Some((pod, inbound)) = inbound
+            && let Err(error) = inbound.capture.set_fail_closed(true)
+        {
+            log::error!("pod {}: {error}", pod.id);
+        }
     }
 
     /// Serves and captures at the new addresses; connections that are open go on.
@@ -110,6 +118,8 @@ impl Member {
                 }
             }
             serving.pod.set_own_addresses(addresses.clone());
+            // Until it is settled again: a first IPv6 address wants rules of its own.
+            serving.pod.set_original_source(false);
             if let Err(error) = capture.enrol(&self.namespace, port, &addresses) {
                 log::error!("pod {}: {error}", serving.pod.id);
             }
@@ -119,7 +129,9 @@ impl Member {
 
     /// Lets the pod's connections go their own way, then ends everything of it.
     pub fn release(&mut self, capture: &Capture, id: &WorkloadId) {
-        self.stop_listening();
+        if let Some(serving) = &mut self.serving {
+            serving.release_inbound(capture, &self.namespace);
+        }
         // Map entry first, then the listener: a connection on its way finds the one or the other.
         if let Err(error) = capture.unenrol(self.namespace.cookie()) {
             log::warn!("pod {id}: {error}");
@@ -127,15 +139,19 @@ impl Member {
         self.stop();
     }
 
-    /// Takes no more connections from outside; those that are open go on.
+    /// Takes no more connections from outside; those that are open go on. Where the table forbids something, what comes is
+    /// refused from here on, also after the agent's end; else it goes straight to the application.
     pub fn stop_listening(&mut self) {
         if let Some(serving) = &mut self.serving {
-            serving.release_inbound();
+            if let Some(mut inbound) = serving.inbound.take() {
+                inbound.capture.stop();
+                inbound.tasks.iter().for_each(JoinHandle::abort);
+            }
             serving.gateway.close_all();
         }
     }
 
-    /// Ends every listener and connection. Outbound capture stays: what the pod dials now is refused.
+    /// Ends every listener and connection. Capture stays: what the pod dials now is refused.
     pub fn stop(&mut self) {
         self.stop_listening();
         if let Some(serving) = self.serving.take() {
@@ -172,12 +188,79 @@ impl Member {
 }
 
 impl Serving {
+    /// Captured where it was not. Where that fails, what comes is refused if the table forbids something, and else goes
+    /// straight to the application.
+    fn settle_inbound(
+        &mut self,
+        capture: &Capture,
+        engine: &Arc<Engine>,
+        namespace: &Namespace,
+        table: &InboundTable,
+    ) -> Result<(), String> {
+        let fail_closed = table.fail_closed();
+        let failed = |error: CaptureError| error.to_string();
+        if let Some(inbound) = &mut self.inbound {
+            return inbound.capture.set_fail_closed(fail_closed).map_err(failed);
+        }
+        let listeners = match inbound_listeners(namespace) {
+            Ok(listeners) => listeners,
+            Err(why) => {
+                let instead = if fail_closed {
+                    capture.capture_inbound(namespace, &[], true).map(drop)
+                } else {
+                    capture.release_inbound(namespace.cookie())
+                };
+                return Err(instead.err().map_or(why, failed));
+            }
+        };
+        let capture = capture.capture_inbound(namespace, &listeners, fail_closed).map_err(failed)?;
+        // An earlier agent may have left it.
+        if !table.original_source
+            && let Err(error) = namespace.disable_original_source()
+        {
+            log::warn!("pod {}: the rules by which its application saw its clients stay: {error}", self.pod.id);
+        }
+        let serve = |listener| engine.serve(listener, self.pod.clone(), Role::Inbound);
+        let tasks = listeners.into_iter().map(serve).collect();
+        self.inbound = Some(InboundCapture { capture, tasks });
+        Ok(())
+    }
+
     /// Capture first, then the listeners. What comes then goes to the application.
-    fn release_inbound(&mut self) {
-        if let Some(InboundCapture { _capture, tasks }) = self.inbound.take() {
-            drop(_capture);
+    fn release_inbound(&mut self, capture: &Capture, namespace: &Namespace) {
+        if let Err(error) = capture.release_inbound(namespace.cookie()) {
+            log::warn!("pod {}: {error}", self.pod.id);
+        }
+        if let Some(InboundCapture { capture, tasks }) = self.inbound.take() {
+            drop(capture);
             tasks.iter().for_each(JoinHandle::abort);
         }
+    }
+
+    /// Whether the application sees its clients' addresses. What cannot be had is said, and the pod's own is seen instead.
+    fn settle_original_source(&mut self, capture: &Capture, namespace: &Namespace, own: &[IpAddr], wanted: bool) {
+        if !wanted {
+            // The rules stay as long as connections may use them, and are removed with the capture.
+            return self.pod.set_original_source(false);
+        }
+        if self.pod.original_source() {
+            return;
+        }
+        let enabled = if capture.has_original_source() {
+            namespace.enable_original_source(own).map_err(|error| error.to_string())
+        } else {
+            Err("Linux 5.17 or later is needed".to_owned())
+        };
+        if let Err(why) = &enabled
+            && self.original_source_refused.as_ref() != Some(why)
+        {
+            log::warn!(
+                "pod {}: its application sees the pod's own address instead of its clients' ({why})",
+                self.pod.id
+            );
+        }
+        self.pod.set_original_source(enabled.is_ok());
+        self.original_source_refused = enabled.err();
     }
 }
 
@@ -201,16 +284,12 @@ fn start(capture: &Arc<Capture>, engine: &Arc<Engine>, id: &WorkloadId, member: 
     capture.enrol(&member.namespace, port, &member.addresses).map_err(|error| error.to_string())?;
     let serve = |listener| engine.serve(listener, pod.clone(), Role::Outbound);
     let outbound = listeners.into_iter().map(serve).collect();
-    Ok(Serving { pod, outbound, gateway: Listeners::default(), inbound: None })
+    let gateway = Listeners::default();
+    Ok(Serving { pod, outbound, gateway, inbound: None, original_source_refused: None })
 }
 
-/// The listeners are on the loopback addresses: the kernel program finds them wherever they are, and nobody else should.
-fn capture_inbound(
-    capture: &Capture,
-    engine: &Arc<Engine>,
-    pod: &Arc<Pod>,
-    namespace: &Namespace,
-) -> Result<InboundCapture, String> {
+/// On the loopback addresses: the kernel program finds them wherever they are, and nobody else should.
+fn inbound_listeners(namespace: &Namespace) -> Result<Vec<TcpListener>, String> {
     let mut listeners: Vec<TcpListener> = Vec::new();
     for ip in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
         let local = SocketAddr::new(ip, limits::INBOUND_PORT);
@@ -220,9 +299,7 @@ fn capture_inbound(
             Err(error) => return Err(taken(&error, local, namespace.name(), "egret")),
         }
     }
-    let _capture = capture.capture_inbound(namespace, &listeners).map_err(|error| error.to_string())?;
-    let serve = |listener| engine.serve(listener, pod.clone(), Role::Inbound);
-    Ok(InboundCapture { _capture, tasks: listeners.into_iter().map(serve).collect() })
+    Ok(listeners)
 }
 
 /// A kernel without IPv6.

@@ -14,7 +14,7 @@ use crate::{
     admin::rows::PodStatus,
     capture::Capture,
     engine::{Engine, pod::Pod},
-    mesh::{PodAddresses, WorkloadId},
+    mesh::{Mesh, PodAddresses, WorkloadId},
     netns::Namespace,
 };
 
@@ -65,6 +65,17 @@ impl Fleet {
             }
         }
         self.pods.iter().map(|(id, member)| (id.clone(), member.addresses.clone())).collect()
+    }
+
+    /// Before a table comes in force: the pods in which it forbids something are refused while no agent runs. Those in which
+    /// nothing is forbidden any more are told by [`Fleet::settle`], after.
+    pub fn harden(&mut self, mesh: &Mesh) {
+        for (id, member) in &mut self.pods {
+            let inbound = mesh.workloads.get(id).and_then(|workload| workload.inbound.as_ref());
+            if inbound.is_some_and(|table| table.fail_closed()) {
+                member.harden();
+            }
+        }
     }
 
     /// Serves and captures every open pod as the table in force has it; true where what is in service, or in the way, is no
@@ -154,7 +165,8 @@ impl Fleet {
         }
     }
 
-    /// Takes no more connections from outside: gateways refuse them, other pods' go straight to the application.
+    /// Takes no more connections from outside: gateways refuse them, and so do pods in which something is forbidden; other
+    /// pods' go straight to the application.
     pub fn stop_listening(&mut self) {
         self.pods.values_mut().for_each(Member::stop_listening);
     }
