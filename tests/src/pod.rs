@@ -61,10 +61,11 @@ impl Pod {
         })
     }
 
-    /// A request to `url` on a connection that the pod opens to `address`, whatever the name in the URL stands for: a
-    /// name of the mesh needs no DNS record for it.
+    /// A request to `url` on a connection that the pod opens to `address` (with a port, or on that of the URL), whatever the
+    /// name in the URL stands for: a name of the mesh needs no DNS record for it.
     pub fn call(&self, address: &str, url: &str, more: &[&str]) -> Result<Reply> {
-        self.curl(&[&["--connect-to", &format!("::{address}:")], more, &[url]].concat())
+        let to = if address.parse::<SocketAddr>().is_ok() { format!("::{address}") } else { format!("::{address}:") };
+        self.curl(&[&["--connect-to", &to], more, &[url]].concat())
     }
 
     /// Any program inside the pod.
