@@ -219,7 +219,7 @@ async fn proxy_config(state: &dyn AdminState, path: &str, query: &Query) -> Resu
     match path.rsplit('/').next().unwrap_or_default() {
         "listener" => json(&distinct(found.iter().flat_map(|workload| listeners::listeners(workload)))),
         "route" => json(&distinct(found.iter().flat_map(|workload| routes::routes(workload)))),
-        "cluster" => json(&distinct(found.iter().flat_map(|workload| tables::clusters(&workload.outbound)))),
+        "cluster" => json(&distinct(found.iter().flat_map(|workload| tables::clusters(workload)))),
         "endpoint" => {
             let mut rows = Vec::new();
             for workload in &found {

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeSet, HashSet},
     net::SocketAddr,
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -15,7 +16,7 @@ use super::{
 use crate::{
     engine::Snapshot,
     limits::ADMIN_LOOKUPS,
-    mesh::{Cluster, Discovery, EndpointAddress, Outbound, OutboundPolicy, TlsSettings, UpstreamTls, Workload},
+    mesh::{Cluster, Discovery, EndpointAddress, OutboundPolicy, TlsSettings, UpstreamTls, Workload},
 };
 
 /// The cluster for what no service matches.
@@ -26,8 +27,14 @@ pub fn unmatched(policy: OutboundPolicy) -> &'static str {
     }
 }
 
-pub fn clusters(outbound: &Outbound) -> Vec<ClusterRow> {
-    let mut rows: Vec<_> = outbound.all_clusters().map(|cluster| cluster_row(cluster)).collect();
+/// Every cluster that the pod's connections may go to.
+fn all_clusters(workload: &Workload) -> impl Iterator<Item = &Arc<Cluster>> {
+    let passed_on = workload.gateway.iter().flat_map(|gateway| gateway.by_mesh_name());
+    workload.outbound.all_clusters().chain(passed_on)
+}
+
+pub fn clusters(workload: &Workload) -> Vec<ClusterRow> {
+    let mut rows: Vec<_> = all_clusters(workload).map(|cluster| cluster_row(cluster)).collect();
     let own = |name: &str, kind: &str| ClusterRow {
         name: name.to_owned(),
         service: name.to_owned(),
@@ -39,7 +46,7 @@ pub fn clusters(outbound: &Outbound) -> Vec<ClusterRow> {
     };
     rows.push(own("BlackHoleCluster", "STATIC"));
     rows.push(own("PassthroughCluster", "ORIGINAL_DST"));
-    rows.sort_by(|a, b| (&a.service, a.port, &a.subset).cmp(&(&b.service, b.port, &b.subset)));
+    rows.sort_by(|a, b| (&a.service, a.port, &a.subset, &a.name).cmp(&(&b.service, b.port, &b.subset, &b.name)));
     rows
 }
 
@@ -99,7 +106,7 @@ pub async fn addresses(state: &dyn AdminState, workload: &Workload, cluster: &Cl
 
 pub async fn endpoints(state: &dyn AdminState, workload: &Workload) -> Vec<EndpointRow> {
     // Side by side: one name that does not resolve would else hold up the rest for seconds.
-    let clusters: Vec<_> = workload.outbound.all_clusters().cloned().collect();
+    let clusters: Vec<_> = all_clusters(workload).cloned().collect();
     let lookups = stream::iter(clusters).map(async |cluster| {
         let (found, _) = addresses(state, workload, &cluster).await;
         found.into_iter().map(|address| (cluster.name.clone(), address)).collect::<Vec<_>>()

@@ -1,3 +1,5 @@
+mod gateways;
+
 use std::{
     collections::BTreeMap,
     io::{Read as _, Write as _},
@@ -142,6 +144,11 @@ impl Fake {
             };
             mesh.workloads.insert(id, Arc::new(workload));
         }
+        Self::of(mesh)
+    }
+
+    /// An agent with the pods of this table.
+    fn of(mesh: Mesh) -> Arc<Self> {
         let settings = mesh.tls_settings();
         struct Nothing;
         impl tls::MaterialReader for Nothing {

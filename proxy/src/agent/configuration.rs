@@ -151,8 +151,10 @@ impl Configuration {
     fn forget(&self, fleet: &Fleet) {
         let snapshot = self.engine.snapshot();
         for (id, pod) in fleet.serving() {
-            if let Some(outbound) = snapshot.outbound(&id) {
-                pod.forget_clusters(|name| outbound.cluster(name).is_some());
+            if let Some(workload) = snapshot.mesh.workloads.get(&id) {
+                let passed_on = workload.gateway.iter().flat_map(|gateway| gateway.by_mesh_name());
+                let passed_on: BTreeSet<&str> = passed_on.map(|cluster| cluster.name.as_str()).collect();
+                pod.forget_clusters(|name| workload.outbound.cluster(name).is_some() || passed_on.contains(name));
             }
         }
     }

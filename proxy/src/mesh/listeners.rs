@@ -149,6 +149,11 @@ impl GatewayTable {
         })
     }
 
+    /// Those of them that no table of outbound connections has: what AUTO_PASSTHROUGH leads to.
+    pub fn by_mesh_name(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        self.clusters().filter(|cluster| cluster.name.starts_with("outbound_."))
+    }
+
     /// The route table of a listener, or of one of its TLS servers.
     #[must_use]
     pub fn routes(&self, id: ListenerId, server: Option<&str>) -> Option<&Arc<RouteTable>> {

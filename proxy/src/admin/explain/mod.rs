@@ -20,9 +20,10 @@ impl Steps {
     }
 }
 
-/// Follows one request (a GET without headers of its own) or connection of `workload`.
+/// Follows one request (a GET without headers of its own) or connection of `workload`; where the port is that of a listener
+/// of the gateway which it is, one that comes to it there.
 pub async fn explain(state: &dyn AdminState, snapshot: &Snapshot, workload: &Workload, target: &Target) -> Explanation {
-    let mut way = way::Way { state, snapshot, target, steps: Steps(Vec::new()) };
+    let mut way = way::Way { state, snapshot, target: target.clone(), taken_off: false, steps: Steps(Vec::new()) };
     let verdict = way.walk(workload).await;
     Explanation { pod: workload.id.to_string(), url: target.url(), steps: way.steps.0, verdict }
 }

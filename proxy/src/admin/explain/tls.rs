@@ -5,7 +5,10 @@ use std::{collections::BTreeSet, net::IpAddr};
 use super::{Kind, Steps, Target};
 use crate::{
     engine::Snapshot,
-    mesh::{Cluster, Discovery, IdentitySource, MeshTls, Peer, TlsSettings, TrustSource, UpstreamTls, Workload},
+    mesh::{
+        ClientCertificates, Cluster, Discovery, IdentitySource, MeshTls, Peer, ServerTlsSettings, TlsSettings,
+        TrustSource, UpstreamTls, Workload,
+    },
 };
 
 /// What the bytes are sent in.
@@ -57,6 +60,39 @@ pub fn protection(
     }
     match snapshot.tls.get(settings) {
         Ok(_) => Ok(Protection::Tls(mode(settings))),
+        Err(error) => {
+            steps.add("credentials", "unusable", error.to_string());
+            Err(error.to_string())
+        }
+    }
+}
+
+/// How a gateway takes a client's TLS off, or why it cannot.
+pub fn terminated(snapshot: &Snapshot, settings: &ServerTlsSettings, steps: &mut Steps) -> Result<(), String> {
+    let (mode, asked) = match &settings.clients {
+        ClientCertificates::None => ("SIMPLE TLS", None),
+        ClientCertificates::Optional(trust) => ("OPTIONAL_MUTUAL TLS", Some(("may show one", trust))),
+        ClientCertificates::Required(trust) => ("MUTUAL TLS", Some(("must show one", trust))),
+    };
+    steps.add("tls", mode, "ends at the gateway");
+    let shown: Vec<_> = settings.identities.iter().map(identity_name).collect();
+    steps.add("presents", shown.join(", "), "the server's certificate");
+    match asked {
+        None => steps.add("clients", "any", "none is asked for a certificate"),
+        Some((demand, asked)) => {
+            let names = match asked.subject_alt_names.as_slice() {
+                [] => String::new(),
+                names => format!("; its name must be one of {}", names.join(", ")),
+            };
+            steps.add(
+                "clients",
+                format!("{demand} under {}", trust(&asked.ca)),
+                format!("the client's certificate{names}"),
+            );
+        }
+    }
+    match snapshot.tls.server(settings) {
+        Ok(_) => Ok(()),
         Err(error) => {
             steps.add("credentials", "unusable", error.to_string());
             Err(error.to_string())

@@ -10,7 +10,7 @@ use http::HeaderMap;
 use super::{
     Steps,
     target::{Kind, Target},
-    tls::{Protection, protection},
+    tls::{Protection, protection, terminated},
 };
 use crate::{
     admin::{AdminState, routes, tables},
@@ -25,7 +25,10 @@ use crate::{
 pub struct Way<'a> {
     pub state: &'a dyn AdminState,
     pub snapshot: &'a Snapshot,
-    pub target: &'a Target,
+    /// What is asked for: as the client sends it, then as it is once TLS is taken off.
+    pub target: Target,
+    /// The client's TLS was taken off at a gateway.
+    pub taken_off: bool,
     pub steps: Steps,
 }
 
@@ -38,19 +41,27 @@ enum Turn {
 impl<'a> Way<'a> {
     /// To the end; answers with one sentence that sums it up.
     pub async fn walk(&mut self, workload: &'a Workload) -> String {
-        let dialled = self.dialled(workload).await;
-        if dialled.ip().is_loopback() {
-            return "Not captured: loopback traffic never leaves the pod.".to_owned();
-        }
         let mut at = workload;
-        let mut turn = self.leave(&workload.outbound, dialled);
+        let mut turn = match self.listener(workload) {
+            Some(listener) => {
+                self.steps.add("comes to", format!("pod {}", workload.id), "the gateway listens on this port");
+                self.arrive(workload, &listener, None)
+            }
+            None => {
+                let dialled = self.dialled(workload).await;
+                if dialled.ip().is_loopback() {
+                    return "Not captured: loopback traffic never leaves the pod.".to_owned();
+                }
+                self.leave(&workload.outbound, dialled)
+            }
+        };
         for _ in 0..EXPLAINED_HOPS {
             let cluster = match turn {
                 Turn::End(verdict) => return verdict,
                 Turn::To(cluster) => cluster,
             };
             self.cluster(&cluster);
-            let protection = match protection(self.snapshot, at, self.target, &cluster, &mut self.steps) {
+            let protection = match protection(self.snapshot, at, &self.target, &cluster, &mut self.steps) {
                 Ok(protection) => protection,
                 Err(reason) => {
                     let reason = reason.trim_end_matches('.');
@@ -61,11 +72,11 @@ impl<'a> Way<'a> {
                 return "Fails with 503 (no healthy upstream, UH): the service has no address now.".to_owned();
             };
             let Some((gateway, listener)) = self.gateway(&addresses) else {
-                return verdict(self.target, &cluster, &protection);
+                return verdict(&self.target, &cluster, &protection);
             };
             let id = gateway.id.to_string();
             self.steps.add("hop", format!("pod {id}"), "a gateway of this node; from here on it decides");
-            turn = self.arrive(gateway, &listener, &cluster);
+            turn = self.arrive(gateway, &listener, Some(&cluster));
             at = gateway;
         }
         "Followed no further: the way leads through too many gateways; do they send it round in a circle?".to_owned()
@@ -73,7 +84,7 @@ impl<'a> Way<'a> {
 
     /// The address that the application would dial.
     async fn dialled(&mut self, workload: &Workload) -> SocketAddr {
-        let target = self.target;
+        let target = self.target.clone();
         if let Ok(address) = target.host.parse() {
             let dialled = SocketAddr::new(address, target.port);
             self.steps.add("dials", dialled.to_string(), "");
@@ -101,7 +112,7 @@ impl<'a> Way<'a> {
 
     /// The first hop: what the pod's own table says.
     fn leave(&mut self, outbound: &Outbound, dialled: SocketAddr) -> Turn {
-        let (port, target) = (dialled.port(), self.target);
+        let (port, target) = (dialled.port(), self.target.clone());
         let decision = match (outbound.first_bytes(dialled), target.kind) {
             (FirstBytes::None, _) => {
                 let why = "a TCP service claims this address, nothing is read first";
@@ -136,8 +147,8 @@ impl<'a> Way<'a> {
         self.decision(decision)
     }
 
-    /// A further hop: what a gateway's listener says to what comes from `cluster`.
-    fn arrive(&mut self, gateway: &Workload, listener: &Listener, from: &Cluster) -> Turn {
+    /// What a gateway's listener says to what comes from a cluster of another pod, or from a client of its own.
+    fn arrive(&mut self, gateway: &Workload, listener: &Listener, from: Option<&Cluster>) -> Turn {
         let at =
             format!("{}:{}", listener.id.bind.map_or("0.0.0.0".to_owned(), |bind| bind.to_string()), listener.id.port);
         let (server, behind) = match &listener.serves {
@@ -150,9 +161,9 @@ impl<'a> Way<'a> {
                 return self.tunnel(route.as_ref());
             }
             Servers::Tls(servers) => {
-                let sni = match &from.tls {
-                    UpstreamTls::Mesh(mesh) => Some(mesh.sni.clone()),
-                    UpstreamTls::Originate(settings) => {
+                let sni = match from.map(|from| &from.tls) {
+                    Some(UpstreamTls::Mesh(mesh)) => Some(mesh.sni.clone()),
+                    Some(UpstreamTls::Originate(settings)) => {
                         Some(settings.sni.clone().unwrap_or_else(|| self.target.host.clone()))
                     }
                     _ if self.target.kind == Kind::Https => Some(self.target.host.clone()),
@@ -168,8 +179,22 @@ impl<'a> Way<'a> {
                 };
                 let place = self.place(&server.source);
                 self.steps.add("listener", format!("{at} SNI: {sni}"), format!("{}{place}", server.source));
-                if let DownstreamTls::Refuse(reason) = &server.tls {
-                    return Turn::End(format!("Refused by the gateway: {reason}."));
+                match &server.tls {
+                    DownstreamTls::Refuse(reason) => return Turn::End(format!("Refused by the gateway: {reason}.")),
+                    DownstreamTls::Passthrough => {
+                        self.steps.add("tls", "passed through", "by its server name, untouched")
+                    }
+                    DownstreamTls::IstioMutual => {}
+                    DownstreamTls::Terminate(settings) => {
+                        if let Err(reason) = terminated(self.snapshot, settings, &mut self.steps) {
+                            return Turn::End(format!("Refused by the gateway: {reason}."));
+                        }
+                    }
+                }
+                let ends = !matches!(server.tls, DownstreamTls::Passthrough);
+                if ends && self.target.kind == Kind::Https {
+                    self.taken_off = true;
+                    self.target.kind = if matches!(server.serves, Behind::Http(_)) { Kind::Http } else { Kind::Tcp };
                 }
                 (Some(&*server.name), Some(&server.serves))
             }
@@ -189,15 +214,16 @@ impl<'a> Way<'a> {
 
     /// The first route that holds for a plain GET.
     fn host(&mut self, host: &VirtualHost) -> Turn {
-        let target = self.target;
-        if host.require_tls {
+        let target = self.target.clone();
+        if host.require_tls && !self.taken_off {
             self.steps.add("route", "-", format!("virtual host {}: httpsRedirect", host.name));
             return Turn::End("Answered 301 to https.".to_owned());
         }
         let (authority, headers) = (target.authority(), HeaderMap::new());
+        let scheme = if self.taken_off { "https" } else { "http" };
         let head = RequestHead {
             method: "GET",
-            scheme: "http",
+            scheme,
             authority: &authority,
             path: &target.path,
             query: target.query.as_deref(),
@@ -227,7 +253,7 @@ impl<'a> Way<'a> {
             Action::Redirect(to) => {
                 let query = target.query.as_ref().map_or_else(String::new, |query| format!("?{query}"));
                 let uri = format!("{}{query}", target.path).parse().unwrap_or_default();
-                let from = redirect::From { scheme: "http", authority: &authority, uri: &uri };
+                let from = redirect::From { scheme, authority: &authority, uri: &uri };
                 let location = redirect::location(to, &route.matches, from);
                 Turn::End(format!("Answered here: {}, Location: {location}", to.code))
             }
@@ -332,6 +358,12 @@ impl<'a> Way<'a> {
         let value = if found.is_empty() { "-".to_owned() } else { found.join(", ") };
         self.steps.add("endpoints", value, failed.join("; "));
         (!found.is_empty()).then_some(found)
+    }
+
+    /// The listener of the gateway that the pod itself is, where the URL's port is one of its own.
+    fn listener(&self, workload: &Workload) -> Option<Arc<Listener>> {
+        let mut listeners = workload.gateway.as_ref()?.listeners.values();
+        listeners.find(|listener| listener.id.port == self.target.port).cloned()
     }
 
     /// The gateway pod that one of these addresses is, and its listener there.
