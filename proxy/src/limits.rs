@@ -32,6 +32,9 @@ pub const COPY_ROUNDS: usize = 16;
 pub const COPY_REST: Duration = Duration::from_secs(5);
 /// Pause of an accept loop after the process ran out of descriptors or memory: accept(2) would fail again at once.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Ports that are tried for a connection to an application that is to see its client's address: one that leads from that
+/// address to the same port already cannot be had, and several in a row are not met by chance.
+pub const CLIENT_PORT_ATTEMPTS: u32 = 8;
 /// A whole name lookup, all servers, attempts and search domains together.
 pub const RESOLVE_TIME: Duration = Duration::from_secs(10);
 /// After a lookup that failed, no server is asked for the name for this long.

@@ -134,7 +134,7 @@ fn a_gateways_own_ports_are_not_captured() -> Result<()> {
         let answer = ask_application(&mut stream);
         drop(stream);
         std::thread::sleep(Duration::from_millis(300));
-        Ok((answer, agent.stdout().matches("inbound|9010||").count()))
+        Ok((answer, agent.stdout().matches(":9010\" InboundPassthroughCluster").count()))
     };
     let (answer, seen) = application(&agent)?;
     assert!(answer.contains("GET /mine") && seen == 0, "straight to the application: {answer} {seen}");

@@ -154,7 +154,7 @@ impl Configuration {
             if let Some(workload) = snapshot.mesh.workloads.get(&id) {
                 let passed_on = workload.gateway.iter().flat_map(|gateway| gateway.by_mesh_name());
                 let passed_on: BTreeSet<&str> = passed_on.map(|cluster| cluster.name.as_str()).collect();
-                pod.forget_clusters(|name| workload.outbound.cluster(name).is_some() || passed_on.contains(name));
+                pod.forget_clusters(|name| workload.cluster(name).is_some() || passed_on.contains(name));
             }
         }
     }

@@ -83,8 +83,10 @@ pub(super) async fn run(engine: Arc<Engine>, listener: std::net::TcpListener, po
         Err(error) => return log::error!("{}: the listener cannot be used: {error}", pod.id),
     };
     let port = listener.local_addr().map_or(0, |local| local.port());
-    if let Role::Gateway(_) = role {
-        pod.opens_gateway(port);
+    match role {
+        Role::Outbound => {}
+        Role::Gateway(_) => pod.opens_gateway(port),
+        Role::Inbound => pod.opens_inbound(port),
     }
     let ending = engine.ending(matches!(role, Role::Outbound));
     let mut failing = false;

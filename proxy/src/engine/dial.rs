@@ -4,7 +4,7 @@
 
 use std::{
     fmt, io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, LazyLock},
     time::Instant,
 };
@@ -15,7 +15,7 @@ use tokio::{net::TcpSocket, time::timeout_at};
 
 pub use super::dial_error::DialError;
 use super::{
-    Engine, Snapshot,
+    Engine, Snapshot, application,
     balance::{ClusterState, Counted, From, Observed, Wish, hash_of},
     endpoints::{self, Endpoints},
     pod::Pod,
@@ -42,6 +42,8 @@ pub struct Target<'a> {
     pub host: Option<&'a str>,
     /// What `consistentHash` makes of the request; None: nothing to hash.
     pub hash: Option<u64>,
+    /// Who connects, where the application is to see it; else it sees its own address.
+    pub client: Option<IpAddr>,
 }
 
 /// A chosen endpoint; counted as in use until dropped. HTTP keeps it for the request, TCP for the connection.
@@ -231,7 +233,7 @@ pub async fn dial(
     tls_key(snapshot, pod, target, &picked.endpoint)?;
     let guard = picked.state.connection(&cluster.pool).ok_or(DialError::Overflow("maxConnections"))?;
     let deadline = tokio::time::Instant::now() + cluster.pool.connect_timeout;
-    let (socket, endpoint) = connect(pod, picked, deadline).await?;
+    let (socket, endpoint) = connect(pod, target, picked, deadline).await?;
     let address = endpoint.address.clone();
     let context = context(snapshot, pod, cluster, endpoint)?;
     let key = key(context.as_deref(), target)?;
@@ -263,10 +265,12 @@ pub async fn dial(
 /// TCP (or unix) to the address picked; where the kernel has no route, to the next.
 async fn connect<'p>(
     pod: &Pod,
+    target: &Target<'_>,
     picked: &'p Picked,
     deadline: tokio::time::Instant,
 ) -> Result<(Socket, &'p Endpoint), DialError> {
     let mut failure = None;
+    let own = matches!(target.cluster.discovery, Discovery::Application(_));
     let others = picked.candidates.iter().filter(|other| other.address != picked.endpoint.address);
     for endpoint in std::iter::once(&picked.endpoint).chain(others) {
         let address = &endpoint.address;
@@ -275,11 +279,16 @@ async fn connect<'p>(
             match address {
                 EndpointAddress::Unix(path) => pod.sockets.unix(path).map(Socket::Unix),
                 EndpointAddress::Ip(remote) => {
-                    let socket = pod.sockets.tcp(*remote)?;
-                    if let Some(keepalive) = &picked.cluster.pool.tcp_keepalive {
-                        keep_alive(&socket, keepalive)?;
-                    }
-                    let stream = socket.connect(*remote).await?;
+                    let keepalive = picked.cluster.pool.tcp_keepalive.as_ref();
+                    let stream = if own {
+                        application::connect(pod, *remote, target.client, keepalive).await?
+                    } else {
+                        let socket = pod.sockets.tcp(*remote)?;
+                        if let Some(keepalive) = keepalive {
+                            keep_alive(&socket, keepalive)?;
+                        }
+                        socket.connect(*remote).await?
+                    };
                     stream.set_nodelay(true)?;
                     Ok(Socket::Tcp(stream))
                 }
@@ -296,13 +305,14 @@ async fn connect<'p>(
                 return Err(DialError::Timeout { address: text() });
             }
             Ok(Ok(socket)) => {
-                if let EndpointAddress::Ip(remote) = address {
+                if !own && let EndpointAddress::Ip(remote) = address {
                     pod.families.reachable(*remote);
                 }
                 return Ok((socket, endpoint));
             }
             Ok(Err(error)) => {
-                let no_route = no_route(&error);
+                // The pod itself says nothing of the ways that lead out of it.
+                let no_route = !own && no_route(&error);
                 if no_route && let EndpointAddress::Ip(remote) = address {
                     pod.families.unreachable(*remote);
                 }
@@ -318,7 +328,7 @@ async fn connect<'p>(
 }
 
 /// `tcpKeepalive`; what it leaves out is the kernel's default.
-fn keep_alive(socket: &TcpSocket, wanted: &Keepalive) -> io::Result<()> {
+pub(super) fn keep_alive(socket: &TcpSocket, wanted: &Keepalive) -> io::Result<()> {
     let mut settings = TcpKeepalive::new();
     if let Some(time) = wanted.time {
         settings = settings.with_time(time);

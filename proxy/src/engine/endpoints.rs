@@ -112,7 +112,12 @@ async fn found(snapshot: &Snapshot, pod: &Pod, target: &Target<'_>) -> Result<Ve
 fn application(at: &Application, original: SocketAddr) -> EndpointAddress {
     match at {
         Application::Dialled => EndpointAddress::Ip(original),
-        Application::Own(port) => EndpointAddress::Ip(SocketAddr::new(original.ip(), *port)),
+        Application::Own(port) => {
+            // A link-local address keeps its interface.
+            let mut own = original;
+            own.set_port(*port);
+            EndpointAddress::Ip(own)
+        }
         Application::Loopback(address) => EndpointAddress::Ip(*address),
         Application::Unix(path) => EndpointAddress::Unix(path.clone()),
     }

@@ -1,40 +1,37 @@
-//! Connections from outside to a pod's own ports. Mesh mTLS is taken off (PERMISSIVE), everything else goes on to the
-//! application as it is.
+//! Connections from outside to a pod's own ports: what they must be, what is inside, and on to the application.
 //!
-//! The application is dialled at once, while the client's first bytes are looked at: a port on which nobody listens is
-//! refused without delay, and an application that speaks first is heard.
+//! The port's mode decides about TLS first: mesh mTLS only (STRICT), mesh mTLS or anything else told apart by the first
+//! bytes (PERMISSIVE), or the port's own (DISABLE, with the `tls` of a `Sidecar`'s ingress). Then what is inside: HTTP, or
+//! bytes. The application is dialled last; where a client waits for it to speak first, while the client is silent.
 
-use std::{io, net::SocketAddr, os::fd::AsFd, sync::Arc};
+use std::{net::SocketAddr, os::fd::AsFd, sync::Arc};
 
 use bytes::Bytes;
-use nix::sys::socket::sockopt::IpBindAddressNoPort;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::net::TcpStream;
 
 use super::{
-    Engine,
+    Engine, Snapshot,
     accept::{Arrival, ConnectionInfo},
     client_hello::ClientHello,
-    copy::Limits,
-    dial::DialError,
+    dial::{DialError, Target},
+    http,
     pod::Pod,
-    raw::{self, Opened, Raw},
-    silent::{self, Spoke},
-    sniff::{self, Expect, Kind, Prefixed},
-    stream::{ClientIo, Socket, UpstreamIo, reset_on_close},
+    raw::{self, Connected, Raw},
+    silent::{self, Hears as _, Spoke},
+    sniff::{self, Expect, Kind},
+    stream::{ClientIo, reset_on_close},
     terminate,
 };
 use crate::{
     limits,
+    mesh::{
+        ClientCertificates, Decision, DownstreamTls, InboundPort, InboundTable, MtlsMode, Protocol, ServerTlsSettings,
+    },
     telemetry::record::{Flag, Record},
+    tls::ServerContext,
 };
 
-pub(super) async fn arrived(
-    engine: Arc<Engine>,
-    pod: Arc<Pod>,
-    mut stream: TcpStream,
-    peer: SocketAddr,
-    own_port: u16,
-) {
+pub(super) async fn arrived(engine: Arc<Engine>, pod: Arc<Pod>, stream: TcpStream, peer: SocketAddr, own_port: u16) {
     let to = match pod.capture.inbound_destination(stream.as_fd()) {
         Ok(to) => unmapped(to),
         Err(error) => {
@@ -42,9 +39,10 @@ pub(super) async fn arrived(
             return reset_on_close(&stream);
         }
     };
-    let info = ConnectionInfo::new(Arrival::Inbound, to, peer);
-    let Some(workload) = engine.snapshot().mesh.workloads.get(&pod.id).cloned() else {
-        log::debug!("{}: not in the table (any more); connection to {to} reset", pod.id);
+    let snapshot = engine.snapshot();
+    let workload = snapshot.mesh.workloads.get(&pod.id);
+    let Some(table) = workload.and_then(|workload| workload.inbound.clone()) else {
+        log::debug!("{}: its own ports are not in the table (any more); connection to {to} reset", pod.id);
         return reset_on_close(&stream);
     };
     // Dialling it would lead back here.
@@ -52,85 +50,277 @@ pub(super) async fn arrived(
         log::debug!("{}: {peer} dialled the proxy's own listener at {to}; reset", pod.id);
         return reset_on_close(&stream);
     }
-    let mut record = raw::record(&pod, &info);
-    record.cluster_name = Some(format!("inbound|{}||", to.port()));
-    record.upstream_host = Some(to.to_string());
-    let dialled = async { dial(&pod, to).await.map_err(Failed::Dial) };
-    let first = async { sniff::sniff(&mut stream, Expect::Tls, limits::SNIFF_SILENCE).await.map_err(Failed::Client) };
-    let (app, (kind, first)) = match tokio::try_join!(dialled, first) {
-        Ok(both) => both,
-        Err(failed) => return failed.end(&engine, stream, info, record),
-    };
-    record.upstream_local_address = app.local_addr().ok();
-    let mut app = UpstreamIo::Plain(Socket::Tcp(app));
-    let (kind, first, said) = match kind {
-        Kind::Silent => match silent::first_of(&stream, &mut app, limits::IDLE_TIMEOUT).await {
-            Spoke::Server(said) => (Kind::Other, Bytes::new(), said),
-            Spoke::Client => match sniff::sniff(&mut stream, Expect::Tls, limits::HEAD_TIME).await {
-                Ok((kind, first)) => (kind, first, Bytes::new()),
-                Err(error) => return Failed::Client(error).end(&engine, stream, info, record),
-            },
-            Spoke::Nobody => return Failed::Idle.end(&engine, stream, info, record),
-        },
-        kind => (kind, first, Bytes::new()),
-    };
-    let mut coming = Coming { stream: Prefixed::new(first, stream), info, record };
-    if let Kind::Tls(hello) = kind {
-        coming.named(&hello);
-        if workload.inbound.is_some() && is_mesh(&hello) {
-            return Box::pin(mesh(&engine, &pod, coming, app)).await;
+    let mut info = ConnectionInfo::new(Arrival::Inbound, to, peer);
+    // With the interface of a link-local address, as it is dialled again.
+    info.original = to;
+    let port = table.port(to.port()).clone();
+    let client = ClientIo::plain(Bytes::new(), stream);
+    let coming = Coming { engine, snapshot, pod, port: port.clone(), info, client, connected: None };
+    match (table.modes.of(to.port()), &port.tls) {
+        (MtlsMode::Strict, _) | (MtlsMode::Disable, Some(DownstreamTls::IstioMutual)) => {
+            coming.encrypted(Shown::Mesh).await;
         }
-    }
-    let Coming { stream, info, record } = coming;
-    let _opened = Opened::new(&engine, &record);
-    let raw = Raw { client: ClientIo::Plain(stream), info, tls: false, connected: None };
-    raw::carry(&engine, raw, Prefixed::new(said, app), LIMITS, record).await;
-}
-
-/// As long as a tunnel may be idle anywhere.
-const LIMITS: Limits = Limits { idle: limits::IDLE_TIMEOUT, until: None };
-
-/// What ended a connection before it began.
-enum Failed {
-    Dial(DialError),
-    Client(io::Error),
-    /// Neither side said a word.
-    Idle,
-}
-
-impl Failed {
-    fn end(self, engine: &Engine, stream: TcpStream, info: ConnectionInfo, mut record: Record) {
-        match self {
-            Self::Dial(error) => {
-                log::debug!("{}: {error}", record.workload);
-                record.flags.push(error.flag());
-                record.upstream_transport_failure_reason = error.reason();
-            }
-            Self::Client(error) => {
-                log::debug!("{}: {} before its first bytes: {error}", record.workload, info.peer);
-                record.flags.push(Flag::DC);
-            }
-            Self::Idle => {
-                record.flags.push(Flag::SI);
-                record.connection_termination_details = Some("idle_timeout".to_owned());
-            }
+        (MtlsMode::Permissive, _) => coming.open(true).await,
+        (MtlsMode::Disable, Some(DownstreamTls::Terminate(settings))) => {
+            coming.encrypted(Shown::Own(settings)).await;
         }
-        let raw = Raw { client: ClientIo::plain(Bytes::new(), stream), info, tls: false, connected: None };
-        raw::reset(engine, raw, record);
+        (MtlsMode::Disable, Some(DownstreamTls::Refuse(reason))) => coming.refuse(reason),
+        (MtlsMode::Disable, None | Some(DownstreamTls::Passthrough)) => coming.open(false).await,
     }
 }
 
-/// A connection whose first bytes were seen.
+/// Why no request goes on, on a connection that was let in under other rules: such as plain text from before STRICT.
+pub(super) fn refusal(table: &InboundTable, info: &ConnectionInfo) -> Option<Arc<str>> {
+    let number = info.original.port();
+    let said = |what: &str| Some(Arc::from(format!("port {number} takes {what} only, by now")));
+    match (table.modes.of(number), &table.port(number).tls) {
+        (MtlsMode::Strict, _) | (MtlsMode::Disable, Some(DownstreamTls::IstioMutual)) => {
+            info.identity.is_none().then(|| said("mesh mTLS")).flatten()
+        }
+        (MtlsMode::Disable, Some(DownstreamTls::Terminate(settings))) => {
+            let demanded = matches!(settings.clients, ClientCertificates::Required(_));
+            if !info.tls || info.identity.is_some() {
+                said("TLS with a certificate of its own")
+            } else if demanded && info.certificate.is_none() {
+                said("clients with a certificate")
+            } else {
+                None
+            }
+        }
+        (MtlsMode::Disable, Some(DownstreamTls::Refuse(reason))) => Some(reason.clone()),
+        (MtlsMode::Permissive, _) | (MtlsMode::Disable, None | Some(DownstreamTls::Passthrough)) => None,
+    }
+}
+
+/// Whose certificate is shown to those who come.
+#[derive(Clone, Copy)]
+enum Shown<'a> {
+    /// The pod's own of the mesh; the client must show one of the mesh, too.
+    Mesh,
+    /// That of a Sidecar's ingress.
+    Own(&'a ServerTlsSettings),
+}
+
+/// A connection on its way to the application.
 struct Coming {
-    stream: Prefixed<TcpStream>,
+    engine: Arc<Engine>,
+    /// What decides about this connection; HTTP asks anew for each request.
+    snapshot: Arc<Snapshot>,
+    pod: Arc<Pod>,
+    port: Arc<InboundPort>,
     info: ConnectionInfo,
-    record: Record,
+    client: ClientIo,
+    /// The application, where it was dialled already while the client was silent.
+    connected: Option<Result<Connected, DialError>>,
 }
 
 impl Coming {
+    /// TLS with our certificate, and nothing else.
+    async fn encrypted(mut self, shown: Shown<'_>) {
+        let (kind, first) = match sniff::sniff(&mut self.client, Expect::Tls, limits::HANDSHAKE_TIME).await {
+            Ok(sniffed) => sniffed,
+            Err(error) => return self.left(&error),
+        };
+        let nothing = first.is_empty();
+        self.client.put_back(first);
+        match kind {
+            Kind::Tls(hello) => {
+                self.named(&hello);
+                self.take_off(shown).await;
+            }
+            Kind::Stalled { .. } => self.end(Flag::DPE, "first_bytes_incomplete"),
+            Kind::Other if nothing => {
+                log::debug!("{}: {} came to {} and sent nothing", self.pod.id, self.info.peer, self.info.original);
+            }
+            Kind::Silent | Kind::Http1 | Kind::Http2 | Kind::Other => {
+                let mut record = self.record();
+                record.flags.push(Flag::NR);
+                record.response_code_details = Some("filter_chain_not_found".to_owned());
+                self.reset(record);
+            }
+        }
+    }
+
+    /// Whatever comes goes on; with `mesh`, mesh mTLS is taken off.
+    async fn open(self, mesh: bool) {
+        if !mesh && self.is_raw() {
+            return self.raw(false).await;
+        }
+        let Some((mut coming, kind)) = self.first_bytes().await else { return };
+        match kind {
+            Kind::Tls(hello) => {
+                coming.named(&hello);
+                if mesh && is_mesh(&hello) {
+                    return Box::pin(coming.take_off(Shown::Mesh)).await;
+                }
+                coming.raw(true).await;
+            }
+            kind => coming.inside(kind).await,
+        }
+    }
+
+    /// Does the handshake; then what is inside decides.
+    async fn take_off(mut self, shown: Shown<'_>) {
+        let context = match self.context(shown) {
+            Ok(context) => context,
+            Err(why) => return self.refuse(&why),
+        };
+        let record = self.record();
+        let ClientIo::Plain(stream) = self.client else { return };
+        let Some(stream) = terminate::take_off(&self.engine, &context, stream, &mut self.info, record).await else {
+            return;
+        };
+        self.client = ClientIo::tls(Bytes::new(), stream);
+        if self.is_raw() {
+            return self.raw(false).await;
+        }
+        let Some((coming, kind)) = self.first_bytes().await else { return };
+        coming.inside(kind).await;
+    }
+
+    fn context(&self, shown: Shown<'_>) -> Result<Arc<ServerContext>, String> {
+        match shown {
+            Shown::Mesh => self.snapshot.mesh_server(&self.pod.id),
+            Shown::Own(settings) => self.snapshot.server(settings),
+        }
+    }
+
+    /// Waits for what the client says first, which is put back. Where it may be the application that speaks first, that is
+    /// dialled once the client has been silent for a while. None: the connection has ended.
+    async fn first_bytes(mut self) -> Option<(Self, Kind)> {
+        let http = self.is_http();
+        // A client may be as long idle before its first request as after it.
+        let patience = if http { limits::IDLE_TIMEOUT } else { limits::SNIFF_SILENCE };
+        let ending = self.engine.ending(false).clone();
+        loop {
+            let sniffed = tokio::select! {
+                biased;
+                sniffed = sniff::sniff(&mut self.client, Expect::Anything, patience) => sniffed,
+                () = ending.cancelled(), if http => return None,
+            };
+            match sniffed {
+                Ok((Kind::Silent, _)) if http => return None,
+                Ok((Kind::Silent, _)) => match self.application_first().await {
+                    Spoke::Client => {}
+                    Spoke::Server(said) => {
+                        if let Some(Ok(connected)) = &mut self.connected {
+                            connected.first = said;
+                        }
+                        return Some((self, Kind::Silent));
+                    }
+                    Spoke::Nobody => {
+                        self.end(Flag::SI, "idle_timeout");
+                        return None;
+                    }
+                },
+                Ok((kind, first)) => {
+                    self.client.put_back(first);
+                    return Some((self, kind));
+                }
+                Err(error) => {
+                    self.left(&error);
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Dials the application for a client that is silent, and waits for the first word of either. An application that
+    /// cannot be reached has spoken, too.
+    async fn application_first(&mut self) -> Spoke {
+        let dialled = tokio::select! {
+            biased;
+            () = self.client.hears() => return Spoke::Client,
+            dialled = Self::dial(&self.engine, &self.snapshot, &self.pod, &self.port, &self.info) => dialled,
+        };
+        let idle = match self.port.cluster.pool.tcp_idle_timeout {
+            idle if idle.is_zero() => limits::IDLE_TIMEOUT,
+            idle => idle,
+        };
+        match self.connected.insert(dialled) {
+            Ok(connected) => silent::first_of(&mut self.client, &mut connected.upstream.io, idle).await,
+            Err(_) => Spoke::Server(Bytes::new()),
+        }
+    }
+
+    async fn dial(
+        engine: &Engine,
+        snapshot: &Snapshot,
+        pod: &Pod,
+        port: &InboundPort,
+        info: &ConnectionInfo,
+    ) -> Result<Connected, DialError> {
+        let client = pod.shown_client(info);
+        let target = Target { cluster: &port.cluster, original: info.original, host: None, hash: None, client };
+        raw::dial_any(engine, snapshot, pod, &target).await
+    }
+
+    /// What was said in plain text, or inside TLS that was taken off.
+    async fn inside(self, kind: Kind) {
+        let h2 = match (self.port.protocol, kind) {
+            (Protocol::Tcp | Protocol::Https | Protocol::Tls, _) => return self.raw(false).await,
+            (_, Kind::Tls(_) | Kind::Stalled { tls: true }) => return self.raw(true).await,
+            (_, Kind::Http1) => false,
+            (_, Kind::Http2) => true,
+            (Protocol::Auto, _) => return self.raw(false).await,
+            // No HTTP, though the port is declared to speak it: HTTP answers that.
+            (Protocol::Http | Protocol::Http2 | Protocol::Grpc, _) => false,
+        };
+        let Self { engine, pod, info, client, .. } = self;
+        let info = ConnectionInfo { h2, ..info };
+        Box::pin(http::serve(engine, pod, client, info)).await;
+    }
+
+    /// Bytes as they are, to the application. `tls`: they are TLS that is none of ours.
+    async fn raw(self, tls: bool) {
+        let Self { engine, snapshot, pod, port, info, client, connected } = self;
+        let raw = Raw { client, info, tls, connected };
+        Box::pin(raw::serve(&engine, &snapshot, &pod, raw, Decision::Cluster(port.cluster.clone()))).await;
+    }
+
+    /// Declared to be neither HTTP nor open: nothing inside is looked at.
+    fn is_raw(&self) -> bool {
+        matches!(self.port.protocol, Protocol::Tcp | Protocol::Https | Protocol::Tls)
+    }
+
+    fn is_http(&self) -> bool {
+        matches!(self.port.protocol, Protocol::Http | Protocol::Http2 | Protocol::Grpc)
+    }
+
     fn named(&mut self, hello: &ClientHello) {
-        self.record.requested_server_name.clone_from(&hello.sni);
         self.info.sni = hello.sni.as_deref().map(Arc::from);
+    }
+
+    fn record(&self) -> Record {
+        let mut record = raw::record(&self.pod, &self.info);
+        record.cluster = Some(self.port.cluster.clone());
+        record
+    }
+
+    /// There is nothing to take TLS off with.
+    fn refuse(self, why: &str) {
+        let record = self.record();
+        terminate::refuse(&self.engine, self.client, self.info, record, why);
+    }
+
+    fn end(self, flag: Flag, details: &str) {
+        let mut record = self.record();
+        record.flags.push(flag);
+        record.connection_termination_details = Some(details.to_owned());
+        self.reset(record);
+    }
+
+    fn reset(self, record: Record) {
+        let raw = Raw { client: self.client, info: self.info, tls: false, connected: None };
+        raw::reset(&self.engine, raw, record);
+    }
+
+    /// The client broke off before it had said what it wants.
+    fn left(self, error: &std::io::Error) {
+        log::debug!("{}: {} before its first bytes: {error}", self.pod.id, self.info.peer);
+        let mut record = self.record();
+        record.flags.push(Flag::DC);
+        self.reset(record);
     }
 }
 
@@ -139,76 +329,10 @@ fn is_mesh(hello: &ClientHello) -> bool {
     hello.alpn.iter().any(|protocol| protocol.starts_with("istio"))
 }
 
-/// Takes mesh mTLS off; the application gets what is inside.
-async fn mesh(engine: &Arc<Engine>, pod: &Pod, coming: Coming, app: UpstreamIo) {
-    let Coming { stream, mut info, mut record } = coming;
-    let context = match engine.snapshot().mesh_server(&pod.id) {
-        Ok(context) => context,
-        Err(why) => return terminate::refuse(engine, ClientIo::Plain(stream), info, record, &why),
-    };
-    let failed = record.clone();
-    let Some(stream) = terminate::take_off(engine, &context, stream, &mut info, failed).await else { return };
-    record.source_identity.clone_from(&info.identity);
-    record.downstream_tls = true;
-    let _opened = Opened::new(engine, &record);
-    let raw = Raw { client: ClientIo::tls(Bytes::new(), stream), info, tls: false, connected: None };
-    raw::carry(engine, raw, Prefixed::new(Bytes::new(), app), LIMITS, record).await;
-}
-
-/// To the application at the address that the client dialled. From that same address, by which the kernel knows a connection
-/// that was passed on from one that arrives, and steers only the latter here.
-async fn dial(pod: &Pod, to: SocketAddr) -> Result<TcpStream, DialError> {
-    let attempt = async {
-        let socket = pod.sockets.tcp(to)?;
-        // The port is chosen at connect, so that it need only be free towards this destination.
-        if let Err(error) = nix::sys::socket::setsockopt(&socket, IpBindAddressNoPort, &true) {
-            log::debug!("{}: IP_BIND_ADDRESS_NO_PORT: {error}", pod.id);
-        }
-        let mut from = to;
-        from.set_port(0);
-        socket.bind(from)?;
-        let stream = socket.connect(to).await?;
-        not_itself(&stream)?;
-        stream.set_nodelay(true)?;
-        Ok(stream)
-    };
-    match timeout(limits::CONNECT_TIMEOUT, attempt).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(DialError::Connect { address: to.to_string(), source: Arc::new(error) }),
-        Err(_) => Err(DialError::Timeout { address: to.to_string() }),
-    }
-}
-
-/// Where nobody listens on a port from which connections are made, the kernel may choose that very port for ours: it then
-/// is connected with itself, and a stranger would get back what it sends.
-fn not_itself(stream: &TcpStream) -> io::Result<()> {
-    if stream.local_addr()? == stream.peer_addr()? {
-        return Err(io::ErrorKind::ConnectionRefused.into());
-    }
-    Ok(())
-}
-
 /// A v4-mapped address as IPv4; a link-local one keeps its interface.
 fn unmapped(address: SocketAddr) -> SocketAddr {
     match address {
         SocketAddr::V6(v6) => v6.ip().to_ipv4_mapped().map_or(address, |v4| (v4, v6.port()).into()),
         v4 => v4,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_socket_connected_with_itself_is_no_application() {
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let own = socket.local_addr().unwrap();
-        let stream = socket.connect(own).await.unwrap();
-        assert_eq!(not_itself(&stream).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        not_itself(&stream).unwrap();
     }
 }

@@ -4,6 +4,7 @@
 //! [`pod::Pod`] is one enrolled pod: its sockets, resolver and counters outlive reloads.
 
 pub mod accept;
+mod application;
 pub mod balance;
 pub mod client_hello;
 pub mod copy;
@@ -42,7 +43,7 @@ use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    mesh::{Cluster, HttpDecision, Mesh, Outbound, ServerTlsSettings, WorkloadId},
+    mesh::{Cluster, Decision, HttpDecision, Mesh, Outbound, ServerTlsSettings, WorkloadId},
     telemetry::record::Record,
     tls,
 };
@@ -71,8 +72,11 @@ impl Snapshot {
                 Some(workload.at_gateway(*listener, server.as_deref(), authority))
             }
             accept::Arrival::Inbound => {
-                let port = workload.inbound.as_ref()?.port(info.original.port());
-                Some(HttpDecision::Host(port.host.clone()))
+                let table = workload.inbound.as_ref()?;
+                Some(match inbound::refusal(table, info) {
+                    Some(reason) => HttpDecision::Unmatched(Decision::Refuse(reason)),
+                    None => HttpDecision::Host(table.port(info.original.port()).host.clone()),
+                })
             }
         }
     }

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU16, Ordering::Relaxed},
     },
 };
 
@@ -13,6 +13,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    accept::{Arrival, ConnectionInfo},
     balance::{ClusterState, Families},
     http,
     ports::{OriginalDestination, Sockets},
@@ -36,6 +37,8 @@ pub struct Pod {
     pub(super) families: Families,
     own_addresses: RwLock<Vec<IpAddr>>,
     original_source: AtomicBool,
+    /// 0: there is none.
+    inbound_port: AtomicU16,
     /// Ports of its gateway's listeners, also of former ones.
     gateway_ports: RwLock<BTreeSet<u16>>,
     clusters: Mutex<HashMap<String, Arc<ClusterState>>>,
@@ -61,6 +64,7 @@ impl Pod {
             families: Families::default(),
             own_addresses: RwLock::new(own_addresses),
             original_source: AtomicBool::new(false),
+            inbound_port: AtomicU16::new(0),
             gateway_ports: RwLock::default(),
             clusters: Mutex::default(),
         }
@@ -81,6 +85,11 @@ impl Pod {
         self.original_source.load(Relaxed)
     }
 
+    /// Whose address the application is to see at the other end of a connection that came to it; None: the pod's own.
+    pub(super) fn shown_client(&self, info: &ConnectionInfo) -> Option<IpAddr> {
+        (info.arrival == Arrival::Inbound && self.original_source()).then(|| info.peer.ip())
+    }
+
     /// Takes note of it.
     pub fn set_original_source(&self, original_source: bool) {
         self.original_source.store(original_source, Relaxed);
@@ -91,9 +100,15 @@ impl Pod {
         self.own_addresses.read().contains(&ip.to_canonical())
     }
 
-    /// True where dialling `to` from this pod would reach the agent's own listener.
+    /// True where dialling `to` from this pod would reach the agent's own listener, for what leaves or for what comes.
     pub fn is_listener(&self, to: SocketAddr) -> bool {
-        to.port() == self.listener_port && self.leads_here(to.ip())
+        let inbound = self.inbound_port.load(Relaxed);
+        (to.port() == self.listener_port || to.port() == inbound) && self.leads_here(to.ip())
+    }
+
+    /// Takes note of the listener for what comes to the pod's own ports.
+    pub(super) fn opens_inbound(&self, port: u16) {
+        self.inbound_port.store(port, Relaxed);
     }
 
     /// Takes note of a gateway's listener.

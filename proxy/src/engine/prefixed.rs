@@ -21,6 +21,20 @@ impl<S> Prefixed<S> {
         Self { prefix, inner }
     }
 
+    /// Puts bytes before everything that was not handed on yet.
+    pub fn put_back(&mut self, bytes: Bytes) {
+        if self.prefix.is_empty() {
+            self.prefix = bytes;
+        } else if !bytes.is_empty() {
+            self.prefix = [bytes.as_ref(), self.prefix.as_ref()].concat().into();
+        }
+    }
+
+    /// Nothing is left of what was put back.
+    pub fn is_spent(&self) -> bool {
+        self.prefix.is_empty()
+    }
+
     pub fn get_ref(&self) -> &S {
         &self.inner
     }

@@ -89,7 +89,8 @@ pub async fn serve(engine: &Engine, snapshot: &Snapshot, pod: &Pod, mut raw: Raw
             // What the client calls the service inside TLS that was taken off is between it and us.
             let host = if raw.tls { raw.info.sni.as_deref() } else { None };
             let hash = dial::source_hash(&cluster, raw.info.peer);
-            let target = Target { cluster: &cluster, original: raw.info.original, host, hash };
+            let client = pod.shown_client(&raw.info);
+            let target = Target { cluster: &cluster, original: raw.info.original, host, hash, client };
             dial_any(engine, snapshot, pod, &target).await
         }
     };

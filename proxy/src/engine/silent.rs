@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 
 use super::{
@@ -15,7 +15,7 @@ use super::{
     dial::{self, DialError, Target},
     pod::Pod,
     raw::{self, Connected},
-    stream::UpstreamIo,
+    stream::{ClientIo, UpstreamIo},
 };
 use crate::{limits, mesh::Decision};
 
@@ -47,7 +47,8 @@ pub async fn first_to_speak(
             return late(client).await.unwrap_or(First::Nobody);
         }
     };
-    let target = Target { cluster, original: info.original, host: None, hash: dial::source_hash(cluster, info.peer) };
+    let hash = dial::source_hash(cluster, info.peer);
+    let target = Target { cluster, original: info.original, host: None, hash, client: None };
     let connected = tokio::select! {
         biased;
         _ = client.peek(&mut byte) => return First::Client(None),
@@ -60,13 +61,38 @@ pub async fn first_to_speak(
     };
     let idle = cluster.pool.tcp_idle_timeout;
     let idle = if idle.is_zero() { limits::IDLE_TIMEOUT } else { idle };
-    match first_of(client, &mut connected.upstream.io, idle).await {
+    match first_of(&mut &*client, &mut connected.upstream.io, idle).await {
         Spoke::Client => First::Client(Some(connected)),
         Spoke::Server(first) => {
             connected.first = first;
             First::Server(Ok(connected))
         }
         Spoke::Nobody => First::Nobody,
+    }
+}
+
+/// A client's connection on which one can wait without taking anything from it.
+pub trait Hears {
+    /// Waits until the client says something, or ends.
+    fn hears(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+impl Hears for &TcpStream {
+    async fn hears(&mut self) {
+        let _ = self.peek(&mut [0]).await;
+    }
+}
+
+impl Hears for ClientIo {
+    /// What comes is read and put back; an end, and an error, are met again.
+    async fn hears(&mut self) {
+        if self.has_read() {
+            return;
+        }
+        let mut first = BytesMut::with_capacity(2048);
+        if let Ok(1..) = self.read_buf(&mut first).await {
+            self.put_back(first.freeze());
+        }
     }
 }
 
@@ -80,12 +106,12 @@ pub enum Spoke {
     Nobody,
 }
 
-/// Waits until one side speaks. Nothing is read of what the client says.
-pub async fn first_of(client: &TcpStream, server: &mut UpstreamIo, idle: Duration) -> Spoke {
-    let (mut byte, mut first) = ([0], vec![0; 2048]);
+/// Waits until one side speaks. Nothing is taken from what the client says.
+pub async fn first_of(client: &mut impl Hears, server: &mut UpstreamIo, idle: Duration) -> Spoke {
+    let mut first = vec![0; 2048];
     let read = tokio::select! {
         biased;
-        _ = client.peek(&mut byte) => return Spoke::Client,
+        () = client.hears() => return Spoke::Client,
         read = timeout(idle, server.read(&mut first)) => read,
     };
     match read {

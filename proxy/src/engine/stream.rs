@@ -82,6 +82,22 @@ impl ClientIo {
         Self::Tls(Box::new(Prefixed::new(first, stream)))
     }
 
+    /// Puts back what was read, to be read again.
+    pub fn put_back(&mut self, bytes: Bytes) {
+        match self {
+            Self::Plain(stream) => stream.put_back(bytes),
+            Self::Tls(stream) => stream.put_back(bytes),
+        }
+    }
+
+    /// There are bytes that were put back.
+    pub fn has_read(&self) -> bool {
+        match self {
+            Self::Plain(stream) => !stream.is_spent(),
+            Self::Tls(stream) => !stream.is_spent(),
+        }
+    }
+
     /// Closing it will be a reset: an orderly end would make what was sent look whole.
     pub fn reset_on_close(&self) {
         reset_on_close(match self {

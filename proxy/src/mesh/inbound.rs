@@ -32,6 +32,13 @@ impl InboundTable {
         self.ports.get(&port).unwrap_or(&self.any)
     }
 
+    /// The cluster of this name, e.g. `inbound|8080||`.
+    #[must_use]
+    pub fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
+        let ports = self.ports.values().chain([&self.any]);
+        ports.map(|port| &port.cluster).find(|cluster| cluster.name == name)
+    }
+
     /// Something is forbidden here: while no agent runs, what comes is refused. Else it goes straight to the application.
     #[must_use]
     pub fn fail_closed(&self) -> bool {

@@ -309,6 +309,12 @@ impl Cluster {
 }
 
 impl super::table::Workload {
+    /// The cluster of this name, of what the pod calls or of what comes to it.
+    #[must_use]
+    pub fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
+        self.outbound.cluster(name).or_else(|| self.inbound.as_ref()?.cluster(name))
+    }
+
     /// For a request with this authority to a listener of the gateway that this pod is; `server` names the TLS server that
     /// took the connection.
     #[must_use]

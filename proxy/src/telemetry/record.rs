@@ -136,7 +136,7 @@ pub struct Record {
     pub downstream_tls: bool,
     pub requested_server_name: Option<String>,
     pub route_name: Option<Arc<str>>,
-    /// `None` with `cluster_name` set: PassthroughCluster, BlackHoleCluster, or the pod's own application.
+    /// `None` with `cluster_name` set: PassthroughCluster or BlackHoleCluster.
     pub cluster: Option<Arc<Cluster>>,
     pub cluster_name: Option<String>,
     /// True where TLS was originated and verified.

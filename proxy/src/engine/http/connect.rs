@@ -22,7 +22,7 @@ use crate::{
         dial::{self, DialError, Picked, Target},
     },
     limits,
-    mesh::{Protocol, UpstreamTls},
+    mesh::{Discovery, Protocol, UpstreamTls},
 };
 
 /// What the request wants of its connection.
@@ -36,7 +36,10 @@ pub struct Wants {
 
 /// Whether to speak h2 where ALPN has not said so.
 fn h2(target: &Target<'_>, wants: Wants) -> bool {
+    let application = matches!(target.cluster.discovery, Discovery::Application(_));
     let open = match target.cluster.protocol {
+        // What a pod's own port is declared to speak is all that its application understands.
+        Protocol::Http2 | Protocol::Grpc if application => true,
         _ if target.cluster.pool.use_client_protocol => wants.client_h2,
         Protocol::Http2 | Protocol::Grpc => true,
         Protocol::Auto => wants.client_h2,
@@ -54,7 +57,12 @@ pub async fn connection(
     wants: Wants,
 ) -> Result<Lease, DialError> {
     let tls = dial::tls_key(snapshot, &of.pod, target, &picked.endpoint)?;
-    let key = Key { cluster: target.cluster.name.clone(), address: picked.endpoint.address.clone(), tls };
+    let key = Key {
+        cluster: target.cluster.name.clone(),
+        address: picked.endpoint.address.clone(),
+        tls,
+        client: target.client,
+    };
     let pools = &of.pod.http;
     let pool = &target.cluster.pool;
     // ALPN may choose h2 where the service does not say it: then the connection is found as h2, too.

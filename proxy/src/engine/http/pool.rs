@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -32,6 +33,8 @@ pub struct Key {
     pub cluster: String,
     pub address: EndpointAddress,
     pub tls: TlsKey,
+    /// The client that the application sees at the other end; None: our own address.
+    pub client: Option<IpAddr>,
 }
 
 /// The upstream connections of one pod.

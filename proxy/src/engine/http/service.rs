@@ -19,7 +19,7 @@ use super::{
     reply, routes,
 };
 use crate::{
-    engine::{dial, raw},
+    engine::{accept::Arrival, dial, raw},
     limits,
     mesh::{Decision, HttpDecision},
     telemetry::record::Flag,
@@ -66,7 +66,15 @@ pub async fn answer(connection: Arc<Connection>, request: Request<Incoming>) -> 
             log.details("direct_response");
             return reply::reply(log, StatusCode::BAD_GATEWAY, "");
         }
-        Decision::Refuse(reason) => return reply::refused(log, reason),
+        Decision::Refuse(reason) => {
+            let inbound = connection.info.arrival == Arrival::Inbound;
+            let mut response = reply::refused(log, reason);
+            if inbound && request.version() != Version::HTTP_2 {
+                // It was let in under rules that are no more: what is to come is refused, too.
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            return response;
+        }
         Decision::Route(_) => return routes::no_cluster(log, "", "", "the route leads to no cluster"),
     };
     log.route("", Some(&cluster), &cluster.name);

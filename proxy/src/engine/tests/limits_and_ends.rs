@@ -95,7 +95,7 @@ async fn an_unreachable_family_costs_no_attempt_and_is_remembered() {
     let (v6, v4): (SocketAddr, _) = ("[2001:db8::1]:80".parse().unwrap(), echo().await);
     let service = Arc::new(cluster("a.example", &[v6, v4], UpstreamTls::Plain));
     let lab = lab_with(Outbound::default(), Contexts::default(), Arc::new(NoIpv6));
-    let target = Target { cluster: &service, original: somewhere(), host: None, hash: None };
+    let target = Target { cluster: &service, original: somewhere(), host: None, hash: None, client: None };
     let picked = dial::pick(&lab.engine.snapshot(), &lab.pod, &target, &[]).await.unwrap();
     assert_eq!(picked.endpoint.address, EndpointAddress::Ip(v6));
     let upstream = dial::dial(&lab.engine, &lab.engine.snapshot(), &lab.pod, &target, &picked, true).await.unwrap();

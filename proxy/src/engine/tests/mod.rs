@@ -3,6 +3,8 @@
 
 mod gateway;
 mod inbound;
+mod inbound_http;
+mod inbound_modes;
 mod lab;
 mod limits_and_ends;
 mod mesh_mtls;

@@ -99,10 +99,10 @@ pub struct Destination {
 }
 
 impl Destination {
-    /// A service of the mesh's table, or the two clusters for what no service matches. Names that the client chose are
+    /// A service of the mesh's table, or a cluster for what no service matches. Names that the client chose are
     /// never a label: they would make as many series as it likes.
     pub fn new(cluster: Option<&Cluster>, cluster_name: &str) -> Self {
-        match cluster {
+        match cluster.filter(|cluster| !cluster.host.is_empty()) {
             Some(cluster) => Self {
                 service: cluster.host.clone(),
                 // A Service is shown by its short name, a ServiceEntry by its host, as in Istio.
@@ -115,7 +115,7 @@ impl Destination {
             },
             None => {
                 let name = match cluster_name {
-                    "PassthroughCluster" | "BlackHoleCluster" => cluster_name,
+                    "PassthroughCluster" | "BlackHoleCluster" | "InboundPassthroughCluster" => cluster_name,
                     _ => UNKNOWN,
                 };
                 Self { service: UNKNOWN.to_owned(), name: name.to_owned(), namespace: UNKNOWN.to_owned() }

@@ -56,6 +56,7 @@ pub async fn attempts(
         original: errand.connection.info.original,
         host: Some(errand.authority.as_str()).filter(|host| !host.is_empty()),
         hash: errand.hash,
+        client: errand.connection.pod.shown_client(&errand.connection.info),
     };
     errand.sweep();
     let policy = errand.retries();

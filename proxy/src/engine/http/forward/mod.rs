@@ -34,6 +34,7 @@ use super::{
 use crate::{
     engine::{
         Snapshot,
+        accept::Arrival,
         balance::Observed,
         dial::{self, Target},
         endpoints::endpoint_at,
@@ -161,6 +162,7 @@ impl Errand {
 
     fn retries(&self) -> &RetryPolicy {
         match self.forward() {
+            _ if self.connection.info.arrival == Arrival::Inbound => retry::of_an_application(),
             Some(forward) => &forward.retries,
             None => retry::default_policy(),
         }
@@ -183,12 +185,18 @@ impl Errand {
             if key.cluster == dial::PASSTHROUGH {
                 return true;
             }
-            let outbound = self.snapshot.outbound(&pod.id);
-            let Some(cluster) = outbound.as_ref().and_then(|outbound| outbound.cluster(&key.cluster)) else {
+            let workload = self.snapshot.mesh.workloads.get(&pod.id);
+            let Some(cluster) = workload.and_then(|workload| workload.cluster(&key.cluster)) else {
                 return false;
             };
             let name = key.tls.name.as_ref().map(|name| name.to_str());
-            let target = Target { cluster, original: self.connection.info.original, host: name.as_deref(), hash: None };
+            let target = Target {
+                cluster,
+                original: self.connection.info.original,
+                host: name.as_deref(),
+                hash: None,
+                client: None,
+            };
             let endpoint = endpoint_at(&self.snapshot, cluster, key.address.clone());
             dial::tls_key(&self.snapshot, pod, &target, &endpoint).is_ok_and(|tls| tls.context_id == key.tls.context_id)
         });

@@ -147,6 +147,14 @@ pub fn default_policy() -> &'static RetryPolicy {
     &DEFAULT
 }
 
+/// The policy towards a pod's own application, which the client's proxy has one for already: no attempt but the first
+/// counts, and only a pooled connection that turns out to be dead is replaced.
+pub fn of_an_application() -> &'static RetryPolicy {
+    static POLICY: std::sync::LazyLock<RetryPolicy> =
+        std::sync::LazyLock::new(|| RetryPolicy { conditions: RetryConditions::default(), ..RetryPolicy::default() });
+    &POLICY
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -70,7 +70,7 @@ impl Errand {
     /// Changes the headers of the upstream's response, `time` after the request went out.
     pub fn change_response(&self, headers: &mut HeaderMap, time: Option<Duration>) {
         if !self.cluster.mesh_external
-            && (self.connection.info.arrival == Arrival::Outbound || self.client_in_mesh())
+            && (!matches!(self.connection.info.arrival, Arrival::Gateway { .. }) || self.client_in_mesh())
             && let Some(time) = time
         {
             headers.insert(SERVICE_TIME, u64::try_from(time.as_millis()).unwrap_or(u64::MAX).into());

@@ -140,6 +140,7 @@ impl Shadow {
             // Not the shadow's name: certificates are checked against the real one.
             host: Some(authority.as_str()).filter(|host| !host.is_empty()),
             hash: *hash,
+            client: None,
         };
         let picked = dial::pick(snapshot, &connection.pod, &target, &[]).await?;
         let mut lease = connect::connection(connection, snapshot, &target, &picked, self.wants).await?;

@@ -23,7 +23,7 @@ use super::{
     reply,
 };
 use crate::{
-    engine::{Snapshot, raw},
+    engine::{Snapshot, accept::Arrival, raw},
     mesh::{Action, ClusterRef, Forward, RequestHead, Route, VirtualHost},
     telemetry::record::Flag,
 };
@@ -177,10 +177,12 @@ fn bound_for(
         Some(authority) => rename(&mut traveller.request, authority),
         None => traveller.authority.clone(),
     };
+    // What comes to the pod itself was counted by the client's own proxy.
+    let counted = !cluster.mesh_external && traveller.connection.info.arrival != Arrival::Inbound;
     let errand = Errand {
         route: Some(route.clone()),
         hash: hashed.hash,
-        mark: (!cluster.mesh_external).then_some(headers::count_attempt as forward::Mark),
+        mark: counted.then_some(headers::count_attempt as forward::Mark),
         changes,
         ..Errand::new(traveller.connection.clone(), traveller.snapshot.clone(), cluster, authority)
     };
