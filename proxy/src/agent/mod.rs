@@ -79,6 +79,7 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
         tokio::select! {
             changes = files.next() => {
                 configuration.apply(changes.files, &mut fleet);
+                fleet.forget_strangers(configuration.is_whole());
                 files.watch_extra(configuration.files().into_iter().collect());
             }
             _ = check.tick() => {

@@ -21,8 +21,7 @@ pub async fn connect(
     client: Option<IpAddr>,
     keepalive: Option<&Keepalive>,
 ) -> io::Result<TcpStream> {
-    // What listens on loopback is told of loopback: the client's address has no way back from there.
-    let mut client = client.filter(|_| !to.ip().is_loopback());
+    let mut client = client;
     for attempt in 1.. {
         let socket = application_socket(pod, to, &mut client)?;
         if let Some(keepalive) = keepalive {
@@ -34,10 +33,9 @@ pub async fn connect(
                 return Ok(stream);
             }
             // The port that was drawn leads to that address already.
-            Err(error)
-                if error.kind() == io::ErrorKind::AddrNotAvailable
-                    && client.is_some()
-                    && attempt < limits::CLIENT_PORT_ATTEMPTS => {}
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable && client.is_some() => {
+                client = client.filter(|_| attempt < limits::CLIENT_PORT_ATTEMPTS);
+            }
             Err(error) => return Err(error),
         }
     }
@@ -48,11 +46,11 @@ pub async fn connect(
 fn application_socket(pod: &Pod, to: SocketAddr, client: &mut Option<IpAddr>) -> io::Result<TcpSocket> {
     if let Some(address) = *client {
         match pod.sockets.tcp_from(to, address) {
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+            Ok(socket) => return Ok(socket),
+            Err(error) => {
                 log::debug!("{}: the application at {to} does not see {address}: {error}", pod.id);
                 *client = None;
             }
-            made => return made,
         }
     }
     let socket = pod.sockets.tcp(to)?;

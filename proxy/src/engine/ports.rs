@@ -14,7 +14,7 @@ pub trait Sockets: Send + Sync + 'static {
     /// port of the socket's own. `connect` may say that the address is in use (`AddrNotAvailable`): then try another socket.
     ///
     /// # Errors
-    /// `Unsupported`: not to be had for this client, or at all.
+    /// Not to be had for this client, or at all.
     fn tcp_from(&self, remote: SocketAddr, client: IpAddr) -> io::Result<tokio::net::TcpSocket> {
         let _ = (remote, client);
         Err(io::ErrorKind::Unsupported.into())

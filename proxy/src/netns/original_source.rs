@@ -17,6 +17,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpSocket;
 
 use super::{Namespace, listener_addresses};
+use crate::limits;
 
 /// Of both ends of a connection that bears the client's address.
 const MARK: u32 = 15006;
@@ -31,8 +32,6 @@ const INHERIT_MARK: &str = "/proc/sys/net/ipv4/tcp_fwmark_accept";
 /// Where our end of such a connection has its port. The client's own ports are taken: both connections have the same
 /// addresses, and the kernel could not tell an answer on the one from the other's. Clients on Linux have theirs up to 60999.
 const PORTS: std::ops::RangeInclusive<u16> = 61_000..=65_535;
-/// A port that somebody listens on cannot be had; several in a row are not met by chance.
-const PORT_ATTEMPTS: usize = 8;
 
 impl Namespace {
     /// Makes [`crate::engine::ports::Sockets::tcp_from`] work for connections to these addresses of the pod. Again: changes
@@ -81,6 +80,9 @@ impl Namespace {
         if matches!(client, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "a link-local address belongs to one interface"));
         }
+        if client.is_ipv4() != remote.is_ipv4() {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "it is an address of the other family"));
+        }
         let socket = self.socket(remote, Type::STREAM, Some(Protocol::TCP))?;
         socket.set_tcp_nodelay(true)?;
         socket.set_ip_transparent_v4(true)?;
@@ -90,11 +92,12 @@ impl Namespace {
         socket.bind_device(Some(b"lo"))?;
         // Ports are shared between connections to different ports of the application.
         socket.set_reuse_address(true)?;
-        let mut attempts = PORT_ATTEMPTS;
+        let mut attempts = limits::CLIENT_PORT_ATTEMPTS;
         loop {
             let port = rand::rng().random_range(PORTS);
             match socket.bind(&SocketAddr::new(client, port).into()) {
                 Ok(()) => return Ok(TcpSocket::from_std_stream(socket.into())),
+                // Somebody listens on the port.
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse && attempts > 1 => attempts -= 1,
                 Err(error) => return Err(error),
             }

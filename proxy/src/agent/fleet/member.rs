@@ -118,8 +118,6 @@ impl Member {
                 }
             }
             serving.pod.set_own_addresses(addresses.clone());
-            // Until it is settled again: a first IPv6 address wants rules of its own.
-            serving.pod.set_original_source(false);
             if let Err(error) = capture.enrol(&self.namespace, port, &addresses) {
                 log::error!("pod {}: {error}", serving.pod.id);
             }
@@ -243,9 +241,7 @@ impl Serving {
             // The rules stay as long as connections may use them, and are removed with the capture.
             return self.pod.set_original_source(false);
         }
-        if self.pod.original_source() {
-            return;
-        }
+        // Again each time: who is root in the pod may have removed it, and a first IPv6 address wants rules of its own.
         let enabled = if capture.has_original_source() {
             namespace.enable_original_source(own).map_err(|error| error.to_string())
         } else {

@@ -27,11 +27,13 @@ pub struct Fleet {
     pods: BTreeMap<WorkloadId, Member>,
     /// Wanted, and why their namespaces could not be opened.
     missing: BTreeMap<WorkloadId, (String, String)>,
+    /// Cookies of namespaces that an earlier agent captured and that nobody has asked for yet; None: not looked at yet.
+    strangers: Option<BTreeSet<u64>>,
 }
 
 impl Fleet {
     pub fn new(capture: Arc<Capture>, engine: Arc<Engine>) -> Self {
-        Self { capture, engine, pods: BTreeMap::new(), missing: BTreeMap::new() }
+        Self { capture, engine, pods: BTreeMap::new(), missing: BTreeMap::new(), strangers: None }
     }
 
     /// Lets go of pods that are not wanted any more or whose namespace is gone, opens those that are new, and answers
@@ -113,25 +115,33 @@ impl Fleet {
         changed
     }
 
-    /// After the first configuration: namespaces that an earlier agent captured and nobody wants now are let go, but
-    /// only where the configuration is whole, for a document that is refused may be the one that wants them.
-    pub fn forget_strangers(&self, whole: bool) {
+    /// After each configuration: namespaces that an earlier agent captured and nobody wants now are let go, but only where
+    /// the configuration is whole, for a document that is refused may be the one that wants them. Until then they stay
+    /// refused.
+    pub fn forget_strangers(&mut self, whole: bool) {
         let ours: BTreeSet<u64> = self.pods.values().map(|member| member.namespace.cookie()).collect();
-        let strangers = match self.capture.enrolled() {
-            Ok(cookies) => cookies.into_iter().filter(|cookie| !ours.contains(cookie)),
-            Err(error) => return log::warn!("cannot list what an earlier agent captured: {error}"),
+        let first = self.strangers.is_none();
+        let known = match self.strangers.take() {
+            Some(strangers) => strangers,
+            None => match self.capture.enrolled() {
+                Ok(cookies) => cookies.into_iter().collect(),
+                Err(error) => return log::warn!("cannot list what an earlier agent captured: {error}"),
+            },
         };
-        for cookie in strangers {
-            if whole {
-                if let Err(error) = self.capture.unenrol(cookie) {
-                    log::warn!("cannot let go of a namespace that an earlier agent captured: {error}");
-                }
-            } else {
-                log::warn!(
-                    "a namespace that an earlier agent captured (cookie {cookie}) stays refused while documents are: mend them"
-                );
+        let mut left = BTreeSet::new();
+        for cookie in known.difference(&ours).copied() {
+            if !whole {
+                left.insert(cookie);
+            } else if let Err(error) = self.capture.unenrol(cookie) {
+                log::warn!("cannot let go of a namespace that an earlier agent captured: {error}");
             }
         }
+        for cookie in left.iter().filter(|_| first) {
+            log::warn!(
+                "a namespace that an earlier agent captured (cookie {cookie}) stays refused while documents are: mend them"
+            );
+        }
+        self.strangers = Some(left);
     }
 
     pub fn status(&self) -> Vec<PodStatus> {

@@ -70,3 +70,26 @@ fn a_namespace_is_found_by_its_inode() {
     assert_eq!(found.identity(), identity);
     assert!(Namespace::find(1).is_none());
 }
+
+/// Also one that listens on loopback, as behind a Sidecar's `defaultEndpoint`.
+#[tokio::test]
+async fn an_application_on_loopback_sees_its_client() {
+    let made = Made::new();
+    made.ip("link set lo up");
+    let namespace = Namespace::open(&made.0).unwrap();
+    namespace.enable_original_source(&["fd77::7".parse().unwrap()]).unwrap();
+    for (local, client) in [("127.0.0.1:80", "10.9.9.9"), ("[::1]:80", "2001:db8::9")] {
+        let (local, client): (SocketAddr, IpAddr) = (local.parse().unwrap(), client.parse().unwrap());
+        let listener = tokio::net::TcpListener::from_std(namespace.listener(local).unwrap()).unwrap();
+        let connecting = namespace.tcp_as(local, client).unwrap().connect(local);
+        let wait = tokio::time::timeout(std::time::Duration::from_secs(5), async {
+            tokio::join!(connecting, listener.accept())
+        });
+        let (connected, accepted) = wait.await.unwrap();
+        assert_eq!(accepted.unwrap().1, connected.unwrap().local_addr().unwrap());
+    }
+    for (local, client) in [("127.0.0.1:80", "2001:db8::9"), ("[::1]:80", "fe80::1"), ("[::1]:80", "10.9.9.9")] {
+        let error = namespace.tcp_as(local.parse().unwrap(), client.parse().unwrap()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported, "{client}");
+    }
+}
