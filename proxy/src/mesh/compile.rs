@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    check::{check, selectors},
+    check::{check, conflicts, selectors},
     clusters::{HolderId, HolderOf, Workshop},
     enrol::{enrolled, mesh_config, settings},
     findings::Findings,
@@ -14,7 +14,8 @@ use super::{
     gateways::{self, AtGateway, Gateways, Site},
     locality,
     origination::{Holder, NO_LABELS, places},
-    own_ports,
+    own_ports::{self, OwnPorts},
+    peer_authentications::PeerAuthentications,
     peers::{self, Peers},
     registry::Registry,
     rules::{Client, RuleIndex, Rules, files},
@@ -38,12 +39,16 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
     let enrolled = enrolled(objects, &mut findings);
     let gateways = Gateways::new(objects, &enrolled, &mut findings);
     let sidecars = Sidecars::new(objects, &settings.root_namespace, &mut findings);
-    let peers = Peers::new(&enrolled, &gateways, addresses, &settings.trust_domain);
+    let authentications = PeerAuthentications::new(objects, &settings.root_namespace, &mut findings);
+    let peers = Peers::new(&enrolled, &gateways, &authentications, addresses, &settings.trust_domain);
     let registry = Registry::new(objects, &peers, &mut findings);
     let rules = Rules::new(objects);
     let services = VirtualServices::new(objects, &mut findings);
     check(&registry, &rules, &services, &mut findings);
     selectors(objects, &mut findings);
+    if !objects.peer_authentications.is_empty() {
+        conflicts(&registry, &rules, &mut findings);
+    }
     gateways::check(objects, &services, &mut findings);
     virtual_services::check(&services, objects, &registry, &rules, &mut findings);
 
@@ -56,6 +61,8 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
         policy: settings.outbound_policy,
     };
     let mut tables = Tables::new(&rules);
+    let mut own_ports = OwnPorts::new(objects, &workshop);
+    let policies = Arc::default();
     let mut mesh = Mesh::default();
     for (id, netns, pod) in enrolled {
         let (volumes, unread) = Volumes::new(pod);
@@ -72,6 +79,18 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
             let site = Site { objects, services: &services, pod, destinations: &destinations, holder };
             Arc::new(gateways::table(site, serves, &mut workshop.server_settings, workshop.findings))
         });
+        let inbound = gateway.is_none().then(|| {
+            let site = own_ports::Site {
+                pod,
+                volumes: &volumes,
+                addresses: peers.addresses(&id, pod),
+                modes: &peers.modes(&id),
+                said_by: &authentications.of(pod).by,
+                sidecar: sidecar.map(|sidecar| &**sidecar),
+                policies: &policies,
+            };
+            own_ports.table(&mut workshop, site)
+        });
         let workload = Workload {
             id: id.clone(),
             service_account: peers::service_account(pod).to_owned(),
@@ -80,7 +99,7 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
             identity: peers::identity(&settings.trust_domain, &id.namespace, peers::service_account(pod)),
             locality: locality::of_pod(&pod.meta.labels),
             outbound,
-            inbound: gateway.is_none().then(|| Arc::new(own_ports::table(pod, peers.modes(&id)))),
+            inbound,
             gateway,
         };
         mesh.workloads.insert(id, Arc::new(workload));
@@ -91,6 +110,8 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
         .chain(origins(&objects.virtual_services))
         .chain(origins(&objects.gateways))
         .chain(origins(&objects.http_routes))
+        .chain(origins(&objects.sidecars))
+        .chain(origins(&objects.peer_authentications))
         .collect();
     mesh.peers = peers.by_address;
     mesh.statuses = statuses;
