@@ -5,7 +5,6 @@
 
 mod dump;
 mod explain;
-pub mod inbound;
 mod listeners;
 mod routes;
 pub mod rows;

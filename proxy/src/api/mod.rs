@@ -7,6 +7,7 @@ pub mod gateway_api;
 pub mod istio;
 pub mod meta;
 pub mod objects;
+pub mod path_template;
 pub mod security;
 pub mod sidecar;
 pub mod virtual_service;

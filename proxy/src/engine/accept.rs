@@ -10,11 +10,7 @@ use std::{
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{Engine, gateway, inbound, misdirected::Terminated, outbound, pod::Pod};
-use crate::{
-    limits,
-    mesh::ListenerId,
-    tls::{ClientCertificate, SessionParameters},
-};
+use crate::{limits, mesh::ListenerId, tls::ClientCertificate};
 
 /// How a downstream connection came to the engine; decides which table it is matched against.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,8 +44,6 @@ pub struct ConnectionInfo {
     pub certificate: Option<Arc<ClientCertificate>>,
     /// The client spoke TLS, which was taken off here.
     pub tls: bool,
-    /// What it and we agreed on.
-    pub session: Option<SessionParameters>,
     /// What took it off, at a gateway.
     pub terminated: Option<Arc<Terminated>>,
     /// The server name of the client's hello, whether its TLS was taken off or is passed on.
@@ -71,7 +65,6 @@ impl ConnectionInfo {
             identity: None,
             certificate: None,
             tls: false,
-            session: None,
             terminated: None,
             sni: None,
             original: canonical(original),

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use super::{
     Engine, Snapshot,
     accept::{Arrival, ConnectionInfo},
+    authorize,
     client_hello::ClientHello,
     dial::{DialError, Target},
     http,
@@ -26,6 +27,7 @@ use crate::{
     limits,
     mesh::{
         ClientCertificates, Decision, DownstreamTls, InboundPort, InboundTable, MtlsMode, Protocol, ServerTlsSettings,
+        Verdict,
     },
     telemetry::record::{Flag, Record},
     tls::ServerContext,
@@ -228,6 +230,11 @@ impl Coming {
     /// Dials the application for a client that is silent, and waits for the first word of either. An application that
     /// cannot be reached has spoken, too.
     async fn application_first(&mut self) -> Spoke {
+        // What a policy forbids to raw bytes may still become a request.
+        if authorize::entering(&self.snapshot, &self.pod.id, &self.info, None) != Verdict::Allowed {
+            let heard = tokio::time::timeout(limits::HEAD_TIME, self.client.hears()).await;
+            return heard.map_or(Spoke::Server(Bytes::new()), |()| Spoke::Client);
+        }
         let dialled = tokio::select! {
             biased;
             () = self.client.hears() => return Spoke::Client,

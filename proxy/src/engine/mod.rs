@@ -5,6 +5,7 @@
 
 pub mod accept;
 mod application;
+pub mod authorize;
 pub mod balance;
 pub mod client_hello;
 pub mod copy;

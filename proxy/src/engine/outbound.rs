@@ -66,6 +66,9 @@ pub(super) async fn arrived(engine: Arc<Engine>, pod: Arc<Pod>, mut stream: TcpS
                     Decision::Block | Decision::Refuse(_) | Decision::Route(_) => {
                         raw::serve(&engine, &snapshot, &pod, raw, decision).await
                     }
+                    Decision::Cluster(ref cluster) if silent::denied(&snapshot, &pod, &raw.info, cluster) => {
+                        raw::serve(&engine, &snapshot, &pod, raw, decision).await
+                    }
                     _ => raw::refuse(&engine, &pod, raw, Flag::SI, "idle_timeout"),
                 };
             }

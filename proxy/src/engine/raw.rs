@@ -8,6 +8,7 @@ use rand::RngExt as _;
 use super::{
     Engine, Snapshot,
     accept::{Arrival, ConnectionInfo},
+    authorize,
     balance::Observed,
     copy::{self, Carried, End, Limits},
     dial::{self, BLACK_HOLE, DialError, PASSTHROUGH, Target, Upstream},
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::{
     limits,
-    mesh::{ClusterRef, Decision, TunnelRoute, UpstreamTls},
+    mesh::{ClusterRef, Decision, TunnelRoute, UpstreamTls, Verdict},
     telemetry::record::{Flag, Record, Reporter},
     tls::TlsError,
 };
@@ -47,7 +48,14 @@ pub struct Connected {
 /// Carries the connection to where the decision says, or resets it; one record either way.
 pub async fn serve(engine: &Engine, snapshot: &Snapshot, pod: &Pod, mut raw: Raw, decision: Decision) {
     let mut record = record(pod, &raw.info);
-    let cluster = match settle(decision) {
+    let decision = settle(decision);
+    if let Verdict::Denied(details) = authorize::entering(snapshot, &pod.id, &raw.info, None) {
+        if let Decision::Cluster(cluster) = decision {
+            record.cluster = Some(cluster);
+        }
+        return deny(engine, raw, record, details);
+    }
+    let cluster = match decision {
         Decision::Route(route) => {
             let (name, why) = match route.destinations.first() {
                 Some((ClusterRef::Unknown { name, why }, _)) => (&**name, &**why),
@@ -79,6 +87,9 @@ pub async fn serve(engine: &Engine, snapshot: &Snapshot, pod: &Pod, mut raw: Raw
             return reset(engine, raw, record);
         }
     };
+    if let Verdict::Denied(details) = authorize::leaving(snapshot, &pod.id, &raw.info, &cluster, None) {
+        return deny(engine, raw, record, details);
+    }
     if raw.tls && matches!(cluster.tls, UpstreamTls::Originate(_)) {
         log::debug!("{}: TLS inside TLS to {}: the client speaks TLS and a rule originates it", pod.id, cluster.name);
     }
@@ -151,6 +162,14 @@ pub fn refuse(engine: &Engine, pod: &Pod, raw: Raw, flag: Flag, details: &'stati
     record.flags.push(flag);
     record.connection_termination_details = Some(details.to_owned());
     reset(engine, raw, record);
+}
+
+/// Ends a connection that a policy forbids.
+pub(super) fn deny(engine: &Engine, raw: Raw, mut record: Record, details: String) {
+    log::debug!("{}: {} to {}: {details}", record.workload, raw.info.peer, raw.info.original);
+    record.connection_termination_details = Some(details);
+    drop(raw.client);
+    finish(engine, record, raw.info.started, Carried::default());
 }
 
 /// An open connection as the sink knows it, which hears that it is gone however this ends.
@@ -289,9 +308,7 @@ pub fn record(pod: &Pod, info: &ConnectionInfo) -> Record {
             Arrival::Inbound => Reporter::Destination,
         },
         source_identity: info.identity.clone(),
-        client_certificate: info.certificate.clone(),
         downstream_tls: info.tls,
-        downstream_session: info.session,
         route_name: None,
         cluster: None,
         cluster_name: None,

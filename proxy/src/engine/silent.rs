@@ -12,12 +12,16 @@ use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 use super::{
     Engine, Snapshot,
     accept::ConnectionInfo,
+    authorize,
     dial::{self, DialError, Target},
     pod::Pod,
     raw::{self, Connected},
     stream::{ClientIo, UpstreamIo},
 };
-use crate::{limits, mesh::Decision};
+use crate::{
+    limits,
+    mesh::{Cluster, Decision, Verdict},
+};
 
 /// Who spoke first.
 pub enum First {
@@ -40,8 +44,12 @@ pub async fn first_to_speak(
 ) -> First {
     let mut byte = [0];
     let cluster = match decision {
-        Decision::Cluster(cluster) => cluster,
         Decision::Passthrough => dial::passthrough(),
+        // A policy forbids it to raw bytes.
+        Decision::Cluster(cluster) if denied(snapshot, pod, info, cluster) => {
+            return late(client).await.unwrap_or(First::Nobody);
+        }
+        Decision::Cluster(cluster) => cluster,
         // Not to be dialled; but a request may still have a route.
         Decision::Block | Decision::Refuse(_) | Decision::Route(_) => {
             return late(client).await.unwrap_or(First::Nobody);
@@ -94,6 +102,11 @@ impl Hears for ClientIo {
             self.put_back(first.freeze());
         }
     }
+}
+
+/// A policy about the service lets no raw bytes from here pass.
+pub fn denied(snapshot: &Snapshot, pod: &Pod, info: &ConnectionInfo, cluster: &Cluster) -> bool {
+    authorize::leaving(snapshot, &pod.id, info, cluster, None) != Verdict::Allowed
 }
 
 /// Who spoke first on two connections that are there.

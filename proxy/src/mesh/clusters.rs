@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    authorization::Authorization,
     findings::Findings,
     gateways, guard,
     origination::{Defaults, Holder, NO_LABELS, Upstream},
@@ -37,6 +38,7 @@ pub struct Workshop<'a> {
     pub connect_timeout: Duration,
     /// Where no rule speaks of TLS, callers look for mesh mTLS themselves. False too where there is nobody to find.
     pub auto_mtls: bool,
+    authorization: &'a Authorization<'a>,
     /// Mesh configuration `localityLbSetting`, which is on by default.
     locality: LocalitySetting,
     pub findings: &'a mut Findings,
@@ -101,6 +103,7 @@ impl<'a> Workshop<'a> {
         rules: &'a Rules,
         config: Option<&MeshConfig>,
         auto_mtls: bool,
+        authorization: &'a Authorization<'a>,
         findings: &'a mut Findings,
     ) -> Self {
         Self {
@@ -109,6 +112,7 @@ impl<'a> Workshop<'a> {
             defaults: Defaults::new(config),
             connect_timeout: config.and_then(|config| config.connect_timeout).unwrap_or(limits::CONNECT_TIMEOUT),
             auto_mtls,
+            authorization,
             locality: config.and_then(|config| config.locality.clone()).unwrap_or_default(),
             findings,
             merged: HashMap::new(),
@@ -236,7 +240,7 @@ impl<'a> Workshop<'a> {
             mesh_external: entry.body.mesh_external,
             service: entry.object.clone(),
             destination_rule: rule.map(|rule| rule.object.id.clone()),
-            policies: None,
+            policies: self.authorization.of_service(&entry.object),
         }
     }
 
@@ -279,8 +283,7 @@ impl<'a> Workshop<'a> {
         counts.then(|| setting.clone())
     }
 
-    /// `connectionPool`, with the mesh's defaults where it says nothing.
-    pub fn pool(&self, pool: Option<&ConnectionPool>) -> Pool {
+    fn pool(&self, pool: Option<&ConnectionPool>) -> Pool {
         let none = ConnectionPool::default();
         let pool = pool.unwrap_or(&none);
         Pool {

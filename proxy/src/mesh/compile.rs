@@ -6,16 +6,18 @@ use std::{
 };
 
 use super::{
-    check::{check, conflicts, selectors},
+    authorization::{Authorization, Shared},
+    check::{check, selectors},
     clusters::{HolderId, HolderOf, Workshop},
     enrol::{enrolled, mesh_config, settings},
     findings::Findings,
     gateway_api,
     gateways::{self, AtGateway, Gateways, Site},
+    inbound::InboundTable,
+    listeners::GatewayTable,
     locality,
     origination::{Holder, NO_LABELS, places},
-    own_ports::{self, OwnPorts},
-    peer_authentications::PeerAuthentications,
+    own_ports,
     peers::{self, Peers},
     registry::Registry,
     rules::{Client, RuleIndex, Rules, files},
@@ -39,21 +41,18 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
     let enrolled = enrolled(objects, &mut findings);
     let gateways = Gateways::new(objects, &enrolled, &mut findings);
     let sidecars = Sidecars::new(objects, &settings.root_namespace, &mut findings);
-    let authentications = PeerAuthentications::new(objects, &settings.root_namespace, &mut findings);
-    let peers = Peers::new(&enrolled, &gateways, &authentications, addresses, &settings.trust_domain);
+    let peers = Peers::new(&enrolled, &gateways, addresses, &settings.trust_domain);
     let registry = Registry::new(objects, &peers, &mut findings);
     let rules = Rules::new(objects);
     let services = VirtualServices::new(objects, &mut findings);
     check(&registry, &rules, &services, &mut findings);
     selectors(objects, &mut findings);
-    if !objects.peer_authentications.is_empty() {
-        conflicts(&registry, &rules, &mut findings);
-    }
     gateways::check(objects, &services, &mut findings);
     virtual_services::check(&services, objects, &registry, &rules, &mut findings);
 
+    let authorization = Authorization::new(objects, &settings, &mut findings);
     let auto_mtls = settings.auto_mtls && peers.any_captured();
-    let mut workshop = Workshop::new(objects, &rules, config, auto_mtls, &mut findings);
+    let mut workshop = Workshop::new(objects, &rules, config, auto_mtls, &authorization, &mut findings);
     let scope = Scope {
         registry: &registry,
         services: &services,
@@ -61,8 +60,7 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
         policy: settings.outbound_policy,
     };
     let mut tables = Tables::new(&rules);
-    let mut own_ports = OwnPorts::new(objects, &workshop);
-    let policies = Arc::default();
+    let mut shared = Shared::default();
     let mut mesh = Mesh::default();
     for (id, netns, pod) in enrolled {
         let (volumes, unread) = Volumes::new(pod);
@@ -73,23 +71,13 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
         let serves = gateways.of(&id);
         let sidecar = if serves.is_empty() { sidecars.of(pod) } else { None };
         let outbound = tables.outbound(&mut workshop, scope.under(sidecar), pod, &volumes);
+        let policies = authorization.at_pod(pod, serves, &mut shared);
         let gateway = (!serves.is_empty()).then(|| {
             let destinations = AtGateway::new(&mut workshop, &outbound);
             let holder = Holder { objects, defaults: &workshop.defaults, namespace: &id.namespace, volumes: &volumes };
             let site = Site { objects, services: &services, pod, destinations: &destinations, holder };
-            Arc::new(gateways::table(site, serves, &mut workshop.server_settings, workshop.findings))
-        });
-        let inbound = gateway.is_none().then(|| {
-            let site = own_ports::Site {
-                pod,
-                volumes: &volumes,
-                addresses: peers.addresses(&id, pod),
-                modes: &peers.modes(&id),
-                said_by: &authentications.of(pod).by,
-                sidecar: sidecar.map(|sidecar| &**sidecar),
-                policies: &policies,
-            };
-            own_ports.table(&mut workshop, site)
+            let table = gateways::table(site, serves, &mut workshop.server_settings, workshop.findings);
+            Arc::new(GatewayTable { policies: policies.clone(), ..table })
         });
         let workload = Workload {
             id: id.clone(),
@@ -99,7 +87,9 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
             identity: peers::identity(&settings.trust_domain, &id.namespace, peers::service_account(pod)),
             locality: locality::of_pod(&pod.meta.labels),
             outbound,
-            inbound,
+            inbound: gateway
+                .is_none()
+                .then(|| Arc::new(InboundTable { policies, ..own_ports::table(pod, peers.modes(&id)) })),
             gateway,
         };
         mesh.workloads.insert(id, Arc::new(workload));
@@ -110,8 +100,7 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
         .chain(origins(&objects.virtual_services))
         .chain(origins(&objects.gateways))
         .chain(origins(&objects.http_routes))
-        .chain(origins(&objects.sidecars))
-        .chain(origins(&objects.peer_authentications))
+        .chain(origins(&objects.authorization_policies))
         .collect();
     mesh.peers = peers.by_address;
     mesh.statuses = statuses;

@@ -86,7 +86,7 @@ impl RequestMatch {
 
 impl RequestHead<'_> {
     /// The value of a header, several lines joined with `,` (Envoy); `host` is the authority, whatever the version.
-    fn header(&self, name: &HeaderName) -> Option<Cow<'_, str>> {
+    pub(super) fn header(&self, name: &HeaderName) -> Option<Cow<'_, str>> {
         if name == HOST {
             return Some(Cow::Borrowed(self.authority));
         }

@@ -44,7 +44,7 @@ const LATER: &[(&str, &[&str])] = &[
     ("", &["Endpoints"]),
     ("discovery.k8s.io", &["EndpointSlice"]),
     ("networking.istio.io", &["WorkloadEntry", "WorkloadGroup", "EnvoyFilter", "ProxyConfig"]),
-    ("security.istio.io", &["AuthorizationPolicy", "RequestAuthentication"]),
+    ("security.istio.io", &["RequestAuthentication"]),
     ("telemetry.istio.io", &["Telemetry"]),
     ("extensions.istio.io", &["WasmPlugin"]),
     ("gateway.networking.k8s.io", &["GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute", "BackendTLSPolicy"]),
@@ -54,7 +54,7 @@ const LATER: &[(&str, &[&str])] = &[
 const READ: &[(&str, &[&str])] = &[
     ("", &["ConfigMap", "Namespace", "Pod", "Secret", "Service"]),
     ("networking.istio.io", &["DestinationRule", "Gateway", "ServiceEntry", "Sidecar", "VirtualService"]),
-    ("security.istio.io", &["PeerAuthentication"]),
+    ("security.istio.io", &["AuthorizationPolicy", "PeerAuthentication"]),
     ("gateway.networking.k8s.io", &["Gateway", "HTTPRoute", "ReferenceGrant"]),
 ];
 
@@ -160,6 +160,12 @@ impl Reader {
                 let (kind, wrap) = ("PeerAuthentication", AnyObject::PeerAuthentication);
                 self.object(&header, kind, SECURITY, &findings, &[], wrap, |root, _| {
                     kinds::security::peer_authentication(root)
+                });
+            }
+            ("security.istio.io", "AuthorizationPolicy") => {
+                let (kind, wrap) = ("AuthorizationPolicy", AnyObject::AuthorizationPolicy);
+                self.object(&header, kind, SECURITY, &findings, &[], wrap, |root, meta| {
+                    kinds::security::authorization_policy(root, meta)
                 });
             }
             ("install.istio.io", "IstioOperator")

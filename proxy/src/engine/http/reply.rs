@@ -4,7 +4,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use super::{body::ResponseBody, log};
-use crate::engine::dial::DialError;
+use crate::{
+    engine::{authorize::DENIED, dial::DialError},
+    mesh::paths::InvalidPath,
+};
 
 use super::log::RequestLog;
 
@@ -71,6 +74,18 @@ fn percent(text: &[u8]) -> String {
         }
     }
     out
+}
+
+/// 403: a policy forbids it; `details` say which.
+pub fn denied(mut log: Box<RequestLog>, details: String) -> Response<ResponseBody> {
+    log.details(details);
+    reply(log, StatusCode::FORBIDDEN, DENIED)
+}
+
+/// 400: the path has no normal form.
+pub fn bad_path(mut log: Box<RequestLog>, error: InvalidPath) -> Response<ResponseBody> {
+    log.details("path_normalization_failed");
+    reply(log, StatusCode::BAD_REQUEST, error.to_string())
 }
 
 /// There is no upstream connection.

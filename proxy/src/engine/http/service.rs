@@ -13,20 +13,20 @@ use super::{
     Connection,
     body::ResponseBody,
     forward::{self, Errand},
-    head_guard::Verdict,
+    head_guard,
     head_rules::{Violation, check_authority},
     log::RequestLog,
     reply, routes,
 };
 use crate::{
-    engine::{accept::Arrival, dial, raw},
+    engine::{accept::Arrival, authorize, dial, raw},
     limits,
-    mesh::{Decision, HttpDecision},
+    mesh::{Decision, HttpDecision, RequestHead, Verdict},
     telemetry::record::Flag,
 };
 
 /// Answers one request.
-pub async fn answer(connection: Arc<Connection>, request: Request<Incoming>) -> Response<ResponseBody> {
+pub async fn answer(connection: Arc<Connection>, mut request: Request<Incoming>) -> Response<ResponseBody> {
     let mut log = RequestLog::new(&connection, &request);
     if let Some(verdict) = connection.guard.as_ref().and_then(|guard| guard.refusal(request.method())) {
         return refuse_head(log, verdict);
@@ -44,6 +44,26 @@ pub async fn answer(connection: Arc<Connection>, request: Request<Incoming>) -> 
     let snapshot = connection.engine.snapshot();
     if snapshot.misdirected(&connection.pod.id, &connection.info, &authority) {
         return misdirected(log, connection.info.h2);
+    }
+    // Before anything of the routes can be told.
+    if let Some(policies) = snapshot.policies(&connection.pod.id, &connection.info.arrival) {
+        if policies.deals_with_paths()
+            && let Err(error) = routes::path::normalise(request.uri_mut())
+        {
+            return reply::bad_path(log, error);
+        }
+        let head = head(&request, &authority, connection.info.tls);
+        if let Verdict::Denied(details) =
+            authorize::entering(&snapshot, &connection.pod.id, &connection.info, Some(&head))
+        {
+            let would = snapshot.http(&connection.pod.id, &connection.info, &authority);
+            if let (Arrival::Inbound, Some(HttpDecision::Host(host))) = (&connection.info.arrival, would)
+                && let Some(cluster) = host.default_cluster()
+            {
+                log.route("default", Some(cluster), &cluster.name);
+            }
+            return reply::denied(log, details);
+        }
     }
     let Some(decision) = snapshot.http(&connection.pod.id, &connection.info, &authority) else {
         let text = format!("{} is not enrolled any more", connection.pod.id);
@@ -92,7 +112,18 @@ fn misdirected(mut log: Box<RequestLog>, h2: bool) -> Response<ResponseBody> {
     reply::answer(log, StatusCode::MISDIRECTED_REQUEST, headers, Bytes::new())
 }
 
-fn refuse_head(mut log: Box<RequestLog>, verdict: Verdict) -> Response<ResponseBody> {
+fn head<'a>(request: &'a Request<Incoming>, authority: &'a str, tls: bool) -> RequestHead<'a> {
+    RequestHead {
+        method: request.method().as_str(),
+        scheme: if tls { "https" } else { "http" },
+        authority,
+        path: request.uri().path(),
+        query: request.uri().query(),
+        headers: request.headers(),
+    }
+}
+
+fn refuse_head(mut log: Box<RequestLog>, verdict: head_guard::Verdict) -> Response<ResponseBody> {
     log.with(|record| {
         record.method = verdict.method;
         record.path = verdict.target;

@@ -12,7 +12,7 @@ pub use self::{
     check::check,
     destinations::AtGateway,
     listeners::{Site, table},
-    tls::{Shared, share},
+    tls::Shared,
 };
 
 use super::{

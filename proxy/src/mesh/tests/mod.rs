@@ -1,12 +1,11 @@
 //! What objects, written as their authors write them, come to.
 
+mod authorization;
 mod credentials;
 mod egress;
 mod gateway_api;
 mod gateways;
 mod guards;
-mod own_ports;
-mod peer_authentication;
 mod peers;
 mod policies;
 mod random;
@@ -15,7 +14,6 @@ mod rules;
 mod scale;
 mod services;
 mod sidecar_egress;
-mod sidecar_ingress;
 mod sidecars;
 mod virtual_services;
 

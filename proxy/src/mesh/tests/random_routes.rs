@@ -10,10 +10,10 @@ use super::*;
 use crate::{
     api::istio::TlsMode,
     mesh::{
+        authorization::Authorization,
         clusters::{HolderId, HolderOf, Workshop},
         enrol, gateway_api,
         gateways::Gateways,
-        peer_authentications::PeerAuthentications,
         peers::Peers,
         registry::Registry,
         rules::{Client, Rules},
@@ -373,8 +373,7 @@ fn unshared(objects: &Objects) -> BTreeMap<WorkloadId, Outbound> {
     let enrolled = enrol::enrolled(&objects, findings);
     let gateways = Gateways::new(&objects, &enrolled, findings);
     let addresses = addresses();
-    let authentications = PeerAuthentications::new(&objects, &settings.root_namespace, findings);
-    let peers = Peers::new(&enrolled, &gateways, &authentications, &addresses, &settings.trust_domain);
+    let peers = Peers::new(&enrolled, &gateways, &addresses, &settings.trust_domain);
     let registry = Registry::new(&objects, &peers, findings);
     let rules = Rules::new(&objects);
     let services = VirtualServices::new(&objects, findings);
@@ -384,10 +383,11 @@ fn unshared(objects: &Objects) -> BTreeMap<WorkloadId, Outbound> {
         root: &settings.root_namespace,
         policy: settings.outbound_policy,
     };
+    let authorization = Authorization::new(&objects, &settings, findings);
     let auto_mtls = settings.auto_mtls && peers.any_captured();
     let mut tables = BTreeMap::new();
     for (id, _, pod) in enrolled {
-        let mut workshop = Workshop::new(&objects, &rules, config, auto_mtls, findings);
+        let mut workshop = Workshop::new(&objects, &rules, config, auto_mtls, &authorization, findings);
         let (namespace, labels) = (pod.meta.namespace.as_str(), &pod.meta.labels);
         let selected = rules.selected(namespace, labels);
         let client = Client { namespace, selected: &selected };

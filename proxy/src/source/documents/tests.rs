@@ -57,6 +57,7 @@ fn mesh(text: &str) -> (Option<MeshConfig>, Vec<String>) {
     (mesh, said(&parsed))
 }
 
+mod authorization;
 mod inbound;
 mod routing;
 

@@ -28,18 +28,19 @@ use super::{
     connect::Wants,
     headers,
     log::RequestLog,
-    reply::{NO_ANSWER, reply},
-    routes::{Changes, mirror},
+    reply::{NO_ANSWER, bad_path, denied, reply},
+    routes::{Changes, mirror, path},
 };
 use crate::{
     engine::{
         Snapshot,
         accept::Arrival,
+        authorize,
         balance::Observed,
         dial::{self, Target},
         endpoints::endpoint_at,
     },
-    mesh::{Action, Cluster, Forward, RetryPolicy, Route},
+    mesh::{Action, Cluster, Forward, RequestHead, RetryPolicy, Route, Verdict, paths::InvalidPath},
     telemetry::record::Flag,
 };
 
@@ -100,6 +101,12 @@ pub async fn exchange(
     }
     let upload = Upload::new(body, progress.clone());
     let mut outgoing = Outgoing { method: parts.method, uri: parts.uri, headers, progress, expects };
+    if let Err(error) = errand.normalise(&mut outgoing) {
+        return bad_path(log, error);
+    }
+    if let Verdict::Denied(details) = errand.verdict(&errand.cluster, &outgoing) {
+        return denied(log, details);
+    }
     if upgrade.is_none() {
         mirror::begin(&errand, &outgoing, &upload, &log);
     }
@@ -151,6 +158,27 @@ impl Errand {
             mark: None,
             changes: Changes::default(),
         }
+    }
+
+    /// Where a policy about the service asks for paths, it gets the path that was checked.
+    fn normalise(&self, outgoing: &mut Outgoing) -> Result<(), InvalidPath> {
+        let mut clusters = std::iter::once(&self.cluster).chain(&self.changes.mirrors);
+        let asked = clusters.any(|to| to.policies.as_ref().is_some_and(|policies| policies.deals_with_paths()));
+        if asked { path::normalise(&mut outgoing.uri) } else { Ok(()) }
+    }
+
+    /// What the policies about a service say of the request.
+    pub fn verdict(&self, cluster: &Cluster, outgoing: &Outgoing) -> Verdict {
+        let info = &self.connection.info;
+        let head = RequestHead {
+            method: outgoing.method.as_str(),
+            scheme: if info.tls { "https" } else { "http" },
+            authority: &self.authority,
+            path: outgoing.uri.path(),
+            query: outgoing.uri.query(),
+            headers: &outgoing.headers,
+        };
+        authorize::leaving(&self.snapshot, &self.connection.pod.id, info, cluster, Some(&head))
     }
 
     fn forward(&self) -> Option<&Forward> {

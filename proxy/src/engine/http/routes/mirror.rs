@@ -21,7 +21,7 @@ use crate::{
         },
     },
     limits,
-    mesh::{Action, Cluster, Forward},
+    mesh::{Action, Cluster, Forward, Verdict},
 };
 
 /// Requests being mirrored now, of all pods.
@@ -60,8 +60,17 @@ pub fn begin(errand: &Errand, outgoing: &Outgoing, upload: &Upload, log: &Reques
         return ::log::debug!("{}: not mirrored: too many are under way", errand.connection.pod.id);
     };
     let client_h2 = errand.connection.info.h2;
-    let copies: Vec<Shadow> =
-        errand.changes.mirrors.iter().map(|to| copy(errand, outgoing, to, client_h2, log)).collect();
+    let allowed = errand.changes.mirrors.iter().filter(|to| match errand.verdict(to, outgoing) {
+        Verdict::Allowed => true,
+        Verdict::Denied(details) => {
+            ::log::debug!("{}: not mirrored to {}: {details}", errand.connection.pod.id, to.name);
+            false
+        }
+    });
+    let copies: Vec<Shadow> = allowed.map(|to| copy(errand, outgoing, to, client_h2, log)).collect();
+    if copies.is_empty() {
+        return;
+    }
     let timeout = errand.route.as_ref().and_then(|route| match &route.action {
         Action::Forward(forward) => forward.timeout,
         _ => None,

@@ -5,7 +5,7 @@ mod hash;
 mod headers;
 mod local;
 pub mod mirror;
-mod path;
+pub(super) mod path;
 pub mod redirect;
 
 use std::sync::Arc;
@@ -70,8 +70,7 @@ pub async fn follow(
     if host.deals_with_paths()
         && let Err(error) = path::normalise(request.uri_mut())
     {
-        log.details("path_normalization_failed");
-        return reply::reply(log, StatusCode::BAD_REQUEST, error.to_string());
+        return reply::bad_path(log, error);
     }
     let scheme = match request.uri().scheme_str() {
         Some("https") => "https",

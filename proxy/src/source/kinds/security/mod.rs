@@ -1,9 +1,11 @@
 //! security.istio.io: who may call a workload, and how.
 
+mod authorization_policy;
 mod peer_authentication;
 
 use std::collections::BTreeMap;
 
+pub use authorization_policy::authorization_policy;
 pub use peer_authentication::peer_authentication;
 
 use super::super::decode::{Field, Fields};

@@ -1,0 +1,548 @@
+//! AuthorizationPolicies: whom they are for, and what they allow.
+
+use http::HeaderMap;
+use rand::{RngExt as _, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+
+use super::*;
+
+fn policy(namespace: &str, name: &str, spec: &str) -> String {
+    format!(
+        "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n"
+    )
+}
+
+/// The verdict in short: `yes`, or what the log says.
+fn short(verdict: Verdict) -> String {
+    match verdict {
+        Verdict::Allowed => "yes".to_owned(),
+        Verdict::Denied(details) => {
+            let inner = details.strip_prefix("rbac_access_denied_matched_policy[").and_then(|d| d.strip_suffix(']'));
+            inner.expect("details as Envoy has them").to_owned()
+        }
+    }
+}
+
+/// A request or connection, with what most of them have.
+#[derive(Clone)]
+struct Asked {
+    principal: Option<&'static str>,
+    source: &'static str,
+    destination: &'static str,
+    sni: Option<&'static str>,
+    /// None: TCP.
+    method: Option<&'static str>,
+    authority: &'static str,
+    path: &'static str,
+    headers: Vec<(&'static str, &'static str)>,
+}
+
+const SLEEP: Option<&str> = Some("spiffe://cluster.local/ns/default/sa/sleep");
+
+fn get(path: &'static str) -> Asked {
+    Asked {
+        principal: SLEEP,
+        source: "10.1.0.7",
+        destination: "10.0.0.1:8080",
+        sni: None,
+        method: Some("GET"),
+        authority: "web.foo",
+        path,
+        headers: Vec::new(),
+    }
+}
+
+fn tcp() -> Asked {
+    Asked { method: None, ..get("/") }
+}
+
+impl Asked {
+    fn of(&self, policies: &Policies) -> String {
+        let mut headers = HeaderMap::new();
+        for (name, value) in &self.headers {
+            headers.append(*name, value.parse().expect("a value"));
+        }
+        let request = self.method.map(|method| RequestHead {
+            method,
+            scheme: "http",
+            authority: self.authority,
+            path: self.path,
+            query: None,
+            headers: &headers,
+        });
+        short(policies.check(&Attributes {
+            principal: self.principal,
+            source: ip(self.source),
+            remote: ip(self.source),
+            destination: dst(self.destination),
+            sni: self.sni,
+            request: request.as_ref(),
+        }))
+    }
+}
+
+fn inbound(mesh: &Mesh, namespace: &str, name: &str) -> Arc<Policies> {
+    let id = WorkloadId { namespace: namespace.to_owned(), name: name.to_owned() };
+    mesh.workloads[&id].inbound.as_ref().expect("no gateway").policies.clone()
+}
+
+/// What these policies of namespace `foo` say to a pod `web` there.
+fn policies(specs: &[(&str, &str)]) -> Arc<Policies> {
+    let written: String = specs.iter().map(|(name, spec)| policy("foo", name, spec)).collect();
+    inbound(&mesh(&(pod("foo", "web", "{app: web}") + &written)), "foo", "web")
+}
+
+/// One policy, and what it says to each.
+fn says(spec: &str, cases: &[(Asked, &str)]) {
+    let policies = policies(&[("p", spec)]);
+    for (at, (asked, want)) in cases.iter().enumerate() {
+        assert_eq!(asked.of(&policies), *want, "case {at} of {spec}");
+    }
+}
+
+const DENIED: &str = "ns[foo]-policy[p]-rule[0]";
+
+#[test]
+fn examples_of_istio() {
+    says("{}", &[(get("/"), "none"), (tcp(), "none")]);
+    says("{rules: [{}]}", &[(get("/"), "yes"), (tcp(), "yes")]);
+    says("{action: DENY, rules: [{}]}", &[(get("/"), DENIED), (tcp(), DENIED)]);
+    says("{action: AUDIT, rules: [{}]}", &[(get("/"), "yes"), (tcp(), "yes")]);
+    let post = |asked: Asked| Asked { method: Some("POST"), ..asked };
+    let nobody = |asked: Asked| Asked { principal: None, ..asked };
+    let spec = r#"
+  rules:
+  - from:
+    - source: {principals: [cluster.local/ns/default/sa/sleep]}
+    - source: {namespaces: [test]}
+    to:
+    - operation: {methods: [GET], paths: ['/info*']}
+    - operation: {methods: [POST], paths: [/data]}
+    when:
+    - {key: 'request.headers[version]', values: [v1, v2]}"#;
+    let v1 = |asked: Asked| Asked { headers: vec![("version", "v1")], ..asked };
+    says(
+        spec,
+        &[
+            (v1(get("/info/1")), "yes"),
+            (v1(post(get("/data"))), "yes"),
+            (v1(post(get("/info"))), "none"),
+            (v1(get("/data")), "none"),
+            (get("/info"), "none"),
+            (Asked { headers: vec![("version", "v3")], ..get("/info") }, "none"),
+            (v1(nobody(get("/info"))), "none"),
+            (Asked { principal: Some("spiffe://x.org/ns/test/sa/any"), ..v1(get("/info")) }, "yes"),
+            (Asked { principal: Some("spiffe://cluster.local/ns/tester/sa/any"), ..v1(get("/info")) }, "none"),
+        ],
+    );
+    let spec = "{action: DENY, rules: [{from: [{source: {notNamespaces: [default, 'prod-*']}}]}]}";
+    says(
+        spec,
+        &[
+            (get("/"), "yes"),
+            (Asked { principal: Some("spiffe://cluster.local/ns/prod-1/sa/a"), ..get("/") }, "yes"),
+            (Asked { principal: Some("spiffe://cluster.local/ns/dev/sa/a"), ..get("/") }, DENIED),
+            (nobody(get("/")), DENIED),
+            (nobody(tcp()), DENIED),
+        ],
+    );
+}
+
+#[test]
+fn sources() {
+    let from = |source: &str| format!("{{rules: [{{from: [{{source: {{{source}}}}}]}}]}}");
+    let as_ = |principal| Asked { principal: Some(principal), ..tcp() };
+    says(
+        &from("principals: ['*']"),
+        &[(tcp(), "yes"), (Asked { principal: None, ..tcp() }, "none"), (as_("spiffe://x/ns/a/sa/b"), "yes")],
+    );
+    says(&from("principals: ['*/sa/sleep']"), &[(tcp(), "yes"), (as_("spiffe://cluster.local/ns/a/sa/b"), "none")]);
+    says(&from("principals: ['cluster.local/ns/default/*']"), &[(tcp(), "yes"), (as_("spiffe://x/ns/a/sa/b"), "none")]);
+    says(&from("notPrincipals: [cluster.local/ns/default/sa/sleep]"), &[(tcp(), "none"), (as_("spiffe://x/a"), "yes")]);
+    says(
+        &from("serviceAccounts: [default/sleep, local]"),
+        &[
+            (tcp(), "yes"),
+            (as_("spiffe://cluster.local/ns/foo/sa/local"), "yes"),
+            (as_("spiffe://cluster.local/ns/default/sa/local"), "none"),
+            (as_("spiffe://cluster.local/ns/default/sa/sleepy"), "none"),
+        ],
+    );
+    says(
+        &from("ipBlocks: [10.1.0.0/24, '2001:db8::1'], notIpBlocks: [10.1.0.9]"),
+        &[
+            (tcp(), "yes"),
+            (Asked { source: "10.1.0.9", ..tcp() }, "none"),
+            (Asked { source: "10.1.1.1", ..tcp() }, "none"),
+            (Asked { source: "::ffff:10.1.0.7", ..tcp() }, "yes"),
+            (Asked { source: "2001:db8::1", ..tcp() }, "yes"),
+        ],
+    );
+    says(&from("remoteIpBlocks: [10.1.0.0/24]"), &[(tcp(), "yes"), (Asked { source: "10.2.0.1", ..tcp() }, "none")]);
+    // No token is looked at: nobody is who one would say.
+    says(&from("requestPrincipals: ['*']"), &[(get("/"), "none")]);
+    says(&from("notRequestPrincipals: ['*']"), &[(get("/"), "yes"), (tcp(), "none")]);
+}
+
+#[test]
+fn operations() {
+    let to = |operation: &str| format!("{{rules: [{{to: [{{operation: {{{operation}}}}}]}}]}}");
+    let host = |authority| Asked { authority, ..get("/") };
+    says(
+        &to("hosts: [Web.foo, '*.example.com', 'a.com:8443']"),
+        &[
+            (host("web.FOO"), "yes"),
+            (host("web.foo:8080"), "yes"),
+            (host("web.foo."), "yes"),
+            (host("x.example.com:80"), "yes"),
+            (host("example.com"), "none"),
+            (host("a.com:8443"), "yes"),
+            (host("a.com"), "none"),
+            (host(""), "none"),
+        ],
+    );
+    says(&to("notHosts: [web.foo]"), &[(host("web.foo:1"), "none"), (host("b"), "yes")]);
+    says(&to("ports: [8080, '80']"), &[(tcp(), "yes"), (Asked { destination: "10.0.0.1:81", ..tcp() }, "none")]);
+    says(&to("notPorts: [8080]"), &[(tcp(), "none"), (Asked { destination: "10.0.0.1:81", ..tcp() }, "yes")]);
+    says(&to("methods: [get]"), &[(get("/"), "none")]);
+    says(&to("methods: ['*']"), &[(get("/"), "yes")]);
+    says(
+        &to("paths: [/a, '/b*', '*.png', '/c/{*}/d']"),
+        &[
+            (get("/a"), "yes"),
+            (get("/a/"), "none"),
+            (get("/b/c"), "yes"),
+            (get("/x.png"), "yes"),
+            (get("/c/x/d"), "yes"),
+            (get("/c/x/y/d"), "none"),
+            (get("/A"), "none"),
+        ],
+    );
+}
+
+#[test]
+fn no_spelling_of_a_path_helps() {
+    let to = |action: &str, paths: &str| format!("{{action: {action}, rules: [{{to: [{{operation: {{{paths}}}}}]}}]}}");
+    let odd =
+        ["/admin/../public/x", "/public/../admin", "/%61dmin", "/public/%2e%2e/admin", "/admin%00", "/x\\..\\admin"];
+    for path in odd {
+        assert_ne!(get(path).of(&policies(&[("p", &to("ALLOW", "notPaths: ['/admin*']"))])), "yes", "{path}");
+    }
+    says(
+        &to("DENY", "paths: ['/admin*']"),
+        &[
+            (get("/public/../admin"), DENIED),
+            (get("/%61dmin"), DENIED),
+            (get("/admin/../public"), DENIED),
+            (get("/x%00"), DENIED),
+            (get("/public"), "yes"),
+        ],
+    );
+    says(
+        &to("ALLOW", "paths: ['/public/*']"),
+        &[(get("/public/../admin"), "none"), (get("/public/x"), "yes"), (get("/public/x%00"), "none")],
+    );
+    assert!(policies(&[("p", &to("ALLOW", "paths: [/a]"))]).deals_with_paths());
+    assert!(!policies(&[("p", &to("ALLOW", "hosts: [a]"))]).deals_with_paths());
+}
+
+#[test]
+fn conditions() {
+    let when = |condition: &str| format!("{{rules: [{{when: [{{{condition}}}]}}]}}");
+    says(&when("key: source.ip, values: [10.1.0.0/16]"), &[(tcp(), "yes")]);
+    says(&when("key: source.ip, notValues: [10.1.0.0/16]"), &[(tcp(), "none")]);
+    says(&when("key: remote.ip, values: [10.1.0.7]"), &[(tcp(), "yes")]);
+    says(&when("key: source.namespace, values: [default]"), &[(tcp(), "yes")]);
+    says(&when("key: source.principal, values: [cluster.local/ns/default/sa/sleep]"), &[(tcp(), "yes")]);
+    says(&when("key: source.serviceAccount, values: [default/sleep]"), &[(tcp(), "yes")]);
+    says(&when("key: destination.port, values: ['8080']"), &[(tcp(), "yes")]);
+    let unknown = Asked { destination: "0.0.0.0:8080", ..tcp() };
+    says(&when("key: destination.ip, values: [10.0.0.1]"), &[(tcp(), "yes"), (unknown.clone(), "none")]);
+    says(&when("key: destination.ip, notValues: [10.0.0.1]"), &[(tcp(), "none"), (unknown.clone(), "none")]);
+    let deny = "{action: DENY, rules: [{when: [{key: destination.ip, values: [10.9.9.9]}]}]}";
+    says(deny, &[(tcp(), "yes"), (unknown, DENIED)]);
+    let sni = |sni| Asked { sni: Some(sni), ..tcp() };
+    says(
+        &when("key: connection.sni, values: ['*.example.com']"),
+        &[(sni("a.Example.com"), "yes"), (sni("example.com"), "none"), (tcp(), "none")],
+    );
+    let header = |lines: &[(&'static str, &'static str)]| Asked { headers: lines.to_vec(), ..get("/") };
+    says(
+        &when("key: 'request.headers[X-Team]', values: [a, 'b*']"),
+        &[
+            (header(&[("x-team", "a")]), "yes"),
+            (header(&[("x-team", "bc")]), "yes"),
+            (header(&[("x-team", "a"), ("x-team", "c")]), "none"),
+            (get("/"), "none"),
+            (tcp(), "none"),
+        ],
+    );
+    says(&when("key: 'request.headers[x]', values: ['*']"), &[(header(&[("x", "")]), "yes"), (get("/"), "none")]);
+    says(&when("key: 'request.headers[:authority]', values: [web.foo]"), &[(get("/"), "yes")]);
+    says(&when("key: 'request.headers[host]', values: [web.foo]"), &[(get("/"), "yes")]);
+    says(&when("key: 'request.headers[:method]', values: [GET]"), &[(get("/"), "yes")]);
+    let deny = "{action: DENY, rules: [{when: [{key: 'request.headers[x]', values: [bad]}]}]}";
+    says(deny, &[(header(&[("x", "good"), ("x", "bad")]), DENIED), (header(&[("x", "good")]), "yes")]);
+    says(&when("key: 'request.auth.claims[iss]', values: [a]"), &[(get("/"), "none")]);
+    says(&when("key: 'experimental.envoy.filters.a.b[c]', notValues: [a]"), &[(get("/"), "none")]);
+    let deny = "{action: DENY, rules: [{when: [{key: 'experimental.envoy.filters.a.b[c]', values: [a]}]}]}";
+    says(deny, &[(get("/"), DENIED)]);
+}
+
+/// Istio `pilot/pkg/security/authz/model`: an ALLOW rule goes, a DENY rule goes without the part.
+#[test]
+fn what_only_requests_have_on_other_connections() {
+    let deny = |rule: &str| format!("{{action: DENY, rules: [{rule}]}}");
+    let allow = |rule: &str| format!("{{rules: [{rule}]}}");
+    let http = "{to: [{operation: {methods: [POST]}}]}";
+    says(&deny(http), &[(tcp(), DENIED), (get("/"), "yes")]);
+    says(&allow(http), &[(tcp(), "none")]);
+    let both = "{to: [{operation: {methods: [POST], ports: ['81']}}]}";
+    says(&deny(both), &[(tcp(), "yes"), (Asked { destination: "10.0.0.1:81", ..tcp() }, DENIED)]);
+    let either = "{to: [{operation: {methods: [POST]}}, {operation: {ports: ['8080']}}]}";
+    says(&allow(either), &[(tcp(), "none"), (get("/"), "yes")]);
+    says(&allow("{to: [{operation: {notMethods: [POST]}}]}"), &[(tcp(), "none"), (get("/"), "yes")]);
+}
+
+#[test]
+fn order_of_actions() {
+    let allow = ("allow", "{rules: [{to: [{operation: {ports: ['8080']}}]}]}");
+    let deny =
+        ("deny", "{action: DENY, rules: [{to: [{operation: {paths: [/x]}}]}, {to: [{operation: {paths: [/y]}}]}]}");
+    let ask = ("ask", "{action: CUSTOM, provider: {name: opa}, rules: [{to: [{operation: {paths: ['/*']}}]}]}");
+    let both = policies(&[allow, deny]);
+    assert_eq!(get("/").of(&both), "yes");
+    assert_eq!(get("/y").of(&both), "ns[foo]-policy[deny]-rule[1]");
+    assert_eq!(Asked { destination: "10.0.0.1:1", ..get("/") }.of(&both), "none");
+    assert_eq!(get("/x").of(&policies(&[allow, deny, ask])), "ns[foo]-policy[ask]-rule[0]");
+    // One that allows is enough.
+    assert_eq!(get("/").of(&policies(&[allow, ("nothing", "{}")])), "yes");
+}
+
+#[test]
+fn trust_domains_have_many_names() {
+    let config = r#"
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data:
+  mesh: |
+    trustDomain: new.org
+    trustDomainAliases: [old.org]
+"#;
+    let spec = |principal: &str| format!("{{rules: [{{from: [{{source: {{principals: ['{principal}']}}}}]}}]}}");
+    for (principal, id, want) in [
+        ("old.org/ns/a/sa/b", "spiffe://new.org/ns/a/sa/b", "yes"),
+        ("new.org/ns/a/sa/b", "spiffe://old.org/ns/a/sa/b", "yes"),
+        ("cluster.local/ns/a/sa/b", "spiffe://new.org/ns/a/sa/b", "yes"),
+        ("other.org/ns/a/sa/b", "spiffe://new.org/ns/a/sa/b", "none"),
+        ("other.org/ns/a/sa/b", "spiffe://other.org/ns/a/sa/b", "yes"),
+        ("old.org/ns/a/*", "spiffe://new.org/ns/a/sa/b", "none"),
+    ] {
+        let text = config.to_owned() + &pod("foo", "web", "{}") + &policy("foo", "p", &spec(principal));
+        let policies = inbound(&mesh(&text), "foo", "web");
+        assert_eq!(Asked { principal: Some(id), ..tcp() }.of(&policies), want, "{principal} {id}");
+    }
+}
+
+#[test]
+fn who_has_which_policies() {
+    let text = pod("foo", "web", "{app: web}")
+        + &pod("foo", "db", "{app: db}")
+        + &pod("bar", "web", "{app: web}")
+        + &pod("bar", "other", "{}")
+        + &pod("istio-system", "own", "{app: web}")
+        + &policy("foo", "selected", "{selector: {matchLabels: {app: web}}, action: DENY, rules: [{}]}")
+        + &policy("bar", "whole", "{action: DENY, rules: [{to: [{operation: {ports: ['1']}}]}]}")
+        + &policy(
+            "istio-system",
+            "root",
+            "{selector: {matchLabels: {app: web}}, action: DENY, rules: [{to: [{operation: {ports: ['2']}}]}]}",
+        );
+    let mesh = mesh(&text).quiet();
+    let at =
+        |namespace, name, port: &'static str| Asked { destination: port, ..tcp() }.of(&inbound(&mesh, namespace, name));
+    assert_eq!(at("foo", "web", "10.0.0.1:80"), "ns[foo]-policy[selected]-rule[0]");
+    assert_eq!(at("foo", "web", "10.0.0.1:2"), "ns[istio-system]-policy[root]-rule[0]", "the root namespace first");
+    assert!(inbound(&mesh, "foo", "db").is_empty());
+    assert_eq!(at("bar", "web", "10.0.0.1:1"), "ns[bar]-policy[whole]-rule[0]");
+    assert_eq!(at("bar", "web", "10.0.0.1:2"), "ns[istio-system]-policy[root]-rule[0]");
+    assert_eq!(at("bar", "other", "10.0.0.1:2"), "yes");
+    assert_eq!(at("istio-system", "own", "10.0.0.1:2"), "ns[istio-system]-policy[root]-rule[0]");
+    assert!(mesh.of("foo", "web").all_clusters().all(|cluster| cluster.policies.is_none()), "never on the way out");
+}
+
+#[test]
+fn pods_with_the_same_policies_share_them() {
+    let text = pod("foo", "a", "{}") + &pod("foo", "b", "{}") + &pod("bar", "c", "{}") + &policy("foo", "p", "{}");
+    let mesh = mesh(&text);
+    assert!(Arc::ptr_eq(&inbound(&mesh, "foo", "a"), &inbound(&mesh, "foo", "b")));
+    assert!(inbound(&mesh, "bar", "c").is_empty());
+}
+
+#[test]
+fn policies_about_services() {
+    let service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: foo}\nspec: {clusterIP: 10.96.0.1, selector: {app: web}, ports: [{name: http, port: 80, targetPort: 8080}]}\n";
+    let text = pod("foo", "web", "{app: web}")
+        + &pod("bar", "client", "{}")
+        + service
+        + &entry("bar", "ext", &format!("{{hosts: [a.com, b.com], {HTTP}}}"))
+        + &policy(
+            "foo",
+            "svc",
+            "{targetRefs: [{kind: Service, group: '', name: web}], rules: [{to: [{operation: {ports: ['80']}}]}]}",
+        )
+        + &policy(
+            "bar",
+            "ext",
+            "{targetRefs: [{kind: ServiceEntry, group: networking.istio.io, name: ext}], rules: [{from: [{source: {serviceAccounts: [sleep]}}]}]}",
+        );
+    let mesh = mesh(&text);
+    assert!(mesh.said(Severity::Error).is_empty(), "{:?}", mesh.diagnostics);
+    // Towards the service, and at its pods by the port that it has there.
+    let outbound = mesh.of("bar", "client");
+    let web = outbound.http(dst("10.96.0.1:80"), "web.foo.svc.cluster.local").cluster();
+    let towards = web.policies.clone().expect("policies of the service");
+    assert_eq!(Asked { destination: "0.0.0.0:80", ..tcp() }.of(&towards), "yes");
+    let own = inbound(&mesh, "foo", "web");
+    assert_eq!(Asked { destination: "10.0.0.1:8080", ..tcp() }.of(&own), "yes", "8080 is the service's 80");
+    assert_eq!(Asked { destination: "10.0.0.1:9090", ..tcp() }.of(&own), "yes", "not the service's");
+    assert!(inbound(&mesh, "bar", "client").is_empty());
+    for host in ["a.com", "b.com"] {
+        let policies = outbound.http(dst("1.1.1.1:80"), host).cluster().policies.clone().expect("its policies");
+        assert_eq!(Asked { destination: "0.0.0.0:80", ..get("/") }.of(&policies), "none", "{host}");
+        let sleep = Some("spiffe://cluster.local/ns/bar/sa/sleep");
+        assert_eq!(Asked { principal: sleep, ..get("/") }.of(&policies), "yes", "{host}");
+    }
+    let elsewhere = mesh.of("foo", "web").http(dst("1.1.1.1:80"), "a.com").cluster();
+    assert!(elsewhere.policies.is_some(), "whoever calls it");
+}
+
+#[test]
+fn policies_about_gateways() {
+    let gateway = |class: &str| {
+        format!(
+            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: gw, namespace: foo}}\nspec: {{gatewayClassName: {class}, listeners: [{{name: http, port: 80, protocol: HTTP}}]}}\n"
+        )
+    };
+    let label = "{gateway.networking.k8s.io/gateway-name: gw}";
+    let of = |text: String| {
+        let mesh = mesh(&text);
+        let id = WorkloadId { namespace: "foo".into(), name: "gw-pod".into() };
+        (mesh.workloads[&id].gateway.as_ref().expect("a gateway").policies.clone(), mesh)
+    };
+    let base = || pod("foo", "gw-pod", label) + &pod("foo", "web", "{}") + &gateway("istio");
+    let target = |kind: &str, name: &str| {
+        format!(
+            "{{targetRefs: [{{group: gateway.networking.k8s.io, kind: {kind}, name: {name}}}], action: DENY, rules: [{{}}]}}"
+        )
+    };
+    let (policies, mesh) = of(base() + &policy("foo", "p", &target("Gateway", "gw")));
+    assert_eq!(get("/").of(&policies), DENIED);
+    assert!(inbound(&mesh, "foo", "web").is_empty());
+    let (policies, mesh) = of(base() + &policy("foo", "p", &target("Gateway", "other")));
+    assert!(policies.is_empty());
+    assert_eq!(
+        mesh.said(Severity::Error),
+        ["spec.targetRefs[0]: there is no Gateway other in namespace foo: the policy does nothing for it"]
+    );
+    let (policies, _) = of(base() + &policy("istio-system", "p", &target("GatewayClass", "istio")));
+    assert_eq!(get("/").of(&policies), "ns[istio-system]-policy[p]-rule[0]");
+    let (policies, mesh) = of(base() + &policy("foo", "p", &target("GatewayClass", "istio")));
+    assert!(policies.is_empty());
+    assert_eq!(mesh.said(Severity::Error).len(), 1, "{:?}", mesh.diagnostics);
+    let (policies, _) = of(base() + &policy("foo", "whole", "{}"));
+    assert_eq!(get("/").of(&policies), "none");
+}
+
+#[test]
+fn what_is_said_of_policies() {
+    let deny = "{action: DENY, rules: [{when: [{key: 'experimental.envoy.filters.a[b]', values: [c]}]}]}";
+    let custom = "{action: CUSTOM, provider: {name: opa}, rules: [{}]}";
+    let tokens = "{rules: [{from: [{source: {requestPrincipals: ['*']}}]}]}";
+    let text = pod("foo", "web", "{}")
+        + &policy("foo", "a", deny)
+        + &policy("foo", "b", custom)
+        + &policy("foo", "c", tokens)
+        + &policy("foo", "d", "{targetRef: {kind: ServiceEntry, group: networking.istio.io, name: gone}}");
+    let said = mesh(&text).said(Severity::Error);
+    let begins =
+        ["spec.rules[0].when[0].key: ", "spec.action: opa", "spec.rules[0].from[0].source.requestP", "spec.target"];
+    assert_eq!(said.len(), begins.len(), "{said:?}");
+    for (said, begin) in said.iter().zip(begins) {
+        assert!(said.starts_with(begin), "{said}");
+    }
+}
+
+#[test]
+fn a_dry_run_forbids_nothing() {
+    let dry = "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: foo, annotations: {istio.io/dry-run: 'true'}}\nspec: {action: DENY, rules: [{to: [{operation: {paths: [/a]}}]}]}\n";
+    let mesh = mesh(&(pod("foo", "web", "{}") + dry));
+    let policies = inbound(&mesh, "foo", "web");
+    assert!(policies.is_empty() && !policies.deals_with_paths());
+    assert_eq!(get("/a").of(&policies), "yes");
+    let said = mesh.said(Severity::Warning);
+    assert!(said.len() == 1 && said[0].starts_with("metadata.annotations[istio.io/dry-run]: "), "{said:?}");
+    assert!(!mesh.workloads.values().any(|w| w.inbound.as_ref().is_some_and(|inbound| inbound.fail_closed())));
+}
+
+/// Random policies and requests: nothing panics, another DENY never allows what was denied, and another ALLOW beside one
+/// never denies what was allowed.
+#[test]
+fn more_denies_never_allow_more() {
+    let mut random = StdRng::seed_from_u64(11);
+    let parts: &[&[&str]] = &[
+        &[
+            "from: [{source: {principals: ['*/sa/sleep']}}]",
+            "from: [{source: {notPrincipals: ['*']}}, {source: {ipBlocks: [10.1.0.0/16]}}]",
+            "from: [{source: {namespaces: ['d*']}}]",
+            "from: [{source: {notRequestPrincipals: ['*']}}]",
+        ],
+        &[
+            "to: [{operation: {paths: ['/a*', '/b/{*}'], methods: [GET]}}]",
+            "to: [{operation: {notPaths: ['/a*']}}, {operation: {ports: ['8080']}}]",
+            "to: [{operation: {notHosts: ['*.com']}}]",
+        ],
+        &[
+            "when: [{key: 'request.headers[x]', notValues: [a]}]",
+            "when: [{key: destination.ip, values: [10.0.0.0/8]}]",
+            "when: [{key: connection.sni, values: ['*']}, {key: 'experimental.envoy.filters.x[y]', values: [z]}]",
+        ],
+    ];
+    let mut both = [0; 2];
+    for _ in 0..60 {
+        let spec = |random: &mut StdRng, action: &str| {
+            let rules: Vec<String> = (0..random.random_range(1..3))
+                .map(|_| {
+                    let chosen = parts.iter().filter(|_| random.random_bool(0.5)).copied().collect::<Vec<_>>();
+                    let chosen: Vec<&str> = chosen.iter().filter_map(|list| list.choose(random).copied()).collect();
+                    format!("{{{}}}", chosen.join(", "))
+                })
+                .collect();
+            format!("{{action: {action}, rules: [{}]}}", rules.join(", "))
+        };
+        let allow = spec(&mut random, "ALLOW");
+        let (deny, other) = (spec(&mut random, "DENY"), spec(&mut random, "ALLOW"));
+        let one = policies(&[("a", &allow)]);
+        let denied = policies(&[("a", &allow), ("d", &deny)]);
+        let wider = policies(&[("a", &allow), ("b", &other)]);
+        for _ in 0..100 {
+            let mut pick = |list: &[&'static str]| list.choose(&mut random).copied().unwrap_or_default();
+            let asked = Asked {
+                principal: Some(pick(&["spiffe://cluster.local/ns/default/sa/sleep", "spiffe://x/ns/y", "", "//"]))
+                    .filter(|id| !id.is_empty()),
+                source: pick(&["10.1.0.1", "192.0.2.1", "::1"]),
+                destination: pick(&["10.0.0.1:8080", "0.0.0.0:80", "[::1]:1"]),
+                sni: Some(pick(&["", "a.com"])).filter(|sni| !sni.is_empty()),
+                method: Some(pick(&["GET", "POST", ""])).filter(|method| !method.is_empty()),
+                authority: pick(&["a.com", "a.com:80", "[::1]:80", "", ":", "a."]),
+                path: pick(&["/a", "/b/c", "/b/../a", "*", "", "/%00", "/%61", "//", "/ä"]),
+                headers: vec![("x", pick(&["a", "b", ""]))],
+            };
+            let allowed = |policies: &Policies| asked.of(policies) == "yes";
+            both[usize::from(allowed(&one))] += 1;
+            assert!(!allowed(&denied) || allowed(&one), "{allow} {deny}");
+            assert!(allowed(&wider) || !allowed(&one), "{allow} {other}");
+        }
+    }
+    assert!(both.iter().all(|count| *count > 200), "{both:?}");
+}
