@@ -120,8 +120,8 @@ fn pods_of_the_mesh_reach_each_other() -> Result<()> {
     let reply = client.curl(&[&format!("http://{}:9010/from-pod", app.v4)])?;
     assert_eq!(reply.status, 200, "{reply:?} {}", agent.stderr());
     assert!(reply.body.starts_with("GET /from-pod HTTP/1.1"), "{reply:?}");
-    let outbound = agent.log_line("GET /from-pod")?;
-    assert!(outbound.contains("default/client") && outbound.contains("PassthroughCluster"), "{outbound}");
+    let outbound = agent.log_line("default/client")?;
+    assert!(outbound.contains("GET /from-pod") && outbound.contains(" PassthroughCluster "), "{outbound}");
     let mut first = client.connect(&format!("{}:9001", app.v4))?;
     assert!(line(&mut first).starts_with("220 ready"));
     drop(first);

@@ -4,30 +4,20 @@ use std::{collections::BTreeMap, fmt::Display, sync::Arc};
 
 use ipnet::IpNet;
 
-use super::{rows::ListenerRow, tables::unmatched};
+use super::{inbound, rows::ListenerRow, tables::unmatched};
 use crate::{
-    limits::{INBOUND_PORT, OUTBOUND_PORT},
+    limits::OUTBOUND_PORT,
     mesh::{Behind, Cluster, DownstreamTls, Listener, Outbound, PortTable, Servers, TunnelRoute, Workload},
 };
 
-/// The gateway's own listeners first, then what the pod calls.
+/// The gateway's own listeners or the pod's own ports first, then what the pod calls.
 pub fn listeners(workload: &Workload) -> Vec<ListenerRow> {
     let mut all = Vec::new();
     for listener in workload.gateway.iter().flat_map(|gateway| gateway.listeners.values()) {
         gateway_rows(listener, &mut all);
     }
-    if workload.inbound.is_some() {
-        for (matches, destination) in [
-            ("ALPN: istio; Trans: tls", "mTLS of the mesh ends here; then the port dialled"),
-            ("ALL", "the port dialled"),
-        ] {
-            all.push(ListenerRow {
-                addresses: "0.0.0.0".to_owned(),
-                port: INBOUND_PORT,
-                matches: matches.to_owned(),
-                destination: destination.to_owned(),
-            });
-        }
+    if let Some(table) = &workload.inbound {
+        all.extend(inbound::listeners(table));
     }
     all.extend(outbound(&workload.outbound));
     all

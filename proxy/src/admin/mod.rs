@@ -5,6 +5,7 @@
 
 mod dump;
 mod explain;
+pub mod inbound;
 mod listeners;
 mod routes;
 pub mod rows;

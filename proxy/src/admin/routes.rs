@@ -5,12 +5,12 @@ use std::{
     sync::Arc,
 };
 
-use super::rows::RouteRow;
+use super::{inbound, rows::RouteRow};
 use crate::mesh::{
     Behind, Outbound, OutboundPolicy, RequestMatch, RouteTable, Servers, TextMatch, VirtualHost, Workload,
 };
 
-/// The gateway's own route tables first, then what the pod calls.
+/// The gateway's own route tables first, then what the pod calls, and its own ports.
 pub fn routes(workload: &Workload) -> Vec<RouteRow> {
     let mut all = Vec::new();
     let mut seen = BTreeSet::new();
@@ -35,6 +35,7 @@ pub fn routes(workload: &Workload) -> Vec<RouteRow> {
         }
     }
     all.extend(outbound(&workload.outbound));
+    all.extend(workload.inbound.iter().flat_map(|table| inbound::routes(table)));
     all
 }
 

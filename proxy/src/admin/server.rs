@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::{AdminState, dump, explain, listeners, routes, tables};
+use super::{AdminState, dump, explain, inbound, listeners, routes, tables};
 use crate::{
     limits::{ADMIN_CONNECTIONS, ADMIN_HEAD_BYTES, ADMIN_TIME},
     mesh::{Mesh, Workload, WorkloadId},
@@ -224,6 +224,7 @@ async fn proxy_config(state: &dyn AdminState, path: &str, query: &Query) -> Resu
             let mut rows = Vec::new();
             for workload in &found {
                 rows.extend(tables::endpoints(state, workload).await);
+                rows.extend(inbound::endpoints(state, workload));
             }
             json(&distinct(rows.into_iter()))
         }

@@ -10,13 +10,13 @@ use std::{
 use futures_util::{StreamExt as _, stream};
 
 use super::{
-    AdminState,
+    AdminState, inbound,
     rows::{ClusterRow, EndpointRow, SecretRow},
 };
 use crate::{
     engine::Snapshot,
     limits::ADMIN_LOOKUPS,
-    mesh::{Cluster, Discovery, EndpointAddress, OutboundPolicy, TlsSettings, UpstreamTls, Workload},
+    mesh::{Application, Cluster, Discovery, EndpointAddress, OutboundPolicy, TlsSettings, UpstreamTls, Workload},
 };
 
 /// The cluster for what no service matches.
@@ -35,6 +35,7 @@ fn all_clusters(workload: &Workload) -> impl Iterator<Item = &Arc<Cluster>> {
 
 pub fn clusters(workload: &Workload) -> Vec<ClusterRow> {
     let mut rows: Vec<_> = all_clusters(workload).map(|cluster| cluster_row(cluster)).collect();
+    rows.extend(workload.inbound.iter().flat_map(|table| inbound::clusters(table)));
     let own = |name: &str, kind: &str| ClusterRow {
         name: name.to_owned(),
         service: name.to_owned(),
@@ -73,7 +74,8 @@ pub fn discovery(discovery: &Discovery) -> &'static str {
         Discovery::Dns { one_at_a_time: true, .. } => "LOGICAL_DNS",
         Discovery::OriginalDestination { .. } => "ORIGINAL_DST",
         Discovery::Dynamic { .. } => "DYNAMIC_DNS",
-        Discovery::Application(_) => "ORIGINAL_DST",
+        Discovery::Application(Application::Dialled) => "ORIGINAL_DST",
+        Discovery::Application(_) => "STATIC",
     }
 }
 

@@ -8,13 +8,13 @@ use tokio::{runtime::Handle, sync::Notify};
 use super::fleet::Fleet;
 use crate::{
     admin::{
-        AdminState, Later,
+        self, AdminState, Later,
         rows::{ConditionRow, PodStatus, Status},
     },
     api::{Diagnostic, Severity},
     capture::Capture,
     engine::{Engine, Snapshot, pod::Pod},
-    mesh::{EndpointAddress, WorkloadId},
+    mesh::{EndpointAddress, Mesh, WorkloadId},
     telemetry::{
         Telemetry,
         metrics::{CaptureCounters, CertificateExpiry, Scraped},
@@ -106,6 +106,20 @@ impl Shared {
     }
 }
 
+/// `captured, STRICT` where PeerAuthentication speaks of a pod.
+fn with_modes(pods: &[PodStatus], mesh: &Mesh) -> Vec<PodStatus> {
+    let mut pods = pods.to_vec();
+    let tables =
+        mesh.workloads.values().filter_map(|workload| Some((workload.id.to_string(), workload.inbound.as_ref()?)));
+    let modes: BTreeMap<_, _> = tables.filter_map(|(id, table)| Some((id, admin::inbound::modes(table)?))).collect();
+    for pod in pods.iter_mut().filter(|pod| !pod.inbound.is_empty()) {
+        if let Some(modes) = modes.get(&pod.pod) {
+            pod.inbound = format!("{}, {modes}", pod.inbound);
+        }
+    }
+    pods
+}
+
 impl AdminState for Shared {
     fn snapshot(&self) -> Arc<Snapshot> {
         self.engine.snapshot()
@@ -146,7 +160,7 @@ impl AdminState for Shared {
             awaited,
             connections: self.engine.in_flight() as u64,
             generation: seen.generation,
-            pods: seen.pods.clone(),
+            pods: with_modes(&seen.pods, &self.engine.snapshot().mesh),
             capture: if self.capture.is_attached() {
                 format!("attached, {guard} egress guard")
             } else {

@@ -2,8 +2,9 @@
 //! listeners inside them, and maps that say which pods are enrolled and where each connection was going.
 //!
 //! Programs and maps are pinned and outlive the agent. While no agent runs, an enrolled pod's `connect` is still sent
-//! to its listener, where nobody answers: refused, never in the clear. A new agent adopts the maps and swaps the programs
-//! in place; only [`uninstall`] takes them away.
+//! to its listener, where nobody answers: refused, never in the clear. What comes to it from outside is refused too where
+//! something is forbidden, and else goes straight to the application. A new agent adopts the maps and swaps the programs in
+//! place; only [`uninstall`] takes them away.
 
 mod cgroup;
 mod error;

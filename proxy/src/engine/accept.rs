@@ -10,7 +10,11 @@ use std::{
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{Engine, gateway, inbound, misdirected::Terminated, outbound, pod::Pod};
-use crate::{limits, mesh::ListenerId, tls::ClientCertificate};
+use crate::{
+    limits,
+    mesh::ListenerId,
+    tls::{ClientCertificate, SessionParameters},
+};
 
 /// How a downstream connection came to the engine; decides which table it is matched against.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +48,8 @@ pub struct ConnectionInfo {
     pub certificate: Option<Arc<ClientCertificate>>,
     /// The client spoke TLS, which was taken off here.
     pub tls: bool,
+    /// What it and we agreed on.
+    pub session: Option<SessionParameters>,
     /// What took it off, at a gateway.
     pub terminated: Option<Arc<Terminated>>,
     /// The server name of the client's hello, whether its TLS was taken off or is passed on.
@@ -65,6 +71,7 @@ impl ConnectionInfo {
             identity: None,
             certificate: None,
             tls: false,
+            session: None,
             terminated: None,
             sni: None,
             original: canonical(original),

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     limits,
     telemetry::record::{Flag, Record},
-    tls::{ServerContext, client_fault, peer_certificate, peer_identity},
+    tls::{ServerContext, SessionParameters, client_fault, peer_certificate, peer_identity},
 };
 
 /// Does the handshake; `info` then knows the client. None: it failed, `record` tells why and is written.
@@ -37,6 +37,7 @@ pub(super) async fn take_off(
         Ok(Ok(stream)) => {
             engine.sink().handshake_accepted(&record.workload, Ok(()), begun.elapsed());
             info.tls = true;
+            info.session = SessionParameters::of(stream.get_ref().1);
             info.certificate = peer_certificate(stream.get_ref().1).map(Arc::new);
             if context.is_mesh() {
                 info.identity = peer_identity(stream.get_ref().1);

@@ -1,6 +1,10 @@
 //! Findings that need all objects but no workload: what `egret check` says of rules that nobody uses yet.
 
+mod mtls;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
+
+pub use mtls::conflicts;
 
 use super::{
     findings::Findings,

@@ -283,7 +283,8 @@ impl<'a> Workshop<'a> {
         counts.then(|| setting.clone())
     }
 
-    fn pool(&self, pool: Option<&ConnectionPool>) -> Pool {
+    /// `connectionPool`, with the mesh's defaults where it says nothing.
+    pub fn pool(&self, pool: Option<&ConnectionPool>) -> Pool {
         let none = ConnectionPool::default();
         let pool = pool.unwrap_or(&none);
         Pool {

@@ -7,17 +7,17 @@ use std::{
 
 use super::{
     authorization::{Authorization, Shared},
-    check::{check, selectors},
+    check::{check, conflicts, selectors},
     clusters::{HolderId, HolderOf, Workshop},
     enrol::{enrolled, mesh_config, settings},
     findings::Findings,
     gateway_api,
     gateways::{self, AtGateway, Gateways, Site},
-    inbound::InboundTable,
     listeners::GatewayTable,
     locality,
     origination::{Holder, NO_LABELS, places},
-    own_ports,
+    own_ports::{self, OwnPorts},
+    peer_authentications::PeerAuthentications,
     peers::{self, Peers},
     registry::Registry,
     rules::{Client, RuleIndex, Rules, files},
@@ -41,12 +41,16 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
     let enrolled = enrolled(objects, &mut findings);
     let gateways = Gateways::new(objects, &enrolled, &mut findings);
     let sidecars = Sidecars::new(objects, &settings.root_namespace, &mut findings);
-    let peers = Peers::new(&enrolled, &gateways, addresses, &settings.trust_domain);
+    let authentications = PeerAuthentications::new(objects, &settings.root_namespace, &mut findings);
+    let peers = Peers::new(&enrolled, &gateways, &authentications, addresses, &settings.trust_domain);
     let registry = Registry::new(objects, &peers, &mut findings);
     let rules = Rules::new(objects);
     let services = VirtualServices::new(objects, &mut findings);
     check(&registry, &rules, &services, &mut findings);
     selectors(objects, &mut findings);
+    if !objects.peer_authentications.is_empty() {
+        conflicts(&registry, &rules, &mut findings);
+    }
     gateways::check(objects, &services, &mut findings);
     virtual_services::check(&services, objects, &registry, &rules, &mut findings);
 
@@ -60,6 +64,7 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
         policy: settings.outbound_policy,
     };
     let mut tables = Tables::new(&rules);
+    let mut own_ports = OwnPorts::new(objects, &workshop);
     let mut shared = Shared::default();
     let mut mesh = Mesh::default();
     for (id, netns, pod) in enrolled {
@@ -79,6 +84,18 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
             let table = gateways::table(site, serves, &mut workshop.server_settings, workshop.findings);
             Arc::new(GatewayTable { policies: policies.clone(), ..table })
         });
+        let inbound = gateway.is_none().then(|| {
+            let site = own_ports::Site {
+                pod,
+                volumes: &volumes,
+                addresses: peers.addresses(&id, pod),
+                modes: &peers.modes(&id),
+                said_by: &authentications.of(pod).by,
+                sidecar: sidecar.map(|sidecar| &**sidecar),
+                policies: &policies,
+            };
+            own_ports.table(&mut workshop, site)
+        });
         let workload = Workload {
             id: id.clone(),
             service_account: peers::service_account(pod).to_owned(),
@@ -87,9 +104,7 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
             identity: peers::identity(&settings.trust_domain, &id.namespace, peers::service_account(pod)),
             locality: locality::of_pod(&pod.meta.labels),
             outbound,
-            inbound: gateway
-                .is_none()
-                .then(|| Arc::new(InboundTable { policies, ..own_ports::table(pod, peers.modes(&id)) })),
+            inbound,
             gateway,
         };
         mesh.workloads.insert(id, Arc::new(workload));
@@ -100,6 +115,8 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
         .chain(origins(&objects.virtual_services))
         .chain(origins(&objects.gateways))
         .chain(origins(&objects.http_routes))
+        .chain(origins(&objects.sidecars))
+        .chain(origins(&objects.peer_authentications))
         .chain(origins(&objects.authorization_policies))
         .collect();
     mesh.peers = peers.by_address;

@@ -17,6 +17,8 @@ use crate::api::ObjectId;
 pub struct InboundTable {
     /// By the pod's own port.
     pub modes: Arc<MtlsModes>,
+    /// The PeerAuthentications that say so; none: the default, PERMISSIVE.
+    pub said_by: Vec<ObjectId>,
     /// Ports that a Service leads to or a `Sidecar` declares, by the pod's own port.
     pub ports: BTreeMap<u16, Arc<InboundPort>>,
     /// All other ports.
@@ -60,6 +62,18 @@ impl MtlsModes {
     #[must_use]
     pub fn of(&self, port: u16) -> MtlsMode {
         self.ports.get(&port).copied().unwrap_or(self.any)
+    }
+}
+
+impl MtlsMode {
+    /// As PeerAuthentication writes it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Permissive => "PERMISSIVE",
+            Self::Strict => "STRICT",
+            Self::Disable => "DISABLE",
+        }
     }
 }
 

@@ -1,49 +1,197 @@
-//! What a pod's own ports take and where they lead: PeerAuthentication, the Services that select the pod, its Sidecar.
+//! What a pod's own ports take and where they lead: PeerAuthentication, the services that select the pod, its Sidecar.
+
+mod ingress;
+mod services;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
     sync::{Arc, LazyLock},
 };
 
+use self::services::Services;
 use super::{
+    authorization::Policies,
     cluster::{Cluster, Discovery, LoadBalancer, Pool, Protocol, UpstreamTls},
+    clusters::Workshop,
+    findings::Findings,
     inbound::{Application, InboundPort, InboundTable, MtlsModes},
+    listeners::DownstreamTls,
     routing::VirtualHost,
+    volumes::Volumes,
 };
-use crate::api::{Object, ObjectId, core::Pod};
+use crate::api::{Object, ObjectId, Objects, core::Pod, sidecar::Sidecar};
 
 /// Ports that nothing declares.
 const PASSTHROUGH: &str = "InboundPassthroughCluster";
+/// `REDIRECT`, which hides the client's address, or `TPROXY`, which does not.
+const INTERCEPTION: &str = "sidecar.istio.io/interceptionMode";
+/// Ports to leave alone, with what means none.
+const LEFT_ALONE: [(&str, &str); 2] =
+    [("traffic.sidecar.istio.io/excludeInboundPorts", ""), ("traffic.sidecar.istio.io/includeInboundPorts", "*")];
 
-/// The inbound side of a pod.
-pub fn table(pod: &Object<Pod>, modes: Arc<MtlsModes>) -> InboundTable {
-    let _ = pod;
-    InboundTable { modes, ..InboundTable::default() }
+/// Makes the inbound sides of pods, which share what is equal.
+pub struct OwnPorts<'a> {
+    services: Services<'a>,
+    any: Arc<InboundPort>,
+    /// By the object that declares them and the pod's own port.
+    ports: HashMap<(ObjectId, u16), Vec<Arc<InboundPort>>>,
+    tables: HashMap<TableKey, Arc<InboundTable>>,
+}
+
+/// What tells tables from each other; what is shared itself goes by where it lies.
+#[derive(PartialEq, Eq, Hash)]
+struct TableKey {
+    modes: *const MtlsModes,
+    said_by: Vec<ObjectId>,
+    ports: Vec<(u16, *const InboundPort)>,
+    policies: *const Policies,
+    original_source: bool,
+}
+
+/// One pod that is no gateway.
+#[derive(Clone, Copy)]
+pub struct Site<'s> {
+    pub pod: &'s Object<Pod>,
+    pub volumes: &'s Volumes,
+    /// Its own; empty where they are not known.
+    pub addresses: &'s [IpAddr],
+    pub modes: &'s Arc<MtlsModes>,
+    /// The PeerAuthentications that say so.
+    pub said_by: &'s [ObjectId],
+    pub sidecar: Option<&'s Object<Sidecar>>,
+    pub policies: &'s Arc<Policies>,
+}
+
+/// A port as an object declares it.
+struct Declared {
+    by: ObjectId,
+    /// The full name of the service.
+    host: String,
+    protocol: Protocol,
+    application: Application,
+    pool: Pool,
+    tls: Option<DownstreamTls>,
+}
+
+impl<'a> OwnPorts<'a> {
+    pub fn new(objects: &'a Objects, workshop: &Workshop<'_>) -> Self {
+        Self {
+            services: Services::new(objects),
+            any: Arc::new(undeclared(workshop.pool(None))),
+            ports: HashMap::new(),
+            tables: HashMap::new(),
+        }
+    }
+
+    pub fn table(&mut self, workshop: &mut Workshop<'_>, site: Site<'_>) -> Arc<InboundTable> {
+        // Where a Sidecar declares ports, these are all, as in Istio.
+        let declared = match site.sidecar.filter(|sidecar| !sidecar.spec.ingress.is_empty()) {
+            Some(sidecar) => ingress::declared(workshop, site, sidecar),
+            None => self.services.declared(site.pod, workshop),
+        };
+        let ports: BTreeMap<_, _> =
+            declared.into_iter().map(|(port, declared)| (port, self.share(port, declared))).collect();
+        let original_source = original_source(site.pod, workshop.findings);
+        let key = TableKey {
+            modes: Arc::as_ptr(site.modes),
+            said_by: site.said_by.to_vec(),
+            ports: ports.iter().map(|(port, to)| (*port, Arc::as_ptr(to))).collect(),
+            policies: Arc::as_ptr(site.policies),
+            original_source,
+        };
+        let made = self.tables.entry(key).or_insert_with(|| {
+            Arc::new(InboundTable {
+                modes: site.modes.clone(),
+                said_by: site.said_by.to_vec(),
+                ports,
+                any: self.any.clone(),
+                policies: site.policies.clone(),
+                original_source,
+            })
+        });
+        made.clone()
+    }
+
+    /// The port, made once for all pods for which it is the same.
+    fn share(&mut self, port: u16, declared: Declared) -> Arc<InboundPort> {
+        let known = self.ports.entry((declared.by.clone(), port)).or_default();
+        if let Some(same) = known.iter().find(|known| declared.is(known)) {
+            return same.clone();
+        }
+        let made = Arc::new(declared.made(port));
+        known.push(made.clone());
+        made
+    }
+}
+
+impl Declared {
+    /// Of two declarations by the same object.
+    fn is(&self, made: &InboundPort) -> bool {
+        let same = made.protocol == self.protocol && made.tls == self.tls;
+        same && made.cluster.pool == open(self.pool.clone(), self.protocol)
+            && made.cluster.discovery == Discovery::Application(self.application.clone())
+    }
+
+    fn made(self, port: u16) -> InboundPort {
+        let name = format!("inbound|{port}||");
+        let mut cluster = cluster(name, port, self.protocol, self.application, self.pool);
+        (cluster.host, cluster.service) = (self.host, self.by);
+        let cluster = Arc::new(cluster);
+        let host = Arc::new(VirtualHost::of_cluster(format!("inbound|http|{port}"), cluster.clone()));
+        let ingress = Some(cluster.service.clone()).filter(|by| by.kind == "Sidecar");
+        InboundPort { protocol: self.protocol, cluster, host, tls: self.tls, ingress }
+    }
+}
+
+/// Whether the application is to see the client's address. Says which other wishes for capture are not honoured.
+fn original_source(pod: &Object<Pod>, findings: &mut Findings) -> bool {
+    let annotation = |name: &str| pod.meta.annotations.get(name).map(|text| text.trim());
+    for (name, nothing) in LEFT_ALONE {
+        if annotation(name).is_some_and(|text| text != nothing) {
+            let message =
+                "not honoured: every port is captured. PeerAuthentication `portLevelMtls` DISABLE leaves one as it is";
+            findings.warn(pod, &format!("metadata.annotations.{name}"), message);
+        }
+    }
+    match annotation(INTERCEPTION) {
+        Some("TPROXY") => true,
+        None | Some("REDIRECT") => false,
+        Some(other) => {
+            let message = format!("\"{}\" is not honoured: there are REDIRECT and TPROXY", other.escape_debug());
+            findings.warn(pod, &format!("metadata.annotations.{INTERCEPTION}"), message);
+            false
+        }
+    }
 }
 
 impl Default for InboundTable {
     /// Nothing declares a port, and nothing speaks of mesh mTLS.
     fn default() -> Self {
+        static ANY: LazyLock<Arc<InboundPort>> = LazyLock::new(|| Arc::new(undeclared(Pool::default())));
         Self {
             modes: Arc::default(),
+            said_by: Vec::new(),
             ports: BTreeMap::new(),
-            any: undeclared().clone(),
+            any: ANY.clone(),
             policies: Arc::default(),
             original_source: false,
         }
     }
 }
 
-fn undeclared() -> &'static Arc<InboundPort> {
-    static PORT: LazyLock<Arc<InboundPort>> = LazyLock::new(|| {
-        let cluster = Arc::new(cluster(PASSTHROUGH.to_owned(), 0, Protocol::Auto, Application::Dialled));
-        let host = VirtualHost::of_cluster(PASSTHROUGH.to_owned(), cluster.clone());
-        Arc::new(InboundPort { protocol: Protocol::Auto, cluster, host: Arc::new(host), tls: None, ingress: None })
-    });
-    &PORT
+fn undeclared(pool: Pool) -> InboundPort {
+    let cluster = Arc::new(cluster(PASSTHROUGH.to_owned(), 0, Protocol::Auto, Application::Dialled, pool));
+    let host = VirtualHost::of_cluster("inbound|http|0".to_owned(), cluster.clone());
+    InboundPort { protocol: Protocol::Auto, cluster, host: Arc::new(host), tls: None, ingress: None }
 }
 
-fn cluster(name: String, port: u16, protocol: Protocol, application: Application) -> Cluster {
+/// Where nothing is declared, the application speaks what its clients do.
+fn open(pool: Pool, protocol: Protocol) -> Pool {
+    Pool { use_client_protocol: pool.use_client_protocol || protocol == Protocol::Auto, ..pool }
+}
+
+fn cluster(name: String, port: u16, protocol: Protocol, application: Application, pool: Pool) -> Cluster {
     Cluster {
         name,
         host: String::new(),
@@ -56,7 +204,7 @@ fn cluster(name: String, port: u16, protocol: Protocol, application: Application
         locality: None,
         warmup: None,
         outlier: None,
-        pool: Pool { use_client_protocol: true, ..Pool::default() },
+        pool: open(pool, protocol),
         tls: UpstreamTls::Plain,
         mesh_external: false,
         service: ObjectId { kind: "Pod", namespace: String::new(), name: String::new() },

@@ -1,11 +1,16 @@
 //! Who the workloads of the mesh are to those who call them: the SPIFFE identity, and whether every port takes mesh mTLS.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use super::{
     enrol::Enrolled,
     gateways::Gateways,
     inbound::MtlsModes,
+    peer_authentications::PeerAuthentications,
     table::{Peer, PodAddresses, WorkloadId},
 };
 use crate::api::{Object, core::Pod};
@@ -23,13 +28,24 @@ impl<'a> Peers<'a> {
     pub fn new(
         enrolled: &[Enrolled<'_>],
         gateways: &Gateways<'_>,
+        authentications: &PeerAuthentications<'_>,
         bears: &'a PodAddresses,
         trust_domain: &'a str,
     ) -> Self {
         let mut peers = Self { by_address: HashMap::new(), by_pod: HashMap::new(), bears, trust_domain };
+        // Most pods take the same.
+        let mut shared: HashSet<Arc<MtlsModes>> = HashSet::new();
+        let mut share = |modes: MtlsModes| match shared.get(&modes) {
+            Some(known) => known.clone(),
+            None => {
+                let modes = Arc::new(modes);
+                shared.insert(modes.clone());
+                modes
+            }
+        };
         for (id, _, pod) in enrolled {
             let identity = identity(trust_domain, &id.namespace, service_account(pod));
-            let captured = gateways.of(id).is_empty().then(Arc::default);
+            let captured = gateways.of(id).is_empty().then(|| share(authentications.of(pod).modes));
             let peer = Arc::new(Peer { identity, captured });
             let addresses = peers.addresses(id, pod).iter().map(IpAddr::to_canonical);
             peers.by_address.extend(addresses.map(|address| (address, peer.clone())));

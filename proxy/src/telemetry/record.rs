@@ -6,7 +6,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::mesh::{Cluster, WorkloadId};
+use crate::{
+    mesh::{Cluster, WorkloadId},
+    tls::{ClientCertificate, SessionParameters},
+};
 
 /// Envoy's response flags, as far as egret sets them. Several may hold (`UF,URX`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -132,8 +135,11 @@ pub struct Record {
     pub downstream_remote_address: Option<SocketAddr>,
     /// SPIFFE identity that the downstream has proved.
     pub source_identity: Option<Arc<str>>,
+    /// The certificate that the downstream has proved to be its own, whoever issued it.
+    pub client_certificate: Option<Arc<ClientCertificate>>,
     /// The downstream's TLS was taken off here.
     pub downstream_tls: bool,
+    pub downstream_session: Option<SessionParameters>,
     pub requested_server_name: Option<String>,
     pub route_name: Option<Arc<str>>,
     /// `None` with `cluster_name` set: PassthroughCluster or BlackHoleCluster.

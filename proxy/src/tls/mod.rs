@@ -31,6 +31,7 @@ mod p521;
 mod params;
 mod refused;
 mod server;
+mod session;
 #[cfg(test)]
 mod tests;
 mod trust;
@@ -43,6 +44,7 @@ pub use material::read_host_file;
 pub use params::check_suites;
 pub use refused::refused;
 pub use server::{ClientCertificate, ServerContext, client_fault, peer_certificate, peer_identity};
+pub use session::SessionParameters;
 
 /// Where the bytes of credentials come from.
 pub trait MaterialReader: Send + Sync {

@@ -47,6 +47,11 @@ const SUITES: [(&str, &str, SupportedCipherSuite); 9] = [
     ("TLS_CHACHA20_POLY1305_SHA256", "TLS_CHACHA20_POLY1305_SHA256", suite::TLS13_CHACHA20_POLY1305_SHA256),
 ];
 
+/// OpenSSL's name of a suite.
+pub(super) fn suite_name(of: SupportedCipherSuite) -> Option<&'static str> {
+    SUITES.iter().find(|(_, _, suite)| suite.suite() == of.suite()).map(|(openssl, _, _)| *openssl)
+}
+
 /// Names of a curve, in lower case, Istio's first.
 static CURVES: [(&[&str], &dyn SupportedKxGroup); 6] = [
     (&["x25519mlkem768"], group::X25519MLKEM768),

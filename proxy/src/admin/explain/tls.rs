@@ -112,15 +112,18 @@ fn in_the_mesh(
         Discovery::Static(endpoints) => endpoints.iter().map(|endpoint| endpoint.peer.as_deref()).collect(),
         _ => Vec::new(),
     };
-    let captured = peers.iter().filter(|peer| peer.is_some_and(|peer| peer.captured.is_some())).count();
+    let captured = match &cluster.discovery {
+        Discovery::Static(endpoints) => endpoints.iter().filter(|endpoint| endpoint.mtls_peer().is_some()).count(),
+        _ => 0,
+    };
     if !mesh.required && captured == 0 && !peers.is_empty() {
         steps.add("tls", "-", "no endpoint takes mesh mTLS, and no rule asks for it");
         return Ok(Protection::None);
     }
     let why = match (mesh.required, captured == peers.len()) {
         (true, _) => "ISTIO_MUTUAL, the rule's own",
-        (false, true) => "auto mTLS: the endpoints are enrolled pods",
-        (false, false) => "auto mTLS, to enrolled pods; the others get plain text",
+        (false, true) => "auto mTLS: the endpoints are enrolled pods that take it",
+        (false, false) => "auto mTLS, to enrolled pods that take it; the others get plain text",
     };
     steps.add("tls", "mesh mTLS", why);
     steps.add("presents", &*workload.identity, "the pod's own identity");

@@ -8,7 +8,7 @@ use std::{
 use http::HeaderMap;
 
 use super::{
-    Steps,
+    Steps, receiver,
     target::{Kind, Target},
     tls::{Protection, protection, terminated},
 };
@@ -41,18 +41,19 @@ enum Turn {
 impl<'a> Way<'a> {
     /// To the end; answers with one sentence that sums it up.
     pub async fn walk(&mut self, workload: &'a Workload) -> String {
-        let mut at = workload;
+        let (mut at, mut dialled) = (workload, None);
         let mut turn = match self.listener(workload) {
             Some(listener) => {
                 self.steps.add("comes to", format!("pod {}", workload.id), "the gateway listens on this port");
                 self.arrive(workload, &listener, None)
             }
             None => {
-                let dialled = self.dialled(workload).await;
-                if dialled.ip().is_loopback() {
+                let address = self.dialled(workload).await;
+                if address.ip().is_loopback() {
                     return "Not captured: loopback traffic never leaves the pod.".to_owned();
                 }
-                self.leave(&workload.outbound, dialled)
+                dialled = Some(address);
+                self.leave(&workload.outbound, address)
             }
         };
         for _ in 0..EXPLAINED_HOPS {
@@ -71,6 +72,10 @@ impl<'a> Way<'a> {
             let Some(addresses) = self.endpoints(at, &cluster).await else {
                 return "Fails with 503 (no healthy upstream, UH): the service has no address now.".to_owned();
             };
+            let called = receiver::Called { target: &self.target, cluster: &cluster, addresses: &addresses, dialled };
+            if let Some(verdict) = called.receive(self.state, self.snapshot, &mut self.steps) {
+                return verdict;
+            }
             let Some((gateway, listener)) = self.gateway(&addresses) else {
                 return verdict(&self.target, &cluster, &protection);
             };

@@ -172,12 +172,13 @@ impl Member {
         }
     }
 
-    /// What becomes of connections from outside: `captured`, `gateway 8080, 8443`, or empty where they go straight to the
-    /// application.
+    /// What becomes of connections from outside: `captured` (`captured, original source` where the application sees its
+    /// clients' addresses), `gateway 8080, 8443`, or empty where they go straight to the application.
     pub fn inbound(&self) -> String {
         let Some(serving) = &self.serving else { return String::new() };
         let listeners = serving.gateway.shown();
         match (&serving.inbound, listeners.is_empty()) {
+            (Some(_), _) if serving.pod.original_source() => "captured, original source".to_owned(),
             (Some(_), _) => "captured".to_owned(),
             (None, false) => format!("gateway {}", listeners.join(", ")),
             (None, true) => String::new(),

@@ -6,6 +6,7 @@
 //! to the last byte.
 
 mod body;
+mod client_cert;
 mod connect;
 mod forward;
 mod framing;
@@ -28,12 +29,13 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
 };
 
+use http::HeaderValue;
 use hyper::{
     server::conn::{http1, http2},
     service::service_fn,
@@ -45,7 +47,7 @@ pub use pool::Pools;
 pub use routes::redirect;
 
 use super::{
-    Engine,
+    Engine, Snapshot,
     accept::{Arrival, ConnectionInfo},
     pod::Pod,
     stream::ClientIo,
@@ -64,12 +66,23 @@ pub struct Connection {
     /// Close with a reset: an orderly end would make a broken response look whole.
     reset: Arc<AtomicBool>,
     busy: AtomicUsize,
+    /// What the next hop is told of the client's certificate, once it was asked for.
+    client_cert: OnceLock<Option<HeaderValue>>,
 }
 
 impl Connection {
     /// A request has begun; until its [`Connection::end`] the connection is not idle.
     fn begin(&self) {
         self.busy.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The same for all requests: the client shows its certificate once.
+    fn client_cert(&self, snapshot: &Snapshot) -> Option<&HeaderValue> {
+        let element = || {
+            let own = snapshot.mesh.workloads.get(&self.pod.id).map(|workload| &workload.identity);
+            client_cert::element(&self.info, own)
+        };
+        self.client_cert.get_or_init(element).as_ref()
     }
 
     fn end(&self) {
@@ -183,7 +196,7 @@ impl Connection {
         guard: Option<Handle>,
         reset: Arc<AtomicBool>,
     ) -> Self {
-        Self { engine, pod, info, guard, reset, busy: AtomicUsize::new(0) }
+        Self { engine, pod, info, guard, reset, busy: AtomicUsize::new(0), client_cert: OnceLock::new() }
     }
 }
 

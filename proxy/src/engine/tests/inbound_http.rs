@@ -14,14 +14,15 @@ use http_body_util::Full;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream, UnixListener},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, UnixListener},
 };
 
 use super::{
     gateway::{h2_get, hello},
     inbound::{declared, inbound, own_port, permissive},
     lab::*,
+    mesh_mtls::{OWN, call, contexts, identities},
 };
 use crate::{
     mesh::{Application, Cluster, InboundPort, InboundTable, MtlsMode, Pool, Protocol, VirtualHost},
@@ -32,7 +33,7 @@ use crate::{
 const GET: &str = "GET /x HTTP/1.1\r\nHost: a.example:1234\r\nx-envoy-attempt-count: 2\r\n\r\n";
 
 /// A head, or None where the stream ends before it.
-async fn head(stream: &mut TcpStream) -> Option<String> {
+async fn head<S: AsyncRead + Unpin>(stream: &mut S) -> Option<String> {
     let mut all = Vec::new();
     while !all.ends_with(b"\r\n\r\n") {
         all.push(stream.read_u8().await.ok()?);
@@ -63,7 +64,7 @@ async fn mirror() -> (SocketAddr, Arc<AtomicUsize>) {
 }
 
 /// One request, and the response with its `Content-Length` body.
-async fn ask(stream: &mut TcpStream, request: &str) -> (String, String) {
+async fn ask<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, request: &str) -> (String, String) {
     stream.write_all(request.as_bytes()).await.unwrap();
     let head = head(stream).await.expect("a response");
     let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
@@ -109,6 +110,26 @@ async fn requests_are_told_one_by_one_and_share_the_connection_to_the_applicatio
     assert_eq!((record.response_code, record.upstream_host.as_deref()), (200, Some(app.to_string().as_str())));
     assert_eq!(record.upstream_local_address.map(|own| own.ip()), Some(app.ip()));
     assert!(lab.recorder.open.lock().is_empty(), "no raw connection");
+}
+
+/// What the application is told of who calls, and what it is not told by strangers.
+#[tokio::test]
+async fn the_application_is_told_of_the_clients_certificate() {
+    let (app, _) = mirror().await;
+    let mesh = identities();
+    let lab = permissive(contexts(&mesh));
+    let forged = "GET /x HTTP/1.1\r\nHost: a\r\nx-forwarded-client-cert: URI=spiffe://forged\r\n\r\n";
+    let (_, body) = ask(&mut lab.connect(app).await, forged).await;
+    assert!(!body.contains("x-forwarded-client-cert"), "{body}");
+    // A peer of the mesh passes on what it was told; what it is itself follows.
+    let mut client = call(&mesh, lab.connect(app).await).await;
+    for _ in 0..2 {
+        let (_, body) = ask(&mut client, forged).await;
+        let line = body.lines().find_map(|line| line.strip_prefix("x-forwarded-client-cert: ")).expect("told");
+        let (before, own) = line.split_once(',').unwrap();
+        assert_eq!(before, "URI=spiffe://forged");
+        assert!(own.starts_with(&format!("By={OWN};")), "{own}");
+    }
 }
 
 /// An application for both versions.

@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// What [`workload`] is in the mesh.
-const OWN: &str = "spiffe://cluster.local/ns/default/sa/default";
+pub const OWN: &str = "spiffe://cluster.local/ns/default/sa/default";
 pub const CALLER: &str = "spiffe://cluster.local/ns/default/sa/caller";
 const SNI: &str = "outbound_.443_._.a.example";
 

@@ -12,7 +12,7 @@ pub use self::{
     check::check,
     destinations::AtGateway,
     listeners::{Site, table},
-    tls::Shared,
+    tls::{Shared, share},
 };
 
 use super::{

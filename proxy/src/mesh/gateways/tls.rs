@@ -46,22 +46,23 @@ pub fn downstream(holder: Holder<'_>, placed: &Placed<'_>, shared: &mut Shared, 
         }
     };
     match made {
-        Ok(settings) => {
-            let settings = Arc::new(settings);
-            DownstreamTls::Terminate(match shared.get(&settings) {
-                Some(known) => known.clone(),
-                None => {
-                    shared.insert(settings.clone());
-                    settings
-                }
-            })
-        }
+        Ok(settings) => DownstreamTls::Terminate(share(settings, shared)),
         Err((field, why)) => {
             let field = placed.field(&format!("tls.{field}"));
             said.error(placed.gateway, &field, format!("{why}: connections to this server are refused"));
             DownstreamTls::Refuse(Arc::from(format!("{}: {field}: {why}", placed.gateway.id)))
         }
     }
+}
+
+/// The one that all with equal settings use.
+pub fn share(settings: ServerTlsSettings, shared: &mut Shared) -> Arc<ServerTlsSettings> {
+    let settings = Arc::new(settings);
+    if let Some(known) = shared.get(&settings) {
+        return known.clone();
+    }
+    shared.insert(settings.clone());
+    settings
 }
 
 /// What would let in whom the author of an ISTIO_MUTUAL server keeps out, were it ignored.

@@ -6,6 +6,8 @@ mod egress;
 mod gateway_api;
 mod gateways;
 mod guards;
+mod own_ports;
+mod peer_authentication;
 mod peers;
 mod policies;
 mod random;
@@ -14,6 +16,7 @@ mod rules;
 mod scale;
 mod services;
 mod sidecar_egress;
+mod sidecar_ingress;
 mod sidecars;
 mod virtual_services;
 

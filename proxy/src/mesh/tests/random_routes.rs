@@ -14,6 +14,7 @@ use crate::{
         clusters::{HolderId, HolderOf, Workshop},
         enrol, gateway_api,
         gateways::Gateways,
+        peer_authentications::PeerAuthentications,
         peers::Peers,
         registry::Registry,
         rules::{Client, Rules},
@@ -373,7 +374,8 @@ fn unshared(objects: &Objects) -> BTreeMap<WorkloadId, Outbound> {
     let enrolled = enrol::enrolled(&objects, findings);
     let gateways = Gateways::new(&objects, &enrolled, findings);
     let addresses = addresses();
-    let peers = Peers::new(&enrolled, &gateways, &addresses, &settings.trust_domain);
+    let authentications = PeerAuthentications::new(&objects, &settings.root_namespace, findings);
+    let peers = Peers::new(&enrolled, &gateways, &authentications, &addresses, &settings.trust_domain);
     let registry = Registry::new(&objects, &peers, findings);
     let rules = Rules::new(&objects);
     let services = VirtualServices::new(&objects, findings);

@@ -37,7 +37,13 @@ pub enum Field {
     ConnectionTerminationDetails,
     UpstreamTransportFailureReason,
     DownstreamTransportFailureReason,
+    /// All URI names of the client's certificate, whoever issued it.
     DownstreamPeerUriSan,
+    DownstreamPeerDnsSan,
+    DownstreamPeerSubject,
+    DownstreamPeerFingerprint,
+    DownstreamTlsVersion,
+    DownstreamTlsCipher,
     BytesReceived,
     BytesSent,
     Duration,
@@ -51,6 +57,8 @@ pub enum Field {
     RouteName,
     /// Ours: `<namespace>/<pod>`.
     Workload,
+    /// Ours: the identity that the client has proved by mesh mTLS.
+    SourcePrincipal,
     /// An operator of Envoy's whose value egret never has: always missing.
     Absent,
 }
@@ -113,9 +121,6 @@ const ABSENT: &[&str] = &[
     "DOWNSTREAM_LOCAL_SUBJECT",
     "DOWNSTREAM_LOCAL_URI_SAN",
     "DOWNSTREAM_PEER_ISSUER",
-    "DOWNSTREAM_PEER_SUBJECT",
-    "DOWNSTREAM_TLS_CIPHER",
-    "DOWNSTREAM_TLS_VERSION",
     "DYNAMIC_METADATA",
     "FILTER_CHAIN_NAME",
     "FILTER_STATE",
@@ -261,6 +266,11 @@ impl<'a> Spelling<'a> {
             "UPSTREAM_TRANSPORT_FAILURE_REASON" => Field::UpstreamTransportFailureReason,
             "DOWNSTREAM_TRANSPORT_FAILURE_REASON" => Field::DownstreamTransportFailureReason,
             "DOWNSTREAM_PEER_URI_SAN" => Field::DownstreamPeerUriSan,
+            "DOWNSTREAM_PEER_DNS_SAN" => Field::DownstreamPeerDnsSan,
+            "DOWNSTREAM_PEER_SUBJECT" => Field::DownstreamPeerSubject,
+            "DOWNSTREAM_PEER_FINGERPRINT_256" => Field::DownstreamPeerFingerprint,
+            "DOWNSTREAM_TLS_VERSION" => Field::DownstreamTlsVersion,
+            "DOWNSTREAM_TLS_CIPHER" => Field::DownstreamTlsCipher,
             "BYTES_RECEIVED" => Field::BytesReceived,
             "BYTES_SENT" => Field::BytesSent,
             "DURATION" => Field::Duration,
@@ -280,6 +290,7 @@ impl<'a> Spelling<'a> {
             "REQUESTED_SERVER_NAME" => Field::RequestedServerName,
             "ROUTE_NAME" => Field::RouteName,
             "WORKLOAD" => Field::Workload,
+            "SOURCE_PRINCIPAL" => Field::SourcePrincipal,
             _ => return Err(Problem::Unknown),
         };
         match self.argument {

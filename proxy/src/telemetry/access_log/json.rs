@@ -9,7 +9,7 @@ use super::{
 };
 use crate::telemetry::record::Record;
 
-/// Istio's keys in Istio's order, and at the end the workload.
+/// Istio's keys in Istio's order, and at the end the workload and who called it.
 pub const DEFAULT: &[(&str, &str)] = &[
     ("start_time", "%START_TIME%"),
     ("route_name", "%ROUTE_NAME%"),
@@ -36,6 +36,7 @@ pub const DEFAULT: &[(&str, &str)] = &[
     ("requested_server_name", "%REQUESTED_SERVER_NAME%"),
     ("upstream_transport_failure_reason", "%UPSTREAM_TRANSPORT_FAILURE_REASON%"),
     ("workload", "%WORKLOAD%"),
+    ("source_principal", "%SOURCE_PRINCIPAL%"),
 ];
 
 /// A JSON value with operators in it.

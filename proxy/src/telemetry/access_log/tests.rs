@@ -6,7 +6,11 @@ use std::{
 use http::{HeaderMap, HeaderValue};
 
 use super::*;
-use crate::{mesh::WorkloadId, telemetry::record::Flag};
+use crate::{
+    mesh::WorkloadId,
+    telemetry::record::Flag,
+    tls::{ClientCertificate, SessionParameters},
+};
 
 /// An HTTP request that went well.
 pub(crate) fn request() -> Record {
@@ -55,7 +59,9 @@ pub(crate) fn connection() -> Record {
         downstream_remote_address: Some("10.0.0.2:39998".parse().unwrap()),
         reporter: Default::default(),
         source_identity: None,
+        client_certificate: None,
         downstream_tls: false,
+        downstream_session: None,
         requested_server_name: None,
         route_name: None,
         cluster: None,
@@ -85,6 +91,29 @@ fn the_default_text_line_of_a_request() {
          \"curl/7.88.1\" \"2e6a0bd4-0d2f-4a53-8b50-2f4a8bd52f6d\" \"edition.cnn.com\" \"151.101.131.5:443\" \
          outbound|443||edition.cnn.com 10.0.0.2:40000 151.101.1.5:443 10.0.0.2:39998 - default default/sleep\n"
     );
+}
+
+#[test]
+fn a_clients_certificate_and_what_was_agreed_on() {
+    let format = "%DOWNSTREAM_PEER_URI_SAN% %DOWNSTREAM_PEER_DNS_SAN% %DOWNSTREAM_PEER_SUBJECT% \
+                  %DOWNSTREAM_PEER_FINGERPRINT_256% %DOWNSTREAM_TLS_VERSION% %DOWNSTREAM_TLS_CIPHER% %SOURCE_PRINCIPAL%\n";
+    assert_eq!(line(false, Some(format), &request()), "- - - - - - -\n");
+    let certificate = ClientCertificate {
+        subject: "CN=client".into(),
+        uri_names: vec!["spiffe://a/b".into(), "urn:c".into()],
+        dns_names: vec!["a.example".into()],
+        hash: "ab12".into(),
+        der: Vec::new(),
+    };
+    let session = SessionParameters { version: "TLSv1.3", cipher: "TLS_AES_256_GCM_SHA384" };
+    let shown = Record {
+        client_certificate: Some(Arc::new(certificate)),
+        downstream_session: Some(session),
+        source_identity: Some("spiffe://a/b".into()),
+        ..request()
+    };
+    let expected = "spiffe://a/b,urn:c a.example CN=client ab12 TLSv1.3 TLS_AES_256_GCM_SHA384 spiffe://a/b\n";
+    assert_eq!(line(false, Some(format), &shown), expected);
 }
 
 #[test]
@@ -122,6 +151,7 @@ fn the_default_json_line() {
             "upstream_cluster": "outbound|443||edition.cnn.com", "upstream_local_address": "10.0.0.2:40000",
             "downstream_local_address": "151.101.1.5:443", "downstream_remote_address": "10.0.0.2:39998",
             "requested_server_name": null, "upstream_transport_failure_reason": null, "workload": "default/sleep",
+            "source_principal": null,
         })
     );
 }

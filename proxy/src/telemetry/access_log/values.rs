@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use http::{HeaderMap, HeaderName};
 
 use super::format::{Field, Header, Operator, Part};
-use crate::telemetry::record::Record;
+use crate::{telemetry::record::Record, tls::ClientCertificate};
 
 /// What an operator stands for in one record.
 pub enum Value<'a> {
@@ -84,7 +84,13 @@ impl Field {
             Self::DownstreamTransportFailureReason => {
                 Value::text(record.downstream_transport_failure_reason.as_deref())
             }
-            Self::DownstreamPeerUriSan => Value::text(record.source_identity.as_deref()),
+            Self::DownstreamPeerUriSan => of_client(record, |certificate| names(&certificate.uri_names)),
+            Self::DownstreamPeerDnsSan => of_client(record, |certificate| names(&certificate.dns_names)),
+            Self::DownstreamPeerSubject => of_client(record, |certificate| Value::text(Some(&certificate.subject))),
+            Self::DownstreamPeerFingerprint => of_client(record, |certificate| Value::text(Some(&certificate.hash))),
+            Self::DownstreamTlsVersion => Value::text(record.downstream_session.map(|session| session.version)),
+            Self::DownstreamTlsCipher => Value::text(record.downstream_session.map(|session| session.cipher)),
+            Self::SourcePrincipal => Value::text(record.source_identity.as_deref()),
             Self::BytesReceived => Value::Number(record.bytes_received),
             Self::BytesSent => Value::Number(record.bytes_sent),
             Self::Duration => Value::millis(record.duration),
@@ -99,6 +105,18 @@ impl Field {
             Self::Workload => Value::Text(record.workload.to_string()),
             Self::Absent => Value::Missing,
         }
+    }
+}
+
+fn of_client<'a>(record: &'a Record, value: impl Fn(&'a ClientCertificate) -> Value<'a>) -> Value<'a> {
+    record.client_certificate.as_deref().map_or(Value::Missing, value)
+}
+
+fn names(names: &[String]) -> Value<'_> {
+    match names {
+        [one] => Value::text(Some(one)),
+        [] => Value::Missing,
+        many => Value::Text(many.join(",")),
     }
 }
 

@@ -25,6 +25,8 @@ pub struct Source {
     version: String,
     canonical_service: String,
     canonical_revision: String,
+    /// Its SPIFFE identity; empty where it is not known.
+    identity: Arc<str>,
 }
 
 impl Hash for Source {
@@ -53,6 +55,7 @@ impl Source {
                 .unwrap_or_else(|| workload.id.name.clone()),
             canonical_revision: label(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"])
                 .unwrap_or_else(|| "latest".to_owned()),
+            identity: workload.identity.clone(),
         }
     }
 
@@ -69,6 +72,7 @@ impl Source {
             version: UNKNOWN.to_owned(),
             canonical_service: id.name.clone(),
             canonical_revision: "latest".to_owned(),
+            identity: Arc::default(),
         }
     }
 
@@ -82,6 +86,7 @@ impl Source {
             version: unknown(),
             canonical_service: unknown(),
             canonical_revision: unknown(),
+            identity: Arc::default(),
         }
     }
 
@@ -216,7 +221,12 @@ impl EncodeLabelSet for Labels {
         let known = Pod::known(&self.source);
         let (source, destination) = match &self.caller {
             None => (known, Pod::UNKNOWN),
-            Some(caller) => (Pod { principal: caller.principal.as_deref().unwrap_or(UNKNOWN), ..Pod::UNKNOWN }, known),
+            // Each has proved to the other who it is, or neither has.
+            Some(Caller { principal: None }) => (Pod::UNKNOWN, known),
+            Some(Caller { principal: Some(client) }) => {
+                let own = Some(&*self.source.identity).filter(|own| !own.is_empty());
+                (Pod { principal: client, ..Pod::UNKNOWN }, Pod { principal: own.unwrap_or(UNKNOWN), ..known })
+            }
         };
         pair("reporter", if self.caller.is_none() { "source" } else { "destination" })?;
         pair("source_workload", source.workload)?;

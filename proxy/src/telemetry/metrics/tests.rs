@@ -121,6 +121,19 @@ fn the_servers_side_knows_itself_and_whom_mesh_mtls_has_proved() {
     assert_eq!(find(&samples, name, &proved).len(), 1);
     let other = ["source_principal=\"unknown\"", "connection_security_policy=\"none\""];
     assert_eq!(find(&samples, name, &other).len(), 1);
+    // Requests, in the same words.
+    let served = Record { reporter: Reporter::Destination, source_identity: Some(caller.into()), ..request() };
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: sleep, annotations: {egret.dev/netns: sleep}}\nspec: {serviceAccountName: sleep}\n";
+    let mut objects = crate::api::Objects::default();
+    let parsed = crate::source::documents::parse_file(Arc::from(std::path::Path::new("pod.yaml")), pod);
+    parsed.objects.into_iter().for_each(|object| objects.insert(object));
+    metrics.set_mesh(&crate::mesh::compile(&objects, &Default::default()));
+    metrics.record(&served);
+    let samples = scrape(&metrics);
+    let own = ["reporter=\"destination\"", "destination_principal=\"spiffe://cluster.local/ns/default/sa/sleep\""];
+    let found = find(&samples, "istio_requests_total", &[own.as_slice(), proved.as_slice()].concat());
+    assert_eq!(found.len(), 1, "{samples:#?}");
+    assert!(found[0].0.contains("response_code=\"200\"") && found[0].0.contains("destination_workload=\"sleep\""));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use http::{
     header::{HOST, SET_COOKIE},
 };
 
-use super::super::{forward::Errand, headers};
+use super::super::{client_cert, forward::Errand, headers};
 use crate::{
     engine::accept::{Arrival, ConnectionInfo},
     mesh::{Action, Cluster, HeaderRules, Route},
@@ -49,6 +49,10 @@ impl Errand {
     pub fn change_request(&self, headers: &mut HeaderMap, request_id: Option<&str>) {
         let info = &self.connection.info;
         if self.cluster.mesh_external {
+            if matches!(info.arrival, Arrival::Gateway { .. }) {
+                // The mesh's word, or a forgery of it.
+                headers.remove(client_cert::HEADER);
+            }
             if self.client_in_mesh() {
                 strip_internal(headers);
             }
@@ -58,6 +62,7 @@ impl Errand {
                 headers.remove(ORIGINAL_PATH);
             }
             tell_next(headers, info, request_id);
+            client_cert::forward(headers, &info.arrival, self.connection.client_cert(&self.snapshot));
             if let Some(path) = &self.changes.original_path {
                 headers.insert(ORIGINAL_PATH, path.clone());
             }
