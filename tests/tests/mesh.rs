@@ -64,7 +64,7 @@ fn calls_between_enrolled_pods_are_encrypted_by_themselves() -> Result<()> {
         assert_eq!(backends.with_path(path).len(), 1, "{name}");
     }
     assert!(!wire.saw(&client.netns, egret_tests::names::ROUTER.parse()?, "-marker")?, "readable on the wire");
-    let line = agent.log_line("/full-name-marker")?;
+    let line = agent.log_line(&format!("outbound|80||{NAME}"))?;
     assert!(line.contains(&format!("\"{}:8080\" outbound|80||{NAME}", inside.v4)), "{line}");
     // The other side has a line of its own: what came in, for whom.
     let line = agent.log_line("inbound|8080||")?;
