@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::{Engine, gateway, inbound, misdirected::Terminated, outbound, pod::Pod};
 use crate::{
     limits,
-    mesh::ListenerId,
+    mesh::{ListenerId, ServerTlsSettings},
     tls::{ClientCertificate, SessionParameters},
 };
 
@@ -52,6 +52,8 @@ pub struct ConnectionInfo {
     pub session: Option<SessionParameters>,
     /// What took it off, at a gateway.
     pub terminated: Option<Arc<Terminated>>,
+    /// What took TLS off at a Sidecar's ingress.
+    pub ingress: Option<Arc<ServerTlsSettings>>,
     /// The server name of the client's hello, whether its TLS was taken off or is passed on.
     pub sni: Option<Arc<str>>,
     /// The address the client dialled, before capture (a gateway's: the listener's own); v4-mapped addresses as IPv4.
@@ -72,6 +74,7 @@ impl ConnectionInfo {
             certificate: None,
             tls: false,
             session: None,
+            ingress: None,
             terminated: None,
             sni: None,
             original: canonical(original),

@@ -79,16 +79,13 @@ pub(super) fn refusal(table: &InboundTable, info: &ConnectionInfo) -> Option<Arc
         (MtlsMode::Strict, _) | (MtlsMode::Disable, Some(DownstreamTls::IstioMutual)) => {
             info.identity.is_none().then(|| said("mesh mTLS")).flatten()
         }
-        (MtlsMode::Disable, Some(DownstreamTls::Terminate(settings))) => {
-            let demanded = matches!(settings.clients, ClientCertificates::Required(_));
-            if !info.tls || info.identity.is_some() {
-                said("TLS with a certificate of its own")
-            } else if demanded && info.certificate.is_none() {
-                said("clients with a certificate")
-            } else {
-                None
+        (MtlsMode::Disable, Some(DownstreamTls::Terminate(now))) => match &info.ingress {
+            None => said("TLS with a certificate of its own"),
+            Some(then) if then.clients != now.clients && now.clients != ClientCertificates::None => {
+                said("other client certificates")
             }
-        }
+            Some(_) => None,
+        },
         (MtlsMode::Disable, Some(DownstreamTls::Refuse(reason))) => Some(reason.clone()),
         (MtlsMode::Permissive, _) | (MtlsMode::Disable, None | Some(DownstreamTls::Passthrough)) => None,
     }
@@ -100,7 +97,7 @@ enum Shown<'a> {
     /// The pod's own of the mesh; the client must show one of the mesh, too.
     Mesh,
     /// That of a Sidecar's ingress.
-    Own(&'a ServerTlsSettings),
+    Own(&'a Arc<ServerTlsSettings>),
 }
 
 /// A connection on its way to the application.
@@ -128,7 +125,7 @@ impl Coming {
         match kind {
             Kind::Tls(hello) => {
                 self.named(&hello);
-                self.take_off(shown).await;
+                Box::pin(self.take_off(shown)).await;
             }
             Kind::Stalled { .. } => self.end(Flag::DPE, "first_bytes_incomplete"),
             Kind::Other if nothing => {
@@ -173,6 +170,9 @@ impl Coming {
             return;
         };
         self.client = ClientIo::tls(Bytes::new(), stream);
+        if let Shown::Own(settings) = shown {
+            self.info.ingress = Some(settings.clone());
+        }
         if self.is_raw() {
             return self.raw(false).await;
         }

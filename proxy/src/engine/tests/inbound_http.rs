@@ -43,7 +43,7 @@ async fn head<S: AsyncRead + Unpin>(stream: &mut S) -> Option<String> {
 
 /// An application that answers each request with the address that it came from and its head, for as long as it is asked on
 /// one connection. And how many connections there were.
-async fn mirror() -> (SocketAddr, Arc<AtomicUsize>) {
+pub async fn mirror() -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.5:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let connections = Arc::new(AtomicUsize::new(0));
@@ -64,7 +64,7 @@ async fn mirror() -> (SocketAddr, Arc<AtomicUsize>) {
 }
 
 /// One request, and the response with its `Content-Length` body.
-async fn ask<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, request: &str) -> (String, String) {
+pub async fn ask<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, request: &str) -> (String, String) {
     stream.write_all(request.as_bytes()).await.unwrap();
     let head = head(stream).await.expect("a response");
     let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());

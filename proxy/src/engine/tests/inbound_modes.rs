@@ -16,9 +16,16 @@ use super::{
     mesh_mtls::{CALLER, call, contexts, identities, mesh_client},
 };
 use crate::{
-    engine::client_hello::tests::OPENSSL,
+    engine::{
+        accept::{Arrival, ConnectionInfo},
+        client_hello::tests::OPENSSL,
+        inbound::refusal,
+    },
     limits,
-    mesh::{Application, DownstreamTls, InboundPort, InboundTable, MtlsMode, Protocol},
+    mesh::{
+        Application, ClientCertificates, ClientTrust, DownstreamTls, InboundPort, InboundTable, MtlsMode, Protocol,
+        ServerTlsSettings, TrustSource,
+    },
     telemetry::record::Flag,
     tls::Contexts,
 };
@@ -178,4 +185,57 @@ async fn a_port_that_becomes_strict_answers_no_further_plain_request() {
     inside.write_all(request).await.unwrap();
     let count = inside.read(&mut answer).await.unwrap();
     assert!(answer[..count].starts_with(b"HTTP/1.1 200 "));
+}
+
+/// What a request on an open connection is refused for.
+fn refused(table: &InboundTable, change: impl Fn(&mut ConnectionInfo)) -> bool {
+    let mut info =
+        ConnectionInfo::new(Arrival::Inbound, "10.0.0.1:9080".parse().unwrap(), "10.0.0.2:1".parse().unwrap());
+    change(&mut info);
+    refusal(table, &info).is_some()
+}
+
+#[test]
+fn a_connection_goes_on_as_far_as_it_would_be_let_in() {
+    let plain = |_: &mut ConnectionInfo| {};
+    let of_the_mesh = |info: &mut ConnectionInfo| (info.tls, info.identity) = (true, Some(CALLER.into()));
+    let through = |settings: &Arc<ServerTlsSettings>| {
+        let settings = settings.clone();
+        move |info: &mut ConnectionInfo| (info.tls, info.ingress) = (true, Some(settings.clone()))
+    };
+    let ca = |name: &str| ClientTrust {
+        ca: TrustSource::Secret { namespace: "default".into(), name: name.into() },
+        crl: None,
+        subject_alt_names: Vec::new(),
+        spki: Vec::new(),
+        hashes: Vec::new(),
+    };
+    let settings = |clients| {
+        Arc::new(ServerTlsSettings {
+            identities: Vec::new(),
+            clients,
+            alpn: Vec::new(),
+            min_version: None,
+            max_version: None,
+            cipher_suites: Vec::new(),
+            curves: Vec::new(),
+        })
+    };
+    let simple = settings(ClientCertificates::None);
+    let mutual = settings(ClientCertificates::Required(ca("a")));
+    let other = settings(ClientCertificates::Required(ca("b")));
+
+    let strict = strict(9080);
+    assert!(refused(&strict, plain) && refused(&strict, through(&mutual)) && !refused(&strict, of_the_mesh));
+    let permissive = declared(MtlsMode::Permissive, 9080, Protocol::Http);
+    assert!(
+        !refused(&permissive, plain) && !refused(&permissive, of_the_mesh) && !refused(&permissive, through(&simple))
+    );
+    let disabled = declared(MtlsMode::Disable, 9080, Protocol::Http);
+    assert!(!refused(&disabled, plain) && !refused(&disabled, of_the_mesh));
+    let ended = ingress(9080, DownstreamTls::Terminate(mutual.clone()));
+    assert!(refused(&ended, plain) && refused(&ended, of_the_mesh) && refused(&ended, through(&simple)));
+    assert!(!refused(&ended, through(&mutual)) && refused(&ended, through(&other)));
+    assert!(!refused(&ingress(9080, DownstreamTls::Terminate(simple.clone())), through(&mutual)));
+    assert!(refused(&ingress(9080, DownstreamTls::Refuse("x".into())), through(&mutual)));
 }

@@ -18,13 +18,14 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::{
     gateway::{ID, REQUEST, gateway, h2_get, hello, routes, server, tunnel},
     inbound::permissive,
+    inbound_http::{ask, mirror},
     lab::*,
 };
 use crate::{
     engine::{accept::Role, client_hello::tests::OPENSSL},
     identity::tests::lab::Mesh,
     limits,
-    mesh::{Behind, MeshTls},
+    mesh::{Behind, Cluster, HostMap, MeshTls, Protocol, RouteTable, UpstreamTls, VirtualHost},
     telemetry::record::{Flag, Reporter},
     tls::{Contexts, UpstreamName},
 };
@@ -86,6 +87,36 @@ async fn a_gateway_serves_both_http_versions_inside_and_knows_the_client() {
     assert_eq!(h2_get(client).await, (200, Bytes::from("hello")));
     assert_eq!(lab.record().await.protocol, Some("HTTP/2"));
     assert_eq!(*lab.recorder.accepted.lock(), [Ok(()), Ok(())]);
+}
+
+/// Behind a gateway, the mesh hears of the client's certificate in the gateway's words, and the world outside of nothing.
+#[tokio::test]
+async fn a_gateway_tells_its_services_who_calls_and_nobody_else() {
+    let (upstream, _) = mirror().await;
+    let mesh = identities();
+    let forged = "GET /x HTTP/1.1\r\nHost: a.example\r\nx-forwarded-client-cert: URI=spiffe://forged\r\n\r\n";
+    for mesh_external in [false, true] {
+        let service = Cluster {
+            protocol: Protocol::Http,
+            mesh_external,
+            ..cluster("a.example", &[upstream], UpstreamTls::Plain)
+        };
+        let mut hosts = HostMap::default();
+        hosts.insert("a.example", Arc::new(VirtualHost::of_cluster("a.example:80".into(), service.into())));
+        let table = Arc::new(RouteTable { name: "http.8080".into(), hosts });
+        let lab = lab_at(Role::Gateway(ID), gateway(server("*.a.example", Behind::Http(table))), contexts(&mesh));
+        let mut client = call(&mesh, TcpStream::connect(lab.listener).await.unwrap()).await;
+        let (_, body) = ask(&mut client, forged).await;
+        let told = body.lines().find_map(|line| line.strip_prefix("x-forwarded-client-cert: "));
+        if mesh_external {
+            assert_eq!(told, None);
+        } else {
+            let told = told.expect("told");
+            assert!(told.starts_with(&format!("By={OWN};")), "{told}");
+            assert!(told.contains(";Cert=\"-----BEGIN%20CERTIFICATE-----%0A"), "{told}");
+            assert!(!told.contains("forged"), "{told}");
+        }
+    }
 }
 
 #[tokio::test]
