@@ -16,7 +16,10 @@ use super::{
 use crate::{
     engine::Snapshot,
     limits::ADMIN_LOOKUPS,
-    mesh::{Application, Cluster, Discovery, EndpointAddress, OutboundPolicy, TlsSettings, UpstreamTls, Workload},
+    mesh::{
+        Application, Cluster, Discovery, EndpointAddress, OutboundPolicy, ServerTlsSettings, TlsSettings, UpstreamTls,
+        Workload,
+    },
 };
 
 /// The cluster for what no service matches.
@@ -146,9 +149,14 @@ pub fn secrets(snapshot: &Snapshot, workload: Option<&Workload>) -> Vec<SecretRo
         });
         settings.collect()
     });
+    let served: HashSet<&ServerTlsSettings> =
+        workload.into_iter().flat_map(Workload::tls_servers).map(|(_, settings)| &**settings).collect();
     let now = SystemTime::now();
     let rows = snapshot.tls.secrets().iter().filter(|row| match &used {
-        Some(used) => row.settings.iter().any(|settings| used.contains(&**settings)),
+        Some(used) => {
+            row.settings.iter().any(|settings| used.contains(&**settings))
+                || row.servers.iter().any(|settings| served.contains(&**settings))
+        }
         None => true,
     });
     let mesh = snapshot.tls.mesh_secrets(workload.map(|workload| &*workload.identity));

@@ -115,13 +115,13 @@ impl GatewayTable {
         found.map_or(HttpDecision::NotFound, |host| HttpDecision::Host(host.clone()))
     }
 
-    /// Every setting that TLS is taken off with.
-    pub fn tls_settings(&self) -> impl Iterator<Item = &Arc<ServerTlsSettings>> {
+    /// The servers that take TLS off, each with the Gateway that it is of.
+    pub fn tls_servers(&self) -> impl Iterator<Item = (&ObjectId, &Arc<ServerTlsSettings>)> {
         let servers = self.listeners.values().filter_map(|listener| match &listener.serves {
             Servers::Tls(servers) => Some(servers.values()),
             Servers::Http(_) | Servers::Tcp(_) => None,
         });
-        servers.flatten().filter_map(|server| server.tls.settings())
+        servers.flatten().filter_map(|server| Some((&server.source, server.tls.settings()?)))
     }
 
     /// Every cluster that some route leads to.

@@ -18,6 +18,7 @@ use super::{
         PortTable, Protocol, TlsSettings, UpstreamTls,
     },
 };
+use crate::api::ObjectId;
 
 impl Outbound {
     /// What must be read of a connection to `dst` before it can be decided.
@@ -325,6 +326,13 @@ impl super::table::Workload {
             found => found.unwrap_or(HttpDecision::NotFound),
         }
     }
+
+    /// The servers of this pod that take TLS off, each with the Gateway or Sidecar that declares it.
+    pub fn tls_servers(&self) -> impl Iterator<Item = (&ObjectId, &Arc<ServerTlsSettings>)> {
+        let listeners = self.gateway.iter().flat_map(|gateway| gateway.tls_servers());
+        let ports = self.inbound.iter().flat_map(|inbound| inbound.ports.values());
+        listeners.chain(ports.filter_map(|port| Some((port.ingress.as_ref()?, port.tls.as_ref()?.settings()?))))
+    }
 }
 
 impl UpstreamTls {
@@ -394,13 +402,9 @@ impl super::Mesh {
     /// Every setting that TLS of clients is taken off with, each once.
     #[must_use]
     pub fn server_tls_settings(&self) -> Vec<Arc<ServerTlsSettings>> {
-        let gateways = self.workloads.values().filter_map(|workload| workload.gateway.as_ref());
-        let ports = self.workloads.values().filter_map(|workload| workload.inbound.as_ref());
-        let ports = ports.flat_map(|inbound| inbound.ports.values());
-        let ingress = ports.filter_map(|port| port.tls.as_ref()?.settings());
         let mut seen = HashSet::new();
-        let all = gateways.flat_map(|gateway| gateway.tls_settings()).chain(ingress);
-        all.filter(|settings| seen.insert((*settings).clone())).cloned().collect()
+        let all = self.workloads.values().flat_map(|workload| workload.tls_servers());
+        all.map(|(_, settings)| settings).filter(|settings| seen.insert((*settings).clone())).cloned().collect()
     }
 
     /// Every TLS setting in use, each once: what [`crate::tls`] builds contexts from.

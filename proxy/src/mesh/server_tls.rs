@@ -32,6 +32,17 @@ pub enum ClientCertificates {
     Required(ClientTrust),
 }
 
+impl ClientCertificates {
+    /// What certificates are checked against, where any are asked for.
+    #[must_use]
+    pub fn trust(&self) -> Option<&ClientTrust> {
+        match self {
+            Self::None => None,
+            Self::Optional(trust) | Self::Required(trust) => Some(trust),
+        }
+    }
+}
+
 /// What a client's certificate is checked against: all of it must hold.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct ClientTrust {

@@ -6,20 +6,20 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::SystemTime,
 };
 
-use rustls::{ClientConfig, client::Resumption, sign::CertifiedKey};
-use rustls_pki_types::{DnsName, PrivateKeyDer, ServerName, pem::PemObject};
+use rustls::{ClientConfig, client::Resumption};
+use rustls_pki_types::{DnsName, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
-    TlsError, TlsSettings, crl,
-    inspect::{self, CertificateSummary},
-    material::{Inputs, RawIdentity},
+    Side, TlsError, TlsSettings, crl,
+    judge::Judge,
+    material::Inputs,
     mesh::Own,
     params,
+    presented::Presented,
     trust::{Said, Trust},
     verify::Verifier,
 };
@@ -54,35 +54,29 @@ struct Mesh {
     expected: String,
 }
 
-/// Our own certificate, as far as its expiry must be noticed later.
-#[derive(Debug)]
-struct Presented {
-    from: String,
-    summary: CertificateSummary,
-}
-
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl ClientContext {
     pub(super) fn new(settings: &TlsSettings, inputs: &Inputs, said: &Arc<Said>) -> Result<Self, TlsError> {
-        let provider = Arc::new(params::provider(settings)?);
-        let verifier = Verifier {
+        let provider = Arc::new(params::provider(&settings.cipher_suites, &settings.curves)?);
+        let judge = Judge {
+            side: Side::Server,
             trust: Trust::new(inputs.trust.clone()?)?,
             crls: crl::read_all(&inputs.crls.clone()?)?,
-            names: settings.subject_alt_names.clone(),
             algorithms: provider.signature_verification_algorithms,
             said: Arc::clone(said),
         };
+        let verifier = Verifier { judge, names: settings.subject_alt_names.clone() };
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_protocol_versions(params::versions(settings)?)
+            .with_protocol_versions(params::at_least(settings.min_version.as_deref())?)
             .map_err(|error| TlsError::NothingToOffer { why: error.to_string() })?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier));
         let (mut config, identity) = match &inputs.identity {
             None => (builder.with_no_client_auth(), None),
             Some(raw) => {
-                let (key, presented) = certified_key(raw.as_ref().map_err(Clone::clone)?, &provider)?;
-                let resolver = Arc::new(rustls::sign::SingleCertAndKey::from(key));
+                let presented = Presented::new(raw.as_ref().map_err(Clone::clone)?, &provider)?;
+                let resolver = Arc::new(rustls::sign::SingleCertAndKey::from(presented.key.clone()));
                 (builder.with_client_cert_resolver(resolver), Some(presented))
             }
         };
@@ -136,7 +130,7 @@ impl ClientContext {
     fn explain(&self, error: TlsError) -> TlsError {
         match (error, &self.mesh) {
             (TlsError::Alert { alert, .. }, Some(mesh)) => TlsError::MeshAlert {
-                peer: "server",
+                peer: Side::Server,
                 own: mesh.own.identity.to_string(),
                 expected: mesh.expected.clone(),
                 alert,
@@ -171,62 +165,11 @@ impl ClientContext {
         if let Some(mesh) = &self.mesh {
             mesh.own.leaf()?;
         }
-        self.identity.as_ref().map_or(Ok(()), |presented| check_validity(&presented.from, &presented.summary))
+        self.identity.as_ref().map_or(Ok(()), Presented::check_validity)
     }
 }
 
 /// True where the server chose h2 by ALPN.
 pub fn alpn_is_h2<IO>(stream: &TlsStream<IO>) -> bool {
     stream.get_ref().1.alpn_protocol() == Some(b"h2")
-}
-
-/// Our certificate chain with its key. The certificate is not put through webpki, which reads no X.509 v1, though servers
-/// accept them gladly; that the pair belongs together is therefore checked here.
-fn certified_key(
-    raw: &RawIdentity,
-    provider: &rustls::crypto::CryptoProvider,
-) -> Result<(CertifiedKey, Presented), TlsError> {
-    let from = raw.certificate.from.clone();
-    let bad = |why| TlsError::BadCertificate { from: from.clone(), why };
-    let chain = inspect::certificates(&raw.certificate.bytes).map_err(bad)?;
-    let first = chain.first().ok_or_else(|| TlsError::NoCertificate { from: from.clone() })?;
-    let leaf = inspect::parse(first).map_err(bad)?;
-    let summary = CertificateSummary::of(&leaf);
-    for other in chain.iter().skip(1) {
-        inspect::parse(other).map_err(bad)?;
-    }
-    let bad_key = |error: rustls::Error| TlsError::BadKey { from: raw.key.from.clone(), why: error.to_string() };
-    let key = provider.key_provider.load_private_key(private_key(raw)?).map_err(bad_key)?;
-    // Every key type that aws-lc-rs loads tells its public half; one that did not could not be checked, so: no match.
-    if key.public_key().is_none_or(|public| public.as_ref() != leaf.public_key().raw) {
-        let (certificate, key) = (from, raw.key.from.clone());
-        return Err(TlsError::KeyMismatch { certificate, key, subject: summary.subject });
-    }
-    check_validity(&from, &summary)?;
-    Ok((CertifiedKey::new(chain.clone(), key), Presented { from, summary }))
-}
-
-fn private_key(raw: &RawIdentity) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let (from, bytes) = (&raw.key.from, &raw.key.bytes);
-    let missing = || TlsError::NoKey { from: from.clone() };
-    if inspect::is_der(bytes) {
-        return PrivateKeyDer::try_from(bytes.clone()).map_err(|_| missing());
-    }
-    let text = String::from_utf8_lossy(bytes);
-    if text.contains("BEGIN ENCRYPTED PRIVATE KEY") || text.contains("Proc-Type: 4,ENCRYPTED") {
-        return Err(TlsError::EncryptedKey { from: from.clone() });
-    }
-    PrivateKeyDer::from_pem_slice(bytes).map_err(|_| missing())
-}
-
-fn check_validity(from: &str, summary: &CertificateSummary) -> Result<(), TlsError> {
-    let now = inspect::unix_seconds(SystemTime::now());
-    let (from, subject) = (from.to_owned(), summary.subject.clone());
-    if now > summary.not_after {
-        return Err(TlsError::IdentityExpired { from, subject, when: inspect::timestamp(summary.not_after) });
-    }
-    if now < summary.not_before {
-        return Err(TlsError::IdentityNotYetValid { from, subject, when: inspect::timestamp(summary.not_before) });
-    }
-    Ok(())
 }

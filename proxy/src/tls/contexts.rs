@@ -1,31 +1,29 @@
 //! All contexts of a reload, by the settings they are for.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     path::PathBuf,
     sync::Arc,
-    time::SystemTime,
 };
 
 use super::{
-    ClientContext, MaterialReader, ServerContext, TlsError, TlsSettings,
-    inspect::{self, CertificateSummary},
-    material::{self, Blob, Inputs, RawTrust},
+    ClientContext, MaterialReader, SecretRow, ServerContext, TlsError, TlsSettings,
+    material::{self, Inputs, ServerInputs},
     mesh::MeshContexts,
     mesh_rows,
+    secret_rows::{self, Rows},
     trust::{Said, SystemBundle},
 };
 use crate::{
     identity::Identities,
-    limits::EXPIRY_WARNING,
-    mesh::ServerTlsSettings,
-    mesh::table::{IdentitySource, Material, MeshTls, Peer, Place, TrustSource},
+    mesh::{MeshTls, Peer, ServerTlsSettings},
 };
 
-/// Every TLS rule in force, usable or with the reason why not. Immutable; a reload builds the next from it.
+/// Every TLS rule and server in force, usable or with the reason why not. Immutable; a reload builds the next from it.
 #[derive(Debug, Default)]
 pub struct Contexts {
-    entries: HashMap<Arc<TlsSettings>, Entry>,
+    clients: HashMap<Arc<TlsSettings>, Entry<Inputs, ClientContext>>,
+    servers: HashMap<Arc<ServerTlsSettings>, Entry<ServerInputs, ServerContext>>,
     files: BTreeSet<PathBuf>,
     secrets: Vec<SecretRow>,
     warnings: Vec<String>,
@@ -41,72 +39,12 @@ struct Mesh {
     contexts: Result<Arc<MeshContexts>, Arc<TlsError>>,
 }
 
+/// What a context was built from, and what came of it.
 #[derive(Debug)]
-struct Entry {
-    inputs: Inputs,
-    context: Result<Arc<ClientContext>, Arc<TlsError>>,
+struct Entry<I, C> {
+    inputs: I,
+    context: Result<Arc<C>, Arc<TlsError>>,
 }
-
-/// One line of `proxy-config secret`: a certificate chain, or a CA bundle, that rules use.
-#[derive(Clone, Debug)]
-pub struct SecretRow {
-    /// `kubernetes://X`, `kubernetes://X-cacert`, `file-cert:crt~key`, `file-root:ca`, `default`, `ROOTCA`
-    pub name: String,
-    /// Of the Secret; empty for files of the host.
-    pub namespace: String,
-    /// `Cert Chain`, or `CA` where basicConstraints of the first certificate say so (as istioctl decides it).
-    pub kind: &'static str,
-    /// `ACTIVE`, or why it cannot be used.
-    pub status: String,
-    /// Usable, and within its validity period at the time of the reload; [`Self::is_valid_at`] looks again.
-    pub valid: bool,
-    /// Of the first certificate, in decimal; empty where there is none.
-    pub serial: String,
-    /// Seconds since the epoch, of the first certificate.
-    pub not_after: Option<i64>,
-    /// Seconds since the epoch, of the first certificate.
-    pub not_before: Option<i64>,
-    /// All certificates of the chain or bundle, in order.
-    pub chain: Vec<CertificateSummary>,
-    /// The rules that use it: the workloads whose clusters have one of these settings see the row.
-    pub settings: Vec<Arc<TlsSettings>>,
-}
-
-impl SecretRow {
-    /// A row about the first certificate of `chain`, of no rule yet; validity is as of `now`.
-    pub(super) fn new(
-        name: &str,
-        namespace: &str,
-        kind: &'static str,
-        status: String,
-        chain: Vec<CertificateSummary>,
-        now: SystemTime,
-    ) -> Self {
-        let first = chain.first();
-        let mut row = Self {
-            name: name.to_owned(),
-            namespace: namespace.to_owned(),
-            kind,
-            status,
-            valid: false,
-            serial: first.map(|first| first.serial.clone()).unwrap_or_default(),
-            not_after: first.map(|first| first.not_after),
-            not_before: first.map(|first| first.not_before),
-            chain,
-            settings: Vec::new(),
-        };
-        row.valid = row.is_valid_at(now);
-        row
-    }
-
-    /// `VALID CERT` now.
-    #[must_use]
-    pub fn is_valid_at(&self, now: SystemTime) -> bool {
-        self.status == ACTIVE && self.chain.first().is_some_and(|first| first.is_valid_at(now))
-    }
-}
-
-pub(super) const ACTIVE: &str = "ACTIVE";
 
 impl Contexts {
     /// The first of all, with no rule yet: every one built from it takes mesh identities from here.
@@ -115,56 +53,67 @@ impl Contexts {
         Self { mesh: Some(Mesh::new(&identities, None)), ..Self::default() }
     }
 
-    /// Builds a context for each distinct one of `settings`. Where all bytes read are what they were in `previous`, its
-    /// context stays, with its id and its sessions. A rule that cannot be honoured keeps its reason, and harms no other.
+    /// Builds a context for each distinct one of `clients` and `servers`. Where all bytes read are what they were in
+    /// `previous`, its context stays, with its id, its sessions and its tickets. A rule that cannot be honoured keeps its
+    /// reason, and harms no other.
     ///
     /// Reads files and the system's bundle: call it off the data path.
     #[must_use]
     pub fn build(
         previous: &Self,
-        settings: impl IntoIterator<Item = Arc<TlsSettings>>,
-        _servers: impl IntoIterator<Item = Arc<ServerTlsSettings>>,
+        clients: impl IntoIterator<Item = Arc<TlsSettings>>,
+        servers: impl IntoIterator<Item = Arc<ServerTlsSettings>>,
         reader: &dyn MaterialReader,
     ) -> Self {
         let mut new = Self { said: Arc::clone(&previous.said), ..Self::default() };
-        let mut rows = BTreeMap::new();
+        let mut rows = Rows::default();
         let mut system = System { previous: previous.system.as_ref(), loaded: None };
-        for settings in settings {
-            if new.entries.contains_key(&settings) {
+        for settings in clients {
+            if new.clients.contains_key(&settings) {
                 continue;
             }
             let inputs = material::read(&settings, reader, &mut || system.get());
             new.files.extend(material::files(&settings));
-            let context = match previous.entries.get(&settings) {
-                Some(Entry { inputs: old, context: Ok(context) }) if *old == inputs => {
-                    context.check_identity().map(|()| Arc::clone(context)).map_err(Arc::new)
-                }
-                _ => ClientContext::new(&settings, &inputs, &new.said).map(Arc::new).map_err(Arc::new),
-            };
-            add_rows(&mut rows, &settings, &inputs, context.as_ref().err());
-            new.entries.insert(settings, Entry { inputs, context });
+            let build = |inputs: &Inputs| ClientContext::new(&settings, inputs, &new.said);
+            let entry = Entry::of(previous.clients.get(&settings), inputs, ClientContext::check_identity, build);
+            rows.add_client(&settings, &entry.inputs, entry.context.as_ref().err());
+            new.clients.insert(settings, entry);
+        }
+        for settings in servers {
+            if new.servers.contains_key(&settings) {
+                continue;
+            }
+            let inputs = material::read_server(&settings, reader);
+            new.files.extend(material::server_files(&settings));
+            let build = |inputs: &ServerInputs| ServerContext::new(&settings, inputs, &new.said);
+            let entry = Entry::of(previous.servers.get(&settings), inputs, ServerContext::check_validity, build);
+            rows.add_server(&settings, &entry.inputs, entry.context.as_ref().err());
+            new.servers.insert(settings, entry);
         }
         if let Some(Ok(bundle)) = system.loaded {
             new.system = Some(bundle);
             new.files.extend(SystemBundle::paths());
         }
-        new.secrets = rows.into_values().collect();
-        new.warnings = warnings(&new.secrets, &new.said);
+        new.secrets = rows.into_list();
+        new.warnings = secret_rows::warnings(&new.secrets, &new.said);
         new.mesh = previous.mesh.as_ref().map(|mesh| Mesh::new(&mesh.identities, mesh.contexts.as_ref().ok()));
         new
     }
 
     /// The context for a rule, or why there is none: say that in the 503.
     pub fn get(&self, settings: &TlsSettings) -> Result<Arc<ClientContext>, Arc<TlsError>> {
-        match self.entries.get(settings) {
+        match self.clients.get(settings) {
             Some(entry) => entry.context.clone(),
             None => Err(Arc::new(TlsError::NotBuilt)),
         }
     }
 
     /// The context of a server that takes TLS off, or why there is none: its clients get no handshake.
-    pub fn server(&self, _settings: &ServerTlsSettings) -> Result<Arc<ServerContext>, Arc<TlsError>> {
-        Err(Arc::new(TlsError::NotBuilt))
+    pub fn server(&self, settings: &ServerTlsSettings) -> Result<Arc<ServerContext>, Arc<TlsError>> {
+        match self.servers.get(settings) {
+            Some(entry) => entry.context.clone(),
+            None => Err(Arc::new(TlsError::NotBuilt)),
+        }
     }
 
     /// The context for mesh mTLS of the workload with the SPIFFE identity `own` towards `peer`: one for each of (own, rule,
@@ -225,7 +174,30 @@ impl Contexts {
 
     /// The rules that cannot be honoured, with their reasons.
     pub fn failures(&self) -> impl Iterator<Item = (&Arc<TlsSettings>, &Arc<TlsError>)> {
-        self.entries.iter().filter_map(|(settings, entry)| Some((settings, entry.context.as_ref().err()?)))
+        self.clients.iter().filter_map(|(settings, entry)| Some((settings, entry.context.as_ref().err()?)))
+    }
+
+    /// The servers that let nobody in, with their reasons.
+    pub fn server_failures(&self) -> impl Iterator<Item = (&Arc<ServerTlsSettings>, &Arc<TlsError>)> {
+        self.servers.iter().filter_map(|(settings, entry)| Some((settings, entry.context.as_ref().err()?)))
+    }
+}
+
+impl<I: PartialEq, C> Entry<I, C> {
+    /// The context of `previous` where it was built from the same bytes, and they are still good; else a new one.
+    fn of(
+        previous: Option<&Self>,
+        inputs: I,
+        check: impl FnOnce(&C) -> Result<(), TlsError>,
+        build: impl FnOnce(&I) -> Result<C, TlsError>,
+    ) -> Self {
+        let context = match previous {
+            Some(Self { inputs: old, context: Ok(context) }) if *old == inputs => {
+                check(context).map(|()| Arc::clone(context))
+            }
+            _ => build(&inputs).map(Arc::new),
+        };
+        Self { inputs, context: context.map_err(Arc::new) }
     }
 }
 
@@ -252,101 +224,4 @@ impl System<'_> {
             })
             .clone()
     }
-}
-
-type Rows = BTreeMap<(String, String), SecretRow>;
-
-fn add_rows(rows: &mut Rows, settings: &Arc<TlsSettings>, inputs: &Inputs, failure: Option<&Arc<TlsError>>) {
-    if let (Some(source), Some(raw)) = (&settings.identity, &inputs.identity) {
-        let (name, namespace) = match source {
-            IdentitySource::Secret { namespace, name } => (format!("kubernetes://{name}"), namespace.clone()),
-            IdentitySource::Files { certificate, key } => {
-                (format!("file-cert:{}~{}", certificate.path, key.path), namespace_of(certificate))
-            }
-        };
-        let raw = raw.as_ref().map(|raw| &raw.certificate);
-        // Only what is wrong with this very certificate or key belongs into its row.
-        let failure = failure.filter(|error| raw.is_ok_and(|raw| error.is_about_identity(&raw.from)));
-        add_row(rows, settings, name, namespace, "Cert Chain", raw, failure);
-    }
-    let (name, namespace) = match &settings.trust {
-        TrustSource::System => return,
-        TrustSource::Secret { namespace, name } => (format!("kubernetes://{name}-cacert"), namespace.clone()),
-        TrustSource::ConfigMap { namespace, name } => (format!("configmap://{namespace}/{name}"), namespace.clone()),
-        TrustSource::File(material) => (format!("file-root:{}", material.path), namespace_of(material)),
-    };
-    let raw = match &inputs.trust {
-        Ok(RawTrust::Configured(blob) | RawTrust::Public(blob)) => Ok(blob),
-        Ok(_) => return,
-        Err(error) => Err(error),
-    };
-    add_row(rows, settings, name, namespace, "CA", raw, None);
-}
-
-fn add_row(
-    rows: &mut Rows,
-    settings: &Arc<TlsSettings>,
-    name: String,
-    namespace: String,
-    kind_unread: &'static str,
-    raw: Result<&Blob, &TlsError>,
-    failure: Option<&Arc<TlsError>>,
-) {
-    if let Some(row) = rows.get_mut(&(name.clone(), namespace.clone())) {
-        row.settings.push(Arc::clone(settings));
-        return;
-    }
-    let (chain, unreadable) = match raw {
-        Err(error) => (Vec::new(), Some(error.to_string())),
-        Ok(blob) => match inspect::chain(&blob.bytes) {
-            Ok(chain) if chain.is_empty() => {
-                (chain, Some(TlsError::NoCertificate { from: blob.from.clone() }.to_string()))
-            }
-            Ok(chain) => (chain, None),
-            Err(why) => (Vec::new(), Some(TlsError::BadCertificate { from: blob.from.clone(), why }.to_string())),
-        },
-    };
-    let status = unreadable.or_else(|| failure.map(ToString::to_string)).unwrap_or_else(|| ACTIVE.to_owned());
-    let kind = match chain.first() {
-        Some(first) if first.is_ca => "CA",
-        Some(_) => "Cert Chain",
-        None => kind_unread,
-    };
-    let mut row = SecretRow::new(&name, &namespace, kind, status, chain, SystemTime::now());
-    row.settings.push(Arc::clone(settings));
-    rows.insert((name, namespace), row);
-}
-
-fn namespace_of(material: &Material) -> String {
-    match &material.place {
-        Place::Host => String::new(),
-        Place::Secret { namespace, .. } | Place::ConfigMap { namespace, .. } => namespace.clone(),
-    }
-}
-
-fn warnings(rows: &[SecretRow], said: &Said) -> Vec<String> {
-    let now = inspect::unix_seconds(SystemTime::now());
-    let soon = now.saturating_add(i64::try_from(EXPIRY_WARNING.as_secs()).unwrap_or(i64::MAX));
-    let mut found = Vec::new();
-    for row in rows {
-        for certificate in &row.chain {
-            let mut say = |remark: &str, text: String| {
-                let identity = format!("{}|{}|{}", row.name, certificate.issuer, certificate.serial);
-                if said.first(identity.as_bytes(), remark) {
-                    found.push(text);
-                }
-            };
-            let (name, subject) = (&row.name, &certificate.subject);
-            let when = inspect::timestamp(certificate.not_after);
-            if certificate.not_after < now {
-                say("expired", format!("{name}: the certificate {subject} expired at {when}: renew it"));
-            } else if certificate.not_after < soon {
-                say("soon", format!("{name}: the certificate {subject} expires at {when}: renew it"));
-            }
-            if certificate.version == 1 {
-                say("v1", format!("{name}: the certificate {subject} is X.509 v1: it works here, but issue it as v3"));
-            }
-        }
-    }
-    found
 }

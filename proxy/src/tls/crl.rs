@@ -10,7 +10,7 @@ use rustls_pki_types::{CertificateRevocationListDer, SignatureVerificationAlgori
 use x509_parser::{prelude::FromDer, revocation_list::CertificateRevocationList};
 
 use super::{
-    TlsError,
+    Side, TlsError,
     chain::Path,
     der::Signed,
     inspect::{self, distinguished, timestamp},
@@ -86,6 +86,7 @@ fn read(der: &[u8]) -> Result<Crl, String> {
 
 /// Checks every certificate of a path below its anchor.
 pub(super) fn check(
+    side: Side,
     path: &Path<'_>,
     lists: &[Crl],
     now: i64,
@@ -110,7 +111,7 @@ pub(super) fn check(
         let serial = normal(certificate.raw_serial());
         if genuine.iter().any(|list| list.revoked.contains(&serial)) {
             let serial = certificate.tbs_certificate.serial.to_string();
-            return Err(TlsError::PeerRevoked { certificate: subject, serial });
+            return Err(TlsError::PeerRevoked { peer: side, certificate: subject, serial });
         }
         let current = |list: &&Crl| list.this_update <= now && list.next_update.is_none_or(|next| now < next);
         if !genuine.iter().any(current) {

@@ -99,7 +99,8 @@ pub(crate) fn sequence(content: &[u8]) -> Vec<u8> {
     wrap(SEQUENCE, content)
 }
 
-fn wrap(tag: u8, content: &[u8]) -> Vec<u8> {
+/// `content` under a tag.
+pub(crate) fn wrap(tag: u8, content: &[u8]) -> Vec<u8> {
     let mut out = vec![tag];
     match u8::try_from(content.len()) {
         Ok(short) if short < 0x80 => out.push(short),

@@ -1,8 +1,26 @@
 //! Why a TLS rule cannot be honoured, or a handshake failed: each a sentence that says what to do.
 
-use std::{io, sync::Arc};
+use std::{fmt, io, sync::Arc};
 
 use rustls::{AlertDescription, CertificateError, PeerIncompatible};
+
+use super::material::RawIdentity;
+
+/// Who the peer of a connection is to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Server,
+    Client,
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Server => "server",
+            Self::Client => "client",
+        })
+    }
+}
 
 /// Shown in the 503 body after `TLS_error: `, in the access log and by `proxy-config secret`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,9 +37,15 @@ pub enum TlsError {
     #[error("configmap {config_map} has no key {key}: add it to the configmap's data")]
     ConfigMapKeyMissing { config_map: String, key: String },
     #[error(
-        "there is no CA to check the server with: put it as cacert or ca.crt into secret {namespace}/{name}-cacert or {namespace}/{name}"
+        "there is no CA to check the {peer} with: put it as cacert or ca.crt into secret {namespace}/{name}-cacert or {namespace}/{name}"
     )]
-    NoCa { namespace: String, name: String },
+    NoCa { peer: Side, namespace: String, name: String },
+    #[error("no certificate is named to show to clients: give the server one")]
+    NoOwnCertificate,
+    #[error("clients must show a certificate, but no CA is named to check it with: give the server one")]
+    NoClientCa,
+    #[error("{field} has {value}, which is no SHA-256 {form}: correct or remove it")]
+    BadPin { field: &'static str, form: &'static str, value: String },
     #[error("{from} cannot be read ({why}): make the path in the rule name a readable PEM file")]
     Unreadable { from: String, why: String },
     #[error("{from} has more than {limit} bytes: make sure it is a PEM file and nothing else")]
@@ -44,25 +68,25 @@ pub enum TlsError {
         "the private key in {key} does not belong to the certificate in {certificate} ({subject}): put the matching pair there"
     )]
     KeyMismatch { certificate: String, key: String, subject: String },
-    #[error("our client certificate {subject} from {from} expired at {when}: renew it")]
+    #[error("our certificate {subject} from {from} expired at {when}: renew it")]
     IdentityExpired { from: String, subject: String, when: String },
-    #[error(
-        "our client certificate {subject} from {from} is valid only from {when}: check the clock, or issue it anew"
-    )]
+    #[error("our certificate {subject} from {from} is valid only from {when}: check the clock, or issue it anew")]
     IdentityNotYetValid { from: String, subject: String, when: String },
     #[error("the system has no CA bundle ({why}): install ca-certificates, set SSL_CERT_FILE, or give the rule a CA")]
     NoSystemTrust { why: String },
     #[error("the CRL in {from} cannot be used ({why}): publish a complete CRL in PEM or DER, or remove it")]
     BadCrl { from: String, why: String },
-    #[error("minProtocolVersion {name} is not known: use TLSV1_2 or TLSV1_3")]
-    UnknownVersion { name: String },
+    #[error("{field} {name} is not known: use TLSV1_2 or TLSV1_3")]
+    UnknownVersion { field: &'static str, name: String },
+    #[error("minProtocolVersion {min} is above maxProtocolVersion {max}: swap them")]
+    NoVersion { min: String, max: String },
+    #[error("maxProtocolVersion {max} allows nothing above TLS 1.1, which is not spoken here: use TLSV1_2 or TLSV1_3")]
+    TooOld { max: String },
     #[error("cipher suite {name} is not available: use some of {known}")]
     UnknownSuite { name: String, known: String },
     #[error("curve {name} is not available: use some of {known}")]
     UnknownCurve { name: String, known: String },
-    #[error(
-        "the versions and cipher suites of tlsDefaults leave nothing to offer ({why}): allow a suite of an allowed version"
-    )]
+    #[error("the versions and cipher suites leave nothing to offer ({why}): allow a suite of an allowed version")]
     NothingToOffer { why: String },
 
     // What was asked for cannot be asked for.
@@ -73,35 +97,43 @@ pub enum TlsError {
 
     // What the server showed.
     #[error(
-        "the server's certificate {certificate} is not issued by {trust}: give the rule the CA that issued it{more}"
+        "the {peer}'s certificate {certificate} is not issued by {trust}: give the rule the CA that issued it{more}"
     )]
-    PeerUntrusted { certificate: String, trust: String, more: String },
+    PeerUntrusted { peer: Side, certificate: String, trust: String, more: String },
     #[error(
         "the server's certificate {certificate} is for {presented}, not for {expected}: correct the host, sni or subjectAltNames"
     )]
     PeerName { certificate: String, presented: String, expected: String },
-    #[error("the certificate {certificate} in the server's chain expired at {when}: renew it")]
-    PeerExpired { certificate: String, when: String },
+    #[error("the certificate {certificate} in the {peer}'s chain expired at {when}: renew it")]
+    PeerExpired { peer: Side, certificate: String, when: String },
     #[error(
-        "the certificate {certificate} in the server's chain is valid only from {when}: check the clocks, or issue it anew"
+        "the certificate {certificate} in the {peer}'s chain is valid only from {when}: check the clocks, or issue it anew"
     )]
-    PeerNotYetValid { certificate: String, when: String },
+    PeerNotYetValid { peer: Side, certificate: String, when: String },
     #[error(
-        "the certificate {certificate} with serial {serial} in the server's chain is revoked: the server must get a new one"
+        "the certificate {certificate} with serial {serial} in the {peer}'s chain is revoked: the {peer} must get a new one"
     )]
-    PeerRevoked { certificate: String, serial: String },
+    PeerRevoked { peer: Side, certificate: String, serial: String },
     #[error("the rule has a CRL, but none of {issuer}, who issued {certificate}: add that CRL")]
     CrlMissing { issuer: String, certificate: String },
     #[error("the CRL of {issuer} ran out at {when}: publish a new one")]
     CrlExpired { issuer: String, when: String },
     #[error("the CRL of {issuer} is not signed by that CA: publish a new one")]
     CrlForged { issuer: String },
-    #[error("the server's certificate {certificate} cannot be accepted ({why}): issue it anew")]
-    PeerCertificate { certificate: String, why: String },
+    #[error("the {peer}'s certificate {certificate} cannot be accepted ({why}): issue it anew")]
+    PeerCertificate { peer: Side, certificate: String, why: String },
+    #[error(
+        "the client's certificate {certificate} is for {presented}, not for {expected}: correct subjectAltNames of the server's tls"
+    )]
+    ClientName { certificate: String, presented: String, expected: String },
+    #[error(
+        "the client's certificate {certificate} (SHA-256 {hash}, of its key {spki}) is none of those that verifyCertificateHash and verifyCertificateSpki allow"
+    )]
+    ClientPin { certificate: String, hash: String, spki: String },
     #[error("the server did not prove that it has the key of its certificate: its handshake signature is wrong")]
     PeerSignature,
 
-    // Mesh mTLS. `peer` is `server` or `client`.
+    // Mesh mTLS.
     #[error("mesh mTLS cannot be used: {why}")]
     MeshUnavailable { why: String },
     #[error("there is no mesh certificate for our own identity {identity}: {why}")]
@@ -109,15 +141,15 @@ pub enum TlsError {
     #[error(
         "the {peer} showed the identity {shown}, but {expected} was expected: correct the pod's service account, or subjectAltNames in the rule"
     )]
-    PeerIdentity { peer: &'static str, shown: String, expected: String },
+    PeerIdentity { peer: Side, shown: String, expected: String },
     #[error("the {peer}'s mesh certificate for {shown} is refused ({why}); {expected} was expected")]
-    PeerMeshCertificate { peer: &'static str, shown: String, expected: String, why: String },
+    PeerMeshCertificate { peer: Side, shown: String, expected: String, why: String },
     #[error("the client showed no certificate; {expected} was expected: it must speak mesh mTLS")]
     NoPeerCertificate { expected: String },
     #[error(
         "the {peer} refused our identity {own} with the alert {alert}: the log of its agent says why; {expected} was expected there"
     )]
-    MeshAlert { peer: &'static str, own: String, expected: String, alert: String },
+    MeshAlert { peer: Side, own: String, expected: String, alert: String },
 
     // What the handshake came to.
     #[error("the server ended the handshake with the alert {alert}: {hint}")]
@@ -137,7 +169,7 @@ pub enum TlsError {
 }
 
 impl TlsError {
-    /// What an error on a TLS stream means. In TLS 1.3 a server refuses our client certificate only after our handshake
+    /// What an error on a TLS stream means. In TLS 1.3 a server refuses our certificate only after our handshake
     /// is done, so the refusal is met at the first read: hand that error to this function too.
     #[must_use]
     pub fn from_io(error: &io::Error) -> Self {
@@ -190,7 +222,7 @@ fn hint(alert: AlertDescription) -> &'static str {
         | A::CertificateRevoked
         | A::CertificateExpired
         | A::UnsupportedCertificate
-        | A::AccessDenied => "it does not accept our client certificate, so issue one from a CA that it trusts",
+        | A::AccessDenied => "it does not accept our certificate, so issue one from a CA that it trusts",
         A::HandshakeFailure => {
             "nothing offered suits it, or it demands a client certificate that the rule does not give (mode MUTUAL)"
         }
@@ -214,16 +246,16 @@ fn incompatible(why: &PeerIncompatible) -> String {
 }
 
 impl TlsError {
-    /// Whether the fault lies with the client certificate, which is from `certificate`, or with its key.
-    pub(super) fn is_about_identity(&self, certificate: &str) -> bool {
+    /// Whether the fault lies with this certificate of ours, or with its key.
+    pub(super) fn is_about(&self, identity: &RawIdentity) -> bool {
+        let (certificate, key) = (&identity.certificate.from, &identity.key.from);
         match self {
-            Self::BadCertificate { from, .. } | Self::NoCertificate { from } => from == certificate,
-            Self::NoKey { .. }
-            | Self::EncryptedKey { .. }
-            | Self::BadKey { .. }
-            | Self::KeyMismatch { .. }
-            | Self::IdentityExpired { .. }
-            | Self::IdentityNotYetValid { .. } => true,
+            Self::BadCertificate { from, .. }
+            | Self::NoCertificate { from }
+            | Self::IdentityExpired { from, .. }
+            | Self::IdentityNotYetValid { from, .. }
+            | Self::KeyMismatch { certificate: from, .. } => from == certificate,
+            Self::NoKey { from } | Self::EncryptedKey { from } | Self::BadKey { from, .. } => from == key,
             _ => false,
         }
     }

@@ -9,10 +9,11 @@ use std::{
     sync::Arc,
 };
 
-use super::{MaterialReader, TlsError, TlsSettings, trust::SystemBundle};
+use super::{MaterialReader, Side, TlsError, TlsSettings, trust::SystemBundle};
 use crate::{
     api::core::Secret,
     limits::CREDENTIAL_BYTES,
+    mesh::ServerTlsSettings,
     mesh::table::{IdentitySource, Material, Place, TrustSource},
 };
 
@@ -45,6 +46,20 @@ pub(super) struct RawIdentity {
     pub key: Blob,
 }
 
+/// Everything read for one [`ServerTlsSettings`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ServerInputs {
+    pub identities: Vec<Result<RawIdentity, TlsError>>,
+    /// What clients' certificates are checked against, where any are asked for.
+    pub clients: Option<ClientInputs>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ClientInputs {
+    pub trust: Result<RawTrust, TlsError>,
+    pub crls: Result<Vec<Blob>, TlsError>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum RawTrust {
     System(Arc<SystemBundle>),
@@ -67,7 +82,28 @@ pub(super) fn read(
     }
     let trust = match &settings.trust {
         TrustSource::System => system().map(RawTrust::System),
-        TrustSource::Secret { namespace, name } => ca_of_secrets(reader, namespace, name).map(RawTrust::Configured),
+        given => configured(Side::Server, given, reader),
+    };
+    Inputs { identity, trust, crls: crls(settings.crl.as_ref(), &settings.trust, reader) }
+}
+
+/// Reads what the settings of a server name.
+pub(super) fn read_server(settings: &ServerTlsSettings, reader: &dyn MaterialReader) -> ServerInputs {
+    let identities = settings.identities.iter().map(|source| identity(source, reader)).collect();
+    let clients = settings.clients.trust().map(|clients| ClientInputs {
+        trust: configured(Side::Client, &clients.ca, reader),
+        crls: crls(clients.crl.as_ref(), &clients.ca, reader),
+    });
+    ServerInputs { identities, clients }
+}
+
+/// A CA that somebody has named to check `peer` with.
+fn configured(peer: Side, source: &TrustSource, reader: &dyn MaterialReader) -> Result<RawTrust, TlsError> {
+    match source {
+        TrustSource::System => Err(TlsError::NoClientCa),
+        TrustSource::Secret { namespace, name } => {
+            ca_of_secrets(peer, reader, namespace, name).map(RawTrust::Configured)
+        }
         TrustSource::ConfigMap { namespace, name } => {
             config_map_key(reader, namespace, name, "ca.crt").map(RawTrust::Configured)
         }
@@ -75,20 +111,31 @@ pub(super) fn read(
             let public = material.place == Place::Host && SystemBundle::is_at(Path::new(&material.path));
             self::material(material, reader).map(if public { RawTrust::Public } else { RawTrust::Configured })
         }
-    };
-    Inputs { identity, trust, crls: crls(settings, reader) }
+    }
 }
 
 /// Host paths that `settings` name.
 pub(super) fn files(settings: &TlsSettings) -> Vec<PathBuf> {
+    host_paths(settings.identity.as_slice(), Some(&settings.trust), settings.crl.as_ref())
+}
+
+/// Host paths that the settings of a server name.
+pub(super) fn server_files(settings: &ServerTlsSettings) -> Vec<PathBuf> {
+    let clients = settings.clients.trust();
+    host_paths(&settings.identities, clients.map(|trust| &trust.ca), clients.and_then(|trust| trust.crl.as_ref()))
+}
+
+fn host_paths(identities: &[IdentitySource], trust: Option<&TrustSource>, crl: Option<&Material>) -> Vec<PathBuf> {
     let mut materials = Vec::new();
-    if let Some(IdentitySource::Files { certificate, key }) = &settings.identity {
-        materials.extend([certificate, key]);
+    for identity in identities {
+        if let IdentitySource::Files { certificate, key } = identity {
+            materials.extend([certificate, key]);
+        }
     }
-    if let TrustSource::File(material) = &settings.trust {
+    if let Some(TrustSource::File(material)) = trust {
         materials.push(material);
     }
-    materials.extend(&settings.crl);
+    materials.extend(crl);
     materials.into_iter().filter(|m| m.place == Place::Host).map(|m| PathBuf::from(&m.path)).collect()
 }
 
@@ -118,7 +165,7 @@ fn identity(source: &IdentitySource, reader: &dyn MaterialReader) -> Result<RawI
 }
 
 /// The CA of `<name>-cacert`, else of `<name>`; never the system's.
-fn ca_of_secrets(reader: &dyn MaterialReader, namespace: &str, name: &str) -> Result<Blob, TlsError> {
+fn ca_of_secrets(peer: Side, reader: &dyn MaterialReader, namespace: &str, name: &str) -> Result<Blob, TlsError> {
     for name in [format!("{name}-cacert"), name.to_owned()] {
         let Some(secret) = reader.secret(namespace, &name) else { continue };
         for key in ["cacert", "ca.crt"] {
@@ -127,16 +174,16 @@ fn ca_of_secrets(reader: &dyn MaterialReader, namespace: &str, name: &str) -> Re
             }
         }
     }
-    Err(TlsError::NoCa { namespace: namespace.to_owned(), name: name.to_owned() })
+    Err(TlsError::NoCa { peer, namespace: namespace.to_owned(), name: name.to_owned() })
 }
 
 /// Every CRL that the rule or the Secrets of its CA name: one that is there is meant to count.
-fn crls(settings: &TlsSettings, reader: &dyn MaterialReader) -> Result<Vec<Blob>, TlsError> {
+fn crls(named: Option<&Material>, ca: &TrustSource, reader: &dyn MaterialReader) -> Result<Vec<Blob>, TlsError> {
     let mut found = Vec::new();
-    if let Some(crl) = &settings.crl {
+    if let Some(crl) = named {
         found.push(material(crl, reader)?);
     }
-    if let TrustSource::Secret { namespace, name } = &settings.trust {
+    if let TrustSource::Secret { namespace, name } = ca {
         for name in [format!("{name}-cacert"), name.clone()] {
             let Some(secret) = reader.secret(namespace, &name) else { continue };
             for key in ["crl", "ca.crl"] {

@@ -25,7 +25,7 @@ use rustls::{
 use rustls_pki_types::{DnsName, ServerName};
 
 use super::{
-    ClientContext, ServerContext, TlsError, inspect,
+    ClientContext, ServerContext, Side, TlsError, inspect,
     mesh_verify::{Expected, MeshVerifier, Roots, domain_text},
     params,
 };
@@ -116,7 +116,7 @@ impl MeshContexts {
             Expected::OneOf(names) => names.join(" or "),
             Expected::Domain => domain_text(&self.trust.domains),
         };
-        let verifier = MeshVerifier { roots: self.roots.clone(), expected, peer: "server" };
+        let verifier = MeshVerifier { roots: self.roots.clone(), expected, peer: Side::Server };
         let mut config = ClientConfig::builder_with_details(self.provider.clone(), self.identities.clock())
             .with_protocol_versions(params::at_least(self.trust.min_version.as_deref())?)
             .map_err(nothing_to_offer)?
@@ -143,7 +143,7 @@ impl MeshContexts {
         let identity: Arc<str> = Arc::from(own);
         let own = Own { identities: self.identities.clone(), identity: identity.clone() };
         own.leaf()?;
-        let verifier = MeshVerifier { roots: self.roots.clone(), expected: Expected::Domain, peer: "client" };
+        let verifier = MeshVerifier { roots: self.roots.clone(), expected: Expected::Domain, peer: Side::Client };
         let mut config = ServerConfig::builder_with_details(self.provider.clone(), self.identities.clock())
             .with_protocol_versions(params::at_least(self.trust.min_version.as_deref())?)
             .map_err(nothing_to_offer)?

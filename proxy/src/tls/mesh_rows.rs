@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{SecretRow, contexts::ACTIVE, inspect::CertificateSummary};
+use super::{SecretRow, inspect::CertificateSummary, secret_rows::ACTIVE};
 use crate::identity::Identities;
 
 /// Of one identity, or of all: `default` for each, then `ROOTCA`. None where no workload is enrolled.

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use rustls::{
-    DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
+    DistinguishedName, Error,
+    client::danger::{ServerCertVerified, ServerCertVerifier},
+    crypto::WebPkiSupportedAlgorithms,
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
@@ -13,8 +13,9 @@ use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName};
 
 use super::{
-    TlsError, der,
+    Side, TlsError, der,
     inspect::{self, CertificateSummary, distinguished},
+    signatures::handshake_signatures,
 };
 use crate::{identity::Trust, limits::CHAIN_CERTIFICATES};
 
@@ -41,8 +42,7 @@ pub(super) enum Expected {
 pub(super) struct MeshVerifier {
     pub roots: Arc<Roots>,
     pub expected: Expected,
-    /// What the peer is to us: `server` or `client`.
-    pub peer: &'static str,
+    pub peer: Side,
 }
 
 impl Roots {
@@ -174,27 +174,7 @@ impl ServerCertVerifier for MeshVerifier {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.roots.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.roots.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.roots.algorithms.supported_schemes()
-    }
+    handshake_signatures!(roots.algorithms);
 }
 
 impl ClientCertVerifier for MeshVerifier {
@@ -213,27 +193,7 @@ impl ClientCertVerifier for MeshVerifier {
         Ok(ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.roots.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.roots.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.roots.algorithms.supported_schemes()
-    }
+    handshake_signatures!(roots.algorithms);
 }
 
 /// The SPIFFE identity of a certificate: its one URI (SPIFFE X.509-SVID section 2: exactly one).

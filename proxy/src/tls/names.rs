@@ -3,6 +3,8 @@
 //! Subject alternative names decide where there are any (RFC 9525). Where there are none at all, and only where the caller
 //! allows it, the one CN of the subject stands for them: exact, or `*.` for one label.
 
+use std::net::IpAddr;
+
 use rustls_pki_types::{CertificateDer, ServerName};
 use webpki::EndEntityCert;
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName};
@@ -41,9 +43,72 @@ pub(super) fn matches(
         }
         None if allow_common_name => {
             let Some(ServerName::DnsName(host)) = &host else { return None };
-            common_name_matches(common_name(certificate)?, host.as_ref()).then_some(Match::CommonName)
+            name_matches(common_name(certificate)?, host.as_ref()).then_some(Match::CommonName)
         }
         None => None,
+    }
+}
+
+/// Whether a certificate bears exactly this name: one of its DNS names, URIs, addresses or mail addresses; where it has no
+/// alternative name at all, and where the caller allows it, its one CN.
+pub(super) fn bears(certificate: &X509Certificate<'_>, expected: &str, allow_common_name: bool) -> Option<Match> {
+    let Some(names) = certificate.subject_alternative_name().ok()? else {
+        let same = allow_common_name && common_name(certificate) == Some(expected);
+        return same.then_some(Match::CommonName);
+    };
+    let address = expected.parse().ok();
+    let same = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(dns) => dns.eq_ignore_ascii_case(expected),
+        GeneralName::URI(name) | GeneralName::RFC822Name(name) => *name == expected,
+        GeneralName::IPAddress(bytes) => address.is_some() && address == ip(bytes),
+        _ => false,
+    };
+    names.value.general_names.iter().any(same).then_some(Match::SubjectAltName)
+}
+
+/// The hosts that a certificate is good for, read out once: its alternative names, or its one CN where it has none.
+#[derive(Debug)]
+pub(super) struct HostNames {
+    patterns: Vec<String>,
+    addresses: Vec<IpAddr>,
+}
+
+impl HostNames {
+    pub(super) fn of(certificate: &X509Certificate<'_>) -> Self {
+        let mut new = Self { patterns: Vec::new(), addresses: Vec::new() };
+        match certificate.subject_alternative_name() {
+            Ok(Some(names)) => {
+                for name in &names.value.general_names {
+                    match name {
+                        GeneralName::DNSName(dns) => new.patterns.push((*dns).to_owned()),
+                        GeneralName::IPAddress(bytes) => new.addresses.extend(ip(bytes)),
+                        _ => {}
+                    }
+                }
+            }
+            Ok(None) => new.patterns.extend(common_name(certificate).map(str::to_owned)),
+            // Twice the same extension: no name rather than either.
+            Err(_) => {}
+        }
+        new
+    }
+
+    /// `host` is a name or an address, without a port.
+    pub(super) fn cover(&self, host: &str) -> bool {
+        let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+        if let Ok(address) = bare.parse::<IpAddr>() {
+            return self.addresses.contains(&address);
+        }
+        let host = host.strip_suffix('.').unwrap_or(host);
+        self.patterns.iter().any(|pattern| name_matches(pattern, host))
+    }
+}
+
+fn ip(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
+        16 => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
+        _ => None,
     }
 }
 
@@ -72,7 +137,7 @@ pub(super) fn common_name<'a>(certificate: &'a X509Certificate<'_>) -> Option<&'
     }
 }
 
-fn common_name_matches(pattern: &str, host: &str) -> bool {
+fn name_matches(pattern: &str, host: &str) -> bool {
     match pattern.strip_prefix("*.") {
         // One label, and the rest must have two of its own: `*.com` is no host's certificate.
         Some(rest) => {
@@ -96,8 +161,8 @@ mod tests {
 
     #[test]
     fn common_names() {
-        assert!(common_name_matches("my-nginx.mesh-external.svc", "MY-nginx.mesh-external.svc"));
-        assert!(common_name_matches("*.example.com", "a.example.com"));
+        assert!(name_matches("my-nginx.mesh-external.svc", "MY-nginx.mesh-external.svc"));
+        assert!(name_matches("*.example.com", "a.example.com"));
         for (pattern, host) in [
             ("*.example.com", "example.com"),
             ("*.example.com", "a.b.example.com"),
@@ -108,7 +173,7 @@ mod tests {
             ("example.com\0.evil.org", "example.com"),
             ("", "example.com"),
         ] {
-            assert!(!common_name_matches(pattern, host), "{pattern} {host}");
+            assert!(!name_matches(pattern, host), "{pattern} {host}");
         }
     }
 

@@ -8,7 +8,7 @@ use rustls::{
     },
 };
 
-use super::{TlsError, TlsSettings, p521};
+use super::{TlsError, p521};
 
 /// OpenSSL's name, the IANA name, the suite.
 const SUITES: [(&str, &str, SupportedCipherSuite); 9] = [
@@ -62,32 +62,48 @@ static CURVES: [(&[&str], &dyn SupportedKxGroup); 6] = [
     (&["p-521", "secp521r1"], p521::SECP521R1),
 ];
 
-/// What is offered to servers under these settings.
-pub(super) fn provider(settings: &TlsSettings) -> Result<CryptoProvider, TlsError> {
+/// What is offered to peers under these settings; nothing named: all there is.
+pub(super) fn provider(cipher_suites: &[String], curves: &[String]) -> Result<CryptoProvider, TlsError> {
     let mut provider = aws_lc_rs::default_provider();
     provider.kx_groups.push(p521::SECP521R1);
-    if !settings.cipher_suites.is_empty() {
-        provider.cipher_suites = suites(&settings.cipher_suites, provider.cipher_suites)?;
+    if !cipher_suites.is_empty() {
+        provider.cipher_suites = suites(cipher_suites, provider.cipher_suites)?;
     }
-    if !settings.curves.is_empty() {
-        provider.kx_groups = settings.curves.iter().map(|name| curve(name)).collect::<Result<_, _>>()?;
+    if !curves.is_empty() {
+        provider.kx_groups = curves.iter().map(|name| curve(name)).collect::<Result<_, _>>()?;
     }
     Ok(provider)
 }
 
+static ONLY_12: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];
 static ONLY_13: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
 
-/// TLS 1.2 and 1.3, or only 1.3. Older versions as a minimum mean 1.2: nothing older is spoken.
-pub(super) fn versions(settings: &TlsSettings) -> Result<&'static [&'static SupportedProtocolVersion], TlsError> {
-    at_least(settings.min_version.as_deref())
+/// All versions from the one named on. Older versions as a minimum mean 1.2: nothing older is spoken.
+pub(super) fn at_least(min: Option<&str>) -> Result<&'static [&'static SupportedProtocolVersion], TlsError> {
+    between(min, None)
 }
 
-/// All versions from the one named on.
-pub(super) fn at_least(min: Option<&str>) -> Result<&'static [&'static SupportedProtocolVersion], TlsError> {
-    match min {
-        None | Some("" | "TLS_AUTO" | "TLSV1_0" | "TLSV1_1" | "TLSV1_2") => Ok(rustls::ALL_VERSIONS),
-        Some("TLSV1_3") => Ok(ONLY_13),
-        Some(name) => Err(TlsError::UnknownVersion { name: name.to_owned() }),
+/// Those of TLS 1.2 and 1.3 that lie between the versions named.
+pub(super) fn between(
+    min: Option<&str>,
+    max: Option<&str>,
+) -> Result<&'static [&'static SupportedProtocolVersion], TlsError> {
+    let number = |field, name: Option<&str>| match name.unwrap_or_default() {
+        "" | "TLS_AUTO" => Ok(None),
+        "TLSV1_0" => Ok(Some(0)),
+        "TLSV1_1" => Ok(Some(1)),
+        "TLSV1_2" => Ok(Some(2)),
+        "TLSV1_3" => Ok(Some(3)),
+        name => Err(TlsError::UnknownVersion { field, name: name.to_owned() }),
+    };
+    let (lowest, highest) = (number("minProtocolVersion", min)?, number("maxProtocolVersion", max)?);
+    let text = |name: Option<&str>| name.unwrap_or_default().to_owned();
+    match (lowest.unwrap_or(0), highest.unwrap_or(3)) {
+        (lowest, highest) if lowest > highest => Err(TlsError::NoVersion { min: text(min), max: text(max) }),
+        (_, 0 | 1) => Err(TlsError::TooOld { max: text(max) }),
+        (_, 2) => Ok(ONLY_12),
+        (3, _) => Ok(ONLY_13),
+        _ => Ok(rustls::ALL_VERSIONS),
     }
 }
 
@@ -136,33 +152,44 @@ fn curve(name: &str) -> Result<&'static dyn SupportedKxGroup, TlsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tls::tests::settings;
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
 
     #[test]
     fn a_tls12_suite_leaves_tls13_alone() {
-        let mut settings = settings();
-        settings.cipher_suites = vec!["ECDHE-RSA-AES128-GCM-SHA256".to_owned()];
-        let provider = provider(&settings).unwrap();
+        let provider = provider(&names(&["ECDHE-RSA-AES128-GCM-SHA256"]), &[]).unwrap();
         let count = |tls13| provider.cipher_suites.iter().filter(|suite| suite.tls13().is_some() == tls13).count();
         assert_eq!((count(true), count(false)), (3, 1));
     }
 
     #[test]
     fn unknown_names_are_refused_with_what_there_is() {
-        let mut settings = settings();
-        settings.cipher_suites = vec!["AES256-SHA".to_owned()];
-        let error = provider(&settings).unwrap_err().to_string();
+        let error = provider(&names(&["AES256-SHA"]), &[]).unwrap_err().to_string();
         assert!(error.contains("AES256-SHA") && error.contains("ECDHE-RSA-AES256-GCM-SHA384"), "{error}");
-        settings.cipher_suites.clear();
-        settings.curves = vec!["sect163k1".to_owned()];
-        assert!(matches!(provider(&settings), Err(TlsError::UnknownCurve { .. })));
-        settings.min_version = Some("SSLV3".to_owned());
-        assert!(matches!(versions(&settings), Err(TlsError::UnknownVersion { .. })));
+        assert!(matches!(provider(&[], &names(&["sect163k1"])), Err(TlsError::UnknownCurve { .. })));
+        assert!(matches!(at_least(Some("SSLV3")), Err(TlsError::UnknownVersion { .. })));
     }
 
     #[test]
     fn post_quantum_comes_first_by_default() {
-        let provider = provider(&settings()).unwrap();
+        let provider = provider(&[], &[]).unwrap();
         assert_eq!(provider.kx_groups[0].name(), rustls::NamedGroup::X25519MLKEM768);
+    }
+
+    #[test]
+    fn versions_lie_between_those_named() {
+        let count = |min, max| between(min, max).map(<[_]>::len);
+        for (min, max) in [(None, None), (Some("TLSV1_0"), Some("TLSV1_3")), (Some("TLSV1_2"), Some("TLS_AUTO"))] {
+            assert_eq!(count(min, max), Ok(2), "{min:?} {max:?}");
+        }
+        assert_eq!(between(None, Some("TLSV1_2")).unwrap()[0].version, rustls::ProtocolVersion::TLSv1_2);
+        assert_eq!(count(Some("TLSV1_3"), None), Ok(1));
+        assert!(matches!(count(Some("TLSV1_3"), Some("TLSV1_2")), Err(TlsError::NoVersion { .. })));
+        assert!(matches!(count(Some("TLSV1_1"), Some("TLSV1_0")), Err(TlsError::NoVersion { .. })));
+        assert!(matches!(count(None, Some("TLSV1_1")), Err(TlsError::TooOld { .. })));
+        let error = count(None, Some("1.2")).unwrap_err().to_string();
+        assert!(error.contains("maxProtocolVersion 1.2 is not known"), "{error}");
     }
 }

@@ -1,11 +1,11 @@
-//! DestinationRules whose certificates, keys or CAs are there and cannot be used.
+//! DestinationRules, Gateways and Sidecars whose certificates, keys or CAs are there and cannot be used.
 
 use std::{collections::HashSet, sync::Arc};
 
 use super::{Contexts, TlsError, TlsSettings};
 use crate::{
     api::{Diagnostic, ObjectId, Severity},
-    mesh::{IdentitySource, Material, Mesh, Place, TrustSource, UpstreamTls},
+    mesh::{IdentitySource, Material, Mesh, Place, ServerTlsSettings, TrustSource, UpstreamTls},
 };
 
 pub struct Refused {
@@ -32,7 +32,7 @@ impl Refused {
     }
 }
 
-/// Each rule with each reason. A rule for gateways, whose volumes have its files, is none of them where only the host
+/// Each rule and server with each reason. A rule for gateways, whose volumes have its files, is none of them where only the host
 /// lacks these.
 #[must_use]
 pub fn refused(mesh: &Mesh, contexts: &Contexts) -> Vec<Refused> {
@@ -50,6 +50,11 @@ pub fn refused(mesh: &Mesh, contexts: &Contexts) -> Vec<Refused> {
             found.push(Refused { rule, on_host, error: error.clone() });
         }
     }
+    for (settings, error) in contexts.server_failures() {
+        let on_host = server_on_host(settings);
+        let rules = servers(mesh, settings).into_iter();
+        found.extend(rules.map(|rule| Refused { rule, on_host, error: error.clone() }));
+    }
     found
 }
 
@@ -62,16 +67,28 @@ fn rules(mesh: &Mesh, settings: &TlsSettings) -> HashSet<ObjectId> {
     clusters.filter_map(|cluster| cluster.destination_rule.clone()).collect()
 }
 
+/// The Gateways and Sidecars of which a server has these settings.
+fn servers(mesh: &Mesh, settings: &ServerTlsSettings) -> HashSet<ObjectId> {
+    let all = mesh.workloads.values().flat_map(|workload| workload.tls_servers());
+    all.filter(|(_, used)| ***used == *settings).map(|(source, _)| source.clone()).collect()
+}
+
 fn on_host(settings: &TlsSettings) -> bool {
+    let public = settings.trust == TrustSource::System;
+    public || any_on_host(settings.identity.as_slice(), Some(&settings.trust), settings.crl.as_ref())
+}
+
+fn server_on_host(settings: &ServerTlsSettings) -> bool {
+    let clients = settings.clients.trust();
+    any_on_host(&settings.identities, clients.map(|trust| &trust.ca), clients.and_then(|trust| trust.crl.as_ref()))
+}
+
+fn any_on_host(identities: &[IdentitySource], trust: Option<&TrustSource>, crl: Option<&Material>) -> bool {
     let host = |material: &Material| material.place == Place::Host;
-    let identity = match &settings.identity {
-        Some(IdentitySource::Files { certificate, key }) => host(certificate) || host(key),
-        Some(IdentitySource::Secret { .. }) | None => false,
+    let identity = |source: &IdentitySource| match source {
+        IdentitySource::Files { certificate, key } => host(certificate) || host(key),
+        IdentitySource::Secret { .. } => false,
     };
-    let trust = match &settings.trust {
-        TrustSource::File(material) => host(material),
-        TrustSource::System => true,
-        TrustSource::Secret { .. } | TrustSource::ConfigMap { .. } => false,
-    };
-    identity || trust || settings.crl.as_ref().is_some_and(host)
+    let trust = trust.is_some_and(|trust| matches!(trust, TrustSource::File(material) if host(material)));
+    identities.iter().any(identity) || trust || crl.is_some_and(host)
 }

@@ -6,6 +6,8 @@ mod lab;
 mod mesh;
 mod refusals;
 mod revocation;
+mod server_lab;
+mod servers;
 
 use crate::mesh::table::{TlsSettings, TrustSource};
 

@@ -100,8 +100,11 @@ fn pods_share_settings() {
     let again = EDGE.split("---\n").nth(1).unwrap().replace("edge-1", "edge-2");
     let servers = server(443, "HTTPS", ", tls: {mode: SIMPLE, credentialName: web}");
     let mesh = world(&servers, &(secrets() + "---\n" + &again));
-    let found: Vec<_> =
-        mesh.workloads.values().filter_map(|pod| pod.gateway.as_ref()?.tls_settings().next().cloned()).collect();
+    let found: Vec<_> = mesh
+        .workloads
+        .values()
+        .filter_map(|pod| pod.gateway.as_ref()?.tls_servers().next().map(|(_, settings)| settings.clone()))
+        .collect();
     assert_eq!(found.len(), 2);
     assert!(Arc::ptr_eq(&found[0], &found[1]));
     assert_eq!(mesh.server_tls_settings().len(), 1);
