@@ -196,6 +196,26 @@ fn no_plain_text_while_agents_change() -> Result<()> {
     Ok(())
 }
 
+/// Not STRICT alone: whatever the agent would have had to enforce.
+#[test]
+fn policies_and_ingresses_close_the_pod_too() -> Result<()> {
+    let policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: app}\nspec:\n  \
+                  selector: {matchLabels: {app: app}}\n  rules:\n  - from: [{source: {namespaces: [default]}}]\n";
+    let ingress = format!(
+        "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{name: app}}\nspec:\n  \
+         workloadSelector: {{labels: {{app: app}}}}\n  ingress:\n  - port: {{number: 9081, protocol: TCP, name: tcp}}\n    \
+         defaultEndpoint: 0.0.0.0:{PORT}\n"
+    );
+    for document in [policy, &ingress] {
+        let mesh = Mesh::new(document, "")?;
+        let mut agent = Agent::start(&mesh.lab)?;
+        mesh.assert_served(&agent)?;
+        agent.kill9()?;
+        mesh.assert_plain(ErrorKind::ConnectionRefused, document);
+    }
+    Ok(())
+}
+
 /// SIGTERM: what is open goes on to its end; what is new is refused from the first moment of the drain, and after it.
 #[test]
 fn a_draining_agent_hands_nothing_back() -> Result<()> {

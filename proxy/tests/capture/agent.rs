@@ -210,7 +210,8 @@ async fn serve_inbound(listener: std::net::TcpListener, namespace: Arc<Namespace
             let dial =
                 || if original_source { namespace.tcp_from(original, peer.ip()) } else { namespace.tcp(original) };
             if original.port() == PASSED_ON {
-                let mut application = dial().unwrap().connect(original).await.unwrap();
+                // Its server may not listen yet.
+                let Ok(mut application) = dial().unwrap().connect(original).await else { return };
                 let _ = tokio::io::copy_bidirectional(&mut stream, &mut application).await;
                 return;
             }
