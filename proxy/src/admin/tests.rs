@@ -1,4 +1,5 @@
 mod gateways;
+mod inbound;
 
 use std::{
     collections::BTreeMap,
