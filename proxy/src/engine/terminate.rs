@@ -1,6 +1,9 @@
 //! TLS taken off a downstream connection: the handshake within its time, and a failure told once.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -11,7 +14,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::{
     Engine,
-    accept::ConnectionInfo,
+    accept::{Arrival, ConnectionInfo},
     copy::Carried,
     raw::{self, Raw},
     sniff::Prefixed,
@@ -32,7 +35,12 @@ pub(super) async fn take_off(
     mut record: Record,
 ) -> Option<TlsStream<Prefixed<TcpStream>>> {
     let begun = Instant::now();
-    let handshake = timeout(limits::HANDSHAKE_TIME, context.accept(stream)).await;
+    // A gateway's clients have come to shake hands; to a port that takes plain text too, one may have come for other things.
+    let spent = match info.arrival {
+        Arrival::Gateway { .. } => info.started.elapsed(),
+        Arrival::Outbound | Arrival::Inbound => Duration::ZERO,
+    };
+    let handshake = timeout(limits::HANDSHAKE_TIME.saturating_sub(spent), context.accept(stream)).await;
     let (why, stream) = match handshake {
         Ok(Ok(stream)) => {
             engine.sink().handshake_accepted(&record.workload, Ok(()), begun.elapsed());

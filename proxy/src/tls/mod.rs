@@ -40,7 +40,7 @@ mod server_config;
 mod session;
 mod signatures;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod trust;
 mod verify;
 

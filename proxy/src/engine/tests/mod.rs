@@ -2,6 +2,7 @@
 //! know is told by a table ([`super::host_sockets::Destinations`]).
 
 mod gateway;
+mod gateway_tls;
 mod inbound;
 mod inbound_http;
 mod inbound_modes;

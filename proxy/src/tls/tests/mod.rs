@@ -2,7 +2,7 @@
 
 mod credentials;
 mod handshake;
-mod lab;
+pub mod lab;
 mod mesh;
 mod refusals;
 mod revocation;
