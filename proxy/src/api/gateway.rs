@@ -66,6 +66,9 @@ pub struct ServerTls {
     pub min_version: Option<String>,
     pub max_version: Option<String>,
     pub cipher_suites: Vec<String>,
+    /// Made from a listener of the Gateway API whose references lead nowhere: why no connection is taken. The server is
+    /// there all the same, so that none with a wider host name takes them.
+    pub refused: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]

@@ -10,6 +10,11 @@ pub const GROUP: &str = "gateway.networking.k8s.io";
 /// [`super::ObjectId::kind`] of a Gateway of this group; that of Istio's is plain `Gateway`.
 pub const GATEWAY: &str = "Gateway.gateway.networking.k8s.io";
 
+/// Option of a listener's `tls`: how it is terminated, in Istio's words.
+pub const TERMINATE_MODE: &str = "gateway.istio.io/tls-terminate-mode";
+/// … and which cipher suites of TLS 1.2 are offered, separated by commas.
+pub const CIPHER_SUITES: &str = "gateway.istio.io/tls-cipher-suites";
+
 /// GatewayClass: who serves the Gateways of this class.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GatewayClass {
@@ -58,11 +63,19 @@ pub struct ListenerTls {
     pub passthrough: bool,
     pub options: BTreeMap<String, String>,
     pub certificates: Vec<ObjectRef>,
-    /// `frontendValidation.caCertificateRefs`: clients must show a certificate that one of these CAs issued. Empty: none
-    /// is asked for.
-    pub client_cas: Vec<ObjectRef>,
-    /// `frontendValidation.mode: AllowInsecureFallback`: a client may also show none, or one that is not valid.
-    pub client_optional: bool,
+    /// Clients must show a certificate. None: they are not asked for one.
+    pub clients: Option<FrontendValidation>,
+}
+
+/// `frontendValidation` of a listener, or what `tls.frontend` of the Gateway says about its port.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FrontendValidation {
+    /// Path of `caCertificateRefs`, for messages.
+    pub field: String,
+    /// One of these has issued the certificate of a client.
+    pub cas: Vec<ObjectRef>,
+    /// Mode `AllowInsecureFallback`: a client may show none. One that it shows must be good all the same.
+    pub optional: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! networking.istio.io kinds and the mesh configuration, as far as they are honoured. Every field that Istio has and
 //! egret does not honour is a warning from [`crate::source`], never silence.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 /// networking.istio.io ServiceEntry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -219,6 +219,30 @@ pub struct ClientTls {
     pub subject_alt_names: Vec<String>,
     pub sni: Option<String>,
     pub insecure_skip_verify: bool,
+}
+
+/// Where a CA is that an object of the Gateway API refers to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CaSource {
+    /// Key `ca.crt`.
+    ConfigMap {
+        namespace: String,
+        name: String,
+    },
+    Secret {
+        namespace: String,
+        name: String,
+    },
+}
+
+impl fmt::Display for CaSource {
+    /// As a `caCertCredentialName`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ConfigMap { namespace, name } => write!(f, "configmap://{namespace}/{name}"),
+            Self::Secret { namespace, name } => write!(f, "kubernetes-gateway://{namespace}/{name}"),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -247,4 +247,6 @@ pub struct L4Match {
 pub struct TcpDestination {
     pub destination: Destination,
     pub weight: u32,
+    /// A backend of the Gateway API that leads nowhere, and why: its share of the connections is reset.
+    pub invalid: Option<String>,
 }

@@ -118,6 +118,7 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
         .chain(origins(&objects.sidecars))
         .chain(origins(&objects.peer_authentications))
         .chain(origins(&objects.authorization_policies))
+        .chain(origins(&objects.tls_routes))
         .collect();
     mesh.peers = peers.by_address;
     mesh.statuses = statuses;

@@ -11,8 +11,8 @@ use super::{
     status::{Fault, joined},
 };
 use crate::api::{
-    Object, Objects,
-    gateway_api::{GROUP, HttpRoute, ParentRef},
+    Objects,
+    gateway_api::{GROUP, ListenerProtocol, ParentRef},
 };
 
 /// Where routes count.
@@ -32,6 +32,8 @@ pub struct Attachment {
     pub hosts: Vec<String>,
     /// Of a service; None: every port.
     pub port: Option<u16>,
+    /// TLS is taken off there.
+    pub terminated: bool,
 }
 
 #[derive(Debug)]
@@ -42,9 +44,18 @@ pub enum Outcome {
     Foreign(String),
 }
 
-pub fn attach(route: &Object<HttpRoute>, parent: &ParentRef, objects: &Objects, gateways: &mut Gateways) -> Outcome {
+/// What of a route decides where it is attached.
+#[derive(Clone, Copy, Debug)]
+pub struct Attaching<'a> {
+    /// `HTTPRoute` or `TLSRoute`.
+    pub kind: &'static str,
+    pub namespace: &'a str,
+    pub hostnames: &'a [String],
+}
+
+pub fn attach(route: Attaching<'_>, parent: &ParentRef, objects: &Objects, gateways: &mut Gateways) -> Outcome {
     let object = &parent.object;
-    let namespace = object.namespace.as_ref().unwrap_or(&route.meta.namespace);
+    let namespace = object.namespace.as_deref().unwrap_or(route.namespace);
     let at = key(namespace, &object.name);
     let missing = |what: &str| {
         let why = format!("there is no {what} {namespace}/{}", object.name);
@@ -75,7 +86,7 @@ pub fn attach(route: &Object<HttpRoute>, parent: &ParentRef, objects: &Objects, 
 }
 
 fn to_service<'a>(
-    route: &Object<HttpRoute>,
+    route: Attaching<'_>,
     parent: &ParentRef,
     namespace: &str,
     hosts: Vec<String>,
@@ -93,21 +104,32 @@ fn to_service<'a>(
         };
         port = Some(found);
     }
-    let own = route.meta.namespace.clone();
+    let own = route.namespace.to_owned();
     let scope = Scope::Mesh { producer: own == namespace, namespace: own };
-    Outcome::Attached(vec![Attachment { scope, hosts, port }])
+    Outcome::Attached(vec![Attachment { scope, hosts, port, terminated: false }])
 }
 
 /// One listener that takes the route is enough.
-fn to_listeners(route: &Object<HttpRoute>, parent: &ParentRef, listeners: &mut [Parent]) -> Outcome {
+fn to_listeners(route: Attaching<'_>, parent: &ParentRef, listeners: &mut [Parent]) -> Outcome {
     let mut attached = Vec::new();
     let mut faults = Vec::new();
     for at in 0..listeners.len() {
         match allowed(route, parent, at, listeners) {
             Ok(hosts) => {
                 listeners[at].attached += 1;
-                let scope = Scope::Gateway(listeners[at].gateway.clone());
-                attached.push(Attachment { scope, hosts, port: None });
+                let listener = &mut listeners[at];
+                let terminated = listener.protocol == ListenerProtocol::Tls && !listener.passthrough;
+                if !terminated {
+                    let scope = Scope::Gateway(listener.gateway.clone());
+                    attached.push(Attachment { scope, hosts, port: None, terminated });
+                    continue;
+                }
+                // Once TLS is off, no server name tells connections apart: each host is a server of its own.
+                for host in hosts {
+                    let scope = Scope::Gateway(format!("{}~{host}", listener.gateway));
+                    listener.terminated.insert(host.clone());
+                    attached.push(Attachment { scope, hosts: vec![host], port: None, terminated });
+                }
             }
             Err(fault) => faults.push(fault),
         }
@@ -123,12 +145,7 @@ fn to_listeners(route: &Object<HttpRoute>, parent: &ParentRef, listeners: &mut [
 }
 
 /// The hosts for which a listener takes the route.
-fn allowed(
-    route: &Object<HttpRoute>,
-    parent: &ParentRef,
-    at: usize,
-    listeners: &[Parent],
-) -> Result<Vec<String>, Fault> {
+fn allowed(route: Attaching<'_>, parent: &ParentRef, at: usize, listeners: &[Parent]) -> Result<Vec<String>, Fault> {
     let listener = &listeners[at];
     let name = &listener.name;
     if let Some(section) = parent.section.as_ref().filter(|section| *section != name) {
@@ -140,16 +157,16 @@ fn allowed(
     if let Some(fault) = &listener.refused {
         return Err(Fault::new("NoMatchingParent", format!("listener {name} is not served: {}", fault.message)));
     }
-    if !listener.takes_http {
-        return Err(Fault::new("NotAllowedByListeners", format!("listener {name} takes no HTTPRoutes")));
+    if listener.takes != Some(route.kind) {
+        return Err(Fault::new("NotAllowedByListeners", format!("listener {name} takes no {}s", route.kind)));
     }
     let own = listener.hostname.as_deref();
-    let hosts = common(own, &route.spec.hostnames);
+    let hosts = common(own, route.hostnames);
     if hosts.is_empty() {
         let why = format!("no hostname of the route is one of listener {name} ({})", own.unwrap_or("*"));
         return Err(Fault::new("NoMatchingListenerHostname", why));
     }
-    let namespace = &route.meta.namespace;
+    let namespace = route.namespace;
     if !listener.allowed.holds(namespace) {
         let why = format!("listener {name} takes no routes of namespace {namespace}");
         return Err(Fault::new("NotAllowedByListeners", why));
@@ -182,12 +199,18 @@ fn common(listener: Option<&str>, route: &[String]) -> Vec<String> {
     hosts
 }
 
+/// What tells connections apart is their server name, whatever is inside.
+fn by_sni(listener: &Parent) -> bool {
+    matches!(listener.protocol, ListenerProtocol::Https | ListenerProtocol::Tls)
+}
+
 /// A listener on the same port whose hostname is narrower takes the host alone (Istio `hostnameAllowedByIsolation`).
 fn taken(host: &str, at: usize, listeners: &[Parent]) -> bool {
     let own = &listeners[at];
     let wider = own.hostname.as_deref().unwrap_or("*");
     let others = listeners.iter().filter(|other| {
-        other.refused.is_none() && other.port == own.port && other.protocol == own.protocol && other.name != own.name
+        let alike = other.protocol == own.protocol || (by_sni(other) && by_sni(own));
+        other.refused.is_none() && other.port == own.port && alike && other.name != own.name
     });
     others
         .filter_map(|other| other.hostname.as_deref())

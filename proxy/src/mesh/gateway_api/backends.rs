@@ -72,15 +72,23 @@ impl<'a> Backends<'a> {
         Self { objects, grants: Grants::new(objects), declared }
     }
 
-    /// Where a backend of a route of `namespace` is; `granted`: in another namespace it wants a ReferenceGrant.
-    pub fn destination(&self, backend: &BackendRef, namespace: &str, granted: bool) -> Result<Destination, Fault> {
+    /// Where a backend of a route, of this kind and namespace, is; `granted`: in another namespace it wants a
+    /// ReferenceGrant.
+    pub fn destination(
+        &self,
+        backend: &BackendRef,
+        (kind, namespace): (&str, &str),
+        granted: bool,
+    ) -> Result<Destination, Fault> {
         let object = &backend.object;
         let (name, place) = (object.name.as_str(), object.namespace.as_deref().unwrap_or(namespace));
         let (host, found) = match (object.group.as_str(), object.kind.as_str()) {
             ("", "Service") => {
-                if granted && place != namespace && !self.allowed(namespace, place, name) {
+                let target = ("", "Service", place, name);
+                if granted && place != namespace && !self.grants.allow((kind, namespace), target) {
+                    let a = if kind.starts_with('H') { "an" } else { "a" };
                     let why = format!(
-                        "no ReferenceGrant of namespace {place} lets an HTTPRoute of namespace {namespace} use Service {name}"
+                        "no ReferenceGrant of namespace {place} lets {a} {kind} of namespace {namespace} use Service {name}"
                     );
                     return Err(Fault::new("RefNotPermitted", why));
                 }
@@ -109,10 +117,6 @@ impl<'a> Backends<'a> {
             return Err(Fault::new("BackendNotFound", format!("{what} has no port {port}")));
         }
         Ok(Destination { host, subset: None, port: backend.port })
-    }
-
-    fn allowed(&self, from: &str, namespace: &str, name: &str) -> bool {
-        self.grants.allow(("HTTPRoute", from), ("", "Service", namespace, name))
     }
 
     fn service_ports(&self, namespace: &str, name: &str) -> Option<HashSet<u16>> {

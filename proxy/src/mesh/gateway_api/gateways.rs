@@ -187,10 +187,22 @@ impl Served {
         Self { object: object.clone(), listeners, selector, pods: Vec::new(), address: None }
     }
 
-    fn made(&self, at: usize, listener: &Parent) -> Option<Arc<Object<gateway::Gateway>>> {
-        let server = listener.server.clone().filter(|_| listener.refused.is_none())?;
+    /// The Gateways that a listener becomes: one, and one for each host whose TLS it takes off for a TLSRoute.
+    fn made(&self, at: usize, listener: &Parent) -> Vec<Arc<Object<gateway::Gateway>>> {
+        let Some(server) = listener.server.clone().filter(|_| listener.refused.is_none()) else { return Vec::new() };
+        let own = listener.hostname.as_deref().unwrap_or("*");
+        let name = listener.gateway_name(&self.object.meta.name);
+        let whole = (!listener.terminated.contains(own)).then(|| (name.clone(), server.clone()));
+        let parts = listener.terminated.iter().map(|host| {
+            let hosts = listener.allowed.server_hosts(host);
+            (format!("{name}~{host}"), gateway::Server { hosts, ..server.clone() })
+        });
+        whole.into_iter().chain(parts).map(|(name, server)| self.made_as(at, name, server)).collect()
+    }
+
+    fn made_as(&self, at: usize, name: String, server: gateway::Server) -> Arc<Object<gateway::Gateway>> {
         let object = &self.object;
-        let meta = ObjectMeta { name: listener.gateway_name(&object.meta.name), ..object.meta.clone() };
+        let meta = ObjectMeta { name, ..object.meta.clone() };
         let own = |field: &str| written(&**object, field);
         let of = |field: &str| own(&format!("spec.listeners[{at}]{field}"));
         let fields = [
@@ -201,7 +213,11 @@ impl Served {
             ("spec.servers[0].port.number", of(".port")),
             ("spec.servers[0].port.protocol", of(".protocol")),
             ("spec.servers[0].hosts", of(".hostname")),
+            ("spec.servers[0].tls", of(".tls")),
             ("spec.servers[0].tls.mode", of(".tls")),
+            ("spec.servers[0].tls.serverCertificate", of(".tls")),
+            ("spec.servers[0].tls.caCertCredentialName", of(".tls")),
+            ("spec.servers[0].tls.cipherSuites", of(".tls.options")),
             ("spec.servers[0].tls.credentialName", of(".tls.certificateRefs")),
             ("spec.servers[0].tls.credentialNames", of(".tls.certificateRefs")),
         ];
@@ -210,7 +226,7 @@ impl Served {
             pods_of: Some(object.meta.namespace.clone()),
             servers: vec![server],
         };
-        Some(made(object, meta, spec, fields.map(|(field, written)| (field.to_owned(), written))))
+        made(object, meta, spec, fields.map(|(field, written)| (field.to_owned(), written)))
     }
 
     fn status(&self) -> Vec<ObjectStatus> {
@@ -243,7 +259,7 @@ impl Gateways {
     /// Istio's Gateways for all listeners.
     pub fn made(&self) -> Vec<Arc<Object<gateway::Gateway>>> {
         let listeners = self.served.values().flat_map(|served| {
-            served.listeners.iter().enumerate().filter_map(|(at, listener)| served.made(at, listener))
+            served.listeners.iter().enumerate().flat_map(|(at, listener)| served.made(at, listener))
         });
         listeners.collect()
     }

@@ -1,18 +1,18 @@
 //! Listeners: what routes attach to, and the server that each becomes (Istio `buildListener`).
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     super::{findings::Findings, table::Condition},
     backends::Grants,
     namespaces::Allowed,
     status::{Fault, condition, conflicted, joined},
-    tls::server_tls,
+    tls::{References, server_tls},
 };
 use crate::api::{
     Object, Objects,
     gateway::{Server, ServerPort, ServerProtocol, ServerTls, ServerTlsMode},
-    gateway_api::{GROUP, Gateway, Listener, ListenerProtocol},
+    gateway_api::{GROUP, Gateway, Listener, ListenerProtocol, ListenerTls},
 };
 
 /// A listener as routes see it.
@@ -24,8 +24,12 @@ pub struct Parent {
     /// None: every host.
     pub hostname: Option<String>,
     pub allowed: Allowed,
-    /// HTTPRoutes may attach.
-    pub takes_http: bool,
+    /// The kind of the routes that may attach; None: none.
+    pub takes: Option<&'static str>,
+    /// TLS is passed through, not terminated.
+    pub passthrough: bool,
+    /// Hosts whose TLS is taken off for a TLSRoute.
+    pub terminated: BTreeSet<String>,
     /// `namespace/name` of the Gateway of Istio's that it becomes.
     pub gateway: String,
     pub server: Option<Server>,
@@ -33,7 +37,9 @@ pub struct Parent {
     pub refused: Option<Fault>,
     /// References or kinds that it has and that lead nowhere.
     references: Option<Fault>,
-    /// HTTPRoutes attached.
+    /// There is no CA to check clients with.
+    no_ca: Option<Fault>,
+    /// Routes attached.
     pub attached: usize,
 }
 
@@ -60,18 +66,22 @@ pub fn parents(
             findings.warn(object, &format!("{field}.allowedRoutes.kinds[{at}]"), &*why);
             faults.push(Fault::new("InvalidRouteKinds", why));
         }
-        if matches!(parent.protocol, ListenerProtocol::Tls | ListenerProtocol::Tcp) {
-            let message = "routes for protocols TLS and TCP are not honoured yet: connections are refused";
+        if parent.protocol == ListenerProtocol::Tcp {
+            let message = "TCPRoutes are not honoured yet: connections are refused";
             findings.warn(object, &format!("{field}.protocol"), message);
         }
         let mut tls = None;
         if let Some(given) = &listener.tls {
-            let (made, wrong) = server_tls(given, &object.meta.namespace, objects, grants);
-            for (at, fault) in wrong {
-                findings.error(object, &format!("{field}.tls.certificateRefs[{at}]"), &*fault.message);
+            let references = References { objects, grants, namespace: &object.meta.namespace };
+            let made = server_tls(given, is_multi_network(object, listener), references);
+            for (at, fault) in made.faults {
+                let at = if at.starts_with("spec.") { at } else { format!("{field}.{at}") };
+                findings.error(object, &at, &*fault.message);
                 faults.push(fault);
             }
-            tls = Some(made);
+            only_first_ca(object, given, findings);
+            parent.no_ca = made.no_ca;
+            tls = Some(made.tls);
         }
         parent.references = joined(&faults);
         parent.server = Some(parent.server(tls));
@@ -80,22 +90,41 @@ pub fn parents(
     parents
 }
 
+/// The listener by which workloads of other networks come in, as Istio knows it (`IsAutoPassthrough`).
+fn is_multi_network(object: &Object<Gateway>, listener: &Listener) -> bool {
+    let labels = &object.meta.labels;
+    let port = labels.get("networking.istio.io/gatewayPort").map_or("15443", String::as_str);
+    labels.contains_key("topology.istio.io/network") && port == listener.port.to_string()
+}
+
+fn only_first_ca(object: &Object<Gateway>, tls: &ListenerTls, findings: &mut Findings) {
+    let Some(clients) = tls.clients.as_ref().filter(|clients| clients.cas.len() > 1) else { return };
+    findings.warn(object, &clients.field, "only the first CA counts, as in Istio: clients of the others are refused");
+}
+
 impl Parent {
     fn new(object: &Object<Gateway>, listener: &Listener, objects: &Objects) -> Self {
         let kinds = &listener.allowed_routes.kinds;
-        let http = matches!(listener.protocol, ListenerProtocol::Http | ListenerProtocol::Https);
-        let wanted = kinds.is_empty() || kinds.iter().any(|(group, kind)| group == GROUP && kind == "HTTPRoute");
+        let takes = match listener.protocol {
+            ListenerProtocol::Http | ListenerProtocol::Https => Some("HTTPRoute"),
+            ListenerProtocol::Tls => Some("TLSRoute"),
+            ListenerProtocol::Tcp => None,
+        };
+        let wanted = |own: &&str| kinds.is_empty() || kinds.iter().any(|(group, kind)| group == GROUP && kind == own);
         let mut parent = Self {
             name: listener.name.clone(),
             port: listener.port,
             protocol: listener.protocol,
             hostname: listener.hostname.clone(),
             allowed: Allowed::new(&listener.allowed_routes.from, &object.meta.namespace, objects),
-            takes_http: http && wanted,
+            takes: takes.filter(wanted),
+            passthrough: listener.tls.as_ref().is_some_and(|tls| tls.passthrough),
+            terminated: BTreeSet::new(),
             gateway: String::new(),
             server: None,
             refused: None,
             references: None,
+            no_ca: None,
             attached: 0,
         };
         parent.gateway = format!("{}/{}", object.meta.namespace, parent.gateway_name(&object.meta.name));
@@ -125,8 +154,12 @@ impl Parent {
     }
 
     fn knows(&self, group: &str, kind: &str) -> bool {
-        let http = matches!(self.protocol, ListenerProtocol::Http | ListenerProtocol::Https);
-        group == GROUP && kind == "HTTPRoute" && http
+        let own = match self.protocol {
+            ListenerProtocol::Http | ListenerProtocol::Https => "HTTPRoute",
+            ListenerProtocol::Tls => "TLSRoute",
+            ListenerProtocol::Tcp => return false,
+        };
+        group == GROUP && kind == own
     }
 
     /// Why `later` cannot be served beside this one.
@@ -175,7 +208,7 @@ impl Parent {
         let invalid = invalid.map(|fault| Fault::new("Invalid", &*fault.message));
         let conflict = self.refused.as_ref().map(|fault| Fault::new("Invalid", &*fault.message));
         vec![
-            condition("Accepted", attached, self.refused.as_ref()),
+            condition("Accepted", attached, self.refused.as_ref().or(self.no_ca.as_ref())),
             condition("Programmed", "served", conflict.as_ref().or(invalid.as_ref()).or(pending)),
             condition("ResolvedRefs", "all references resolved", self.references.as_ref()),
             conflicted(self.refused.as_ref()),

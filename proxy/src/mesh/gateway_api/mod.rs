@@ -4,6 +4,7 @@
 
 mod attach;
 mod backends;
+mod credentials;
 mod gateways;
 mod listeners;
 mod namespaces;
@@ -11,6 +12,7 @@ mod routes;
 mod rules;
 mod status;
 mod tls;
+mod tls_routes;
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -29,7 +31,7 @@ const NAME_OVERRIDE: &str = "gateway.istio.io/name-override";
 /// All objects with what Gateways and HTTPRoutes come to among them, and the conditions that a controller would report.
 /// Nothing is copied where there are none.
 pub fn convert<'a>(objects: &'a Objects, findings: &mut Findings) -> (Cow<'a, Objects>, Vec<ObjectStatus>) {
-    if objects.kube_gateways.is_empty() && objects.http_routes.is_empty() {
+    if objects.kube_gateways.is_empty() && objects.http_routes.is_empty() && objects.tls_routes.is_empty() {
         return (Cow::Borrowed(objects), Vec::new());
     }
     let mut all = objects.clone();
@@ -38,13 +40,14 @@ pub fn convert<'a>(objects: &'a Objects, findings: &mut Findings) -> (Cow<'a, Ob
         all.services.insert(key(&service.meta.namespace, &service.meta.name), service);
     }
     let (virtual_services, of_routes) = routes::convert(&all, &mut gateways, findings);
-    for object in virtual_services {
+    let (of_tls, of_tls_routes) = tls_routes::convert(&all, &mut gateways, findings);
+    for object in virtual_services.into_iter().chain(of_tls) {
         all.virtual_services.insert(key(&object.meta.namespace, &object.meta.name), object);
     }
     for object in gateways.made() {
         all.gateways.insert(key(&object.meta.namespace, &object.meta.name), object);
     }
-    let statuses = gateways.statuses().into_iter().chain(of_routes).collect();
+    let statuses = gateways.statuses().into_iter().chain(of_routes).chain(of_tls_routes).collect();
     (Cow::Owned(all), statuses)
 }
 

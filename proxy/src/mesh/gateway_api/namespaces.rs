@@ -48,7 +48,7 @@ impl Allowed {
 /// Namespaces with such labels. What is in force in a namespace need not come with a document of that namespace: its
 /// name is all that is known of it then.
 fn selected(selector: &LabelSelector, objects: &Objects) -> Vec<String> {
-    let named = objects.http_routes.keys().map(|(namespace, _)| (namespace, None));
+    let named = objects.http_routes.keys().chain(objects.tls_routes.keys()).map(|(namespace, _)| (namespace, None));
     let given = objects.namespaces.values().map(|object| (&object.meta.name, Some(&object.meta.labels)));
     let all: BTreeMap<&String, Option<&BTreeMap<String, String>>> = named.chain(given).collect();
     let names = all.into_iter().filter(|(name, labels)| {

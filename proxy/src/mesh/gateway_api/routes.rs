@@ -8,7 +8,7 @@ use super::{
         findings::Findings,
         table::{Condition, ObjectStatus},
     },
-    attach::{Outcome, Scope, attach},
+    attach::{Attaching, Outcome, Scope, attach},
     backends::Backends,
     gateways::Gateways,
     made,
@@ -17,7 +17,7 @@ use super::{
     written,
 };
 use crate::api::{
-    Object, ObjectMeta, Objects,
+    Object, ObjectId, ObjectMeta, Objects,
     gateway_api::{HttpRoute, ParentRef},
     virtual_service::{HttpMatch, VirtualService},
 };
@@ -42,7 +42,9 @@ pub fn convert(
         let mut in_mesh = Rules::default();
         for (index, parent) in object.spec.parents.iter().enumerate() {
             let field = format!("spec.parentRefs[{index}]");
-            let attached = match attach(object, parent, objects, gateways) {
+            let attaching =
+                Attaching { kind: "HTTPRoute", namespace: &object.meta.namespace, hostnames: &object.spec.hostnames };
+            let attached = match attach(attaching, parent, objects, gateways) {
                 Outcome::Attached(attached) => attached,
                 Outcome::Foreign(why) => {
                     findings.warn(object, &field, format!("{why}: left alone"));
@@ -50,7 +52,7 @@ pub fn convert(
                 }
                 Outcome::Refused(fault) => {
                     findings.error(object, &field, format!("{}: the route is not attached there", fault.message));
-                    statuses.push(status(object, parent, Some(&fault), None));
+                    statuses.push(status(&object.id, &object.meta, parent, Some(&fault), None));
                     continue;
                 }
             };
@@ -67,7 +69,7 @@ pub fn convert(
                     here.extend(routes.iter().map(|made| (object, on_port(made, to.port))));
                 }
             }
-            statuses.push(status(object, parent, None, fault.as_ref()));
+            statuses.push(status(&object.id, &object.meta, parent, None, fault.as_ref()));
         }
         let at_none = object.spec.parents.iter().all(|parent| parent.object.kind != "Gateway");
         if !object.spec.hostnames.is_empty() && at_none {
@@ -134,14 +136,16 @@ fn virtual_service(
     Some(made(first, meta, spec, fields))
 }
 
-fn status(
-    object: &Object<HttpRoute>,
+/// What a controller would say about one parent of a route.
+pub fn status(
+    id: &ObjectId,
+    meta: &ObjectMeta,
     parent: &ParentRef,
     refused: Option<&Fault>,
     references: Option<&Fault>,
 ) -> ObjectStatus {
     let reference = &parent.object;
-    let namespace = reference.namespace.as_ref().unwrap_or(&object.meta.namespace);
+    let namespace = reference.namespace.as_ref().unwrap_or(&meta.namespace);
     let mut about = format!("parent {} {namespace}/{}", reference.kind, reference.name);
     if let Some(section) = &parent.section {
         about.push_str(&format!(" section {section}"));
@@ -153,5 +157,5 @@ fn status(
         condition("Accepted", "attached", refused),
         condition("ResolvedRefs", "all references resolved", references),
     ];
-    ObjectStatus { object: object.id.clone(), about, conditions }
+    ObjectStatus { object: id.clone(), about, conditions }
 }

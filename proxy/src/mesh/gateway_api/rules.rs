@@ -106,7 +106,7 @@ impl Maker<'_> {
         };
         for filter in &rule.mirrors {
             let field = format!(".filters[{}].requestMirror.backendRef", filter.filter);
-            match self.backends.destination(&filter.backend, &meta.namespace, self.granted) {
+            match self.backends.destination(&filter.backend, (self.object.id.kind, &meta.namespace), self.granted) {
                 Ok(destination) => {
                     fields.push((format!(".mirrors[{}]", route.mirrors.len()), self.written(at, &field)));
                     route.mirrors.push(Mirror { destination, percentage: filter.share });
@@ -121,7 +121,8 @@ impl Maker<'_> {
         for (index, backend) in rule.backends.iter().enumerate() {
             let field = format!(".backendRefs[{index}]");
             let (destination, invalid) =
-                match self.backends.destination(&backend.backend, &meta.namespace, self.granted) {
+                match self.backends.destination(&backend.backend, (self.object.id.kind, &meta.namespace), self.granted)
+                {
                     Ok(destination) => (destination, None),
                     Err(fault) => {
                         let message = format!("{}: its share of the requests gets 500", fault.message);

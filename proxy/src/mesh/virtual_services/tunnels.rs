@@ -119,7 +119,13 @@ fn route(service: &Resolved, route: &[TcpDestination], context: &RouteContext<'_
     let weighted = route.iter().any(|to| to.weight > 0);
     let counts = route.iter().filter(|to| to.weight > 0 || !weighted);
     let mut destinations: Vec<(ClusterRef, u32)> = counts
-        .map(|to| (context.resolve(&to.destination, object), if route.len() == 1 { 1 } else { to.weight }))
+        .map(|to| {
+            let cluster = match &to.invalid {
+                Some(why) => ClusterRef::Invalid { why: why.as_str().into() },
+                None => context.resolve(&to.destination, object),
+            };
+            (cluster, if route.len() == 1 { 1 } else { to.weight })
+        })
         .collect();
     if destinations.is_empty() {
         let why = format!("{}: the route has no destination", object.id);

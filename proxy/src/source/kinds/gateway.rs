@@ -180,6 +180,7 @@ pub fn tls(field: &Field<'_>) -> Option<ServerTls> {
         min_version: version("minProtocolVersion"),
         max_version: version("maxProtocolVersion"),
         cipher_suites: fields.strings("cipherSuites"),
+        refused: None,
     };
     if tls.mode == Some(ServerTlsMode::IstioMutual) {
         let own = ["serverCertificate", "privateKey", "caCertificates", "credentialName", "credentialNames"];

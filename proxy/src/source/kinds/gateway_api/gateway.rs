@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use super::{
     super::super::decode::{Field, Fields},
-    SECRET, hostname, object_ref, section_name,
+    SECRET, frontend, hostname, object_ref, section_name,
 };
 use crate::api::gateway_api::{
-    Address, AllowedRoutes, GROUP, Gateway, GatewayClass, LabelExpression, LabelOperator, LabelSelector, Listener,
-    ListenerProtocol, ListenerTls, RoutesFrom,
+    Address, AllowedRoutes, CIPHER_SUITES, GROUP, Gateway, GatewayClass, LabelExpression, LabelOperator, LabelSelector,
+    Listener, ListenerProtocol, ListenerTls, RoutesFrom, TERMINATE_MODE,
 };
 
 const PROTOCOLS: &[(&str, ListenerProtocol)] = &[
@@ -17,8 +17,6 @@ const PROTOCOLS: &[(&str, ListenerProtocol)] = &[
     ("TLS", ListenerProtocol::Tls),
     ("TCP", ListenerProtocol::Tcp),
 ];
-/// How a listener terminates TLS, in Istio's words.
-pub const TERMINATE_MODE: &str = "gateway.istio.io/tls-terminate-mode";
 const TERMINATE_MODES: &[&str] = &["SIMPLE", "MUTUAL", "OPTIONAL_MUTUAL", "ISTIO_SIMPLE", "ISTIO_MUTUAL"];
 
 /// Reads a GatewayClass.
@@ -29,8 +27,9 @@ pub fn gateway_class(root: &Fields<'_>) -> Option<GatewayClass> {
 
 /// Reads a Gateway.
 pub fn gateway(root: &Fields<'_>) -> Option<Gateway> {
-    let read = &["gatewayClassName", "listeners", "addresses", "infrastructure"];
-    let fields = root.require("spec")?.fields(read, &[], &["backendTLS", "allowedListeners", "tls", "defaultScope"])?;
+    let read = &["gatewayClassName", "listeners", "addresses", "infrastructure", "tls", "backendTLS"];
+    let fields = root.require("spec")?.fields(read, &[], &["allowedListeners", "defaultScope"])?;
+    frontend::backend(&fields);
     let class = fields.require("gatewayClassName").and_then(|field| field.string());
     if let Some(infrastructure) = fields.get("infrastructure") {
         // Labels and annotations for the Deployment and Service that a controller would make.
@@ -47,6 +46,9 @@ pub fn gateway(root: &Fields<'_>) -> Option<Gateway> {
             field.error(format!("listener \"{}\" is given twice", listener.name));
         }
         listeners.push(listener);
+    }
+    if let Some(frontend) = fields.get("tls").and_then(|field| frontend::frontend(&field)) {
+        frontend.enter(&mut listeners);
     }
     Some(Gateway { class: class?, listeners, addresses: fields.each("addresses", address) })
 }
@@ -97,7 +99,7 @@ fn refuse(fields: &Fields<'_>, name: &str, message: &str) {
 }
 
 fn tls(field: &Field<'_>) -> Option<ListenerTls> {
-    let fields = field.fields(&["mode", "certificateRefs", "options"], &[], &["frontendValidation"])?;
+    let fields = field.fields(&["mode", "certificateRefs", "options", "frontendValidation"], &[], &[])?;
     let modes = &[("Terminate", false), ("Passthrough", true)];
     let passthrough = match fields.get("mode") {
         // An unknown mode must not read as another one: the error refuses the whole object.
@@ -107,9 +109,9 @@ fn tls(field: &Field<'_>) -> Option<ListenerTls> {
     let mut options = BTreeMap::new();
     for (key, field) in fields.get("options").map(|field| field.entries()).unwrap_or_default() {
         let Some(value) = field.string() else { continue };
-        if key != TERMINATE_MODE {
-            field.warn("not honoured yet");
-        } else if !TERMINATE_MODES.contains(&value.as_str()) {
+        if key != TERMINATE_MODE && key != CIPHER_SUITES {
+            field.warn("not honoured");
+        } else if key == TERMINATE_MODE && !TERMINATE_MODES.contains(&value.as_str()) {
             field.error(format!("\"{}\" is not one of {}", value.escape_debug(), TERMINATE_MODES.join(", ")));
         }
         options.insert(key.to_owned(), value);
@@ -128,7 +130,15 @@ fn tls(field: &Field<'_>) -> Option<ListenerTls> {
             .field
             .error(format!("`certificateRefs` is missing: mode Terminate wants it, or option {TERMINATE_MODE}"));
     }
-    Some(ListenerTls { passthrough, options, certificates, ..ListenerTls::default() })
+    let clients = fields.get("frontendValidation").and_then(|field| frontend::validation(&field));
+    if passthrough {
+        for name in ["certificateRefs", "frontendValidation"] {
+            if let Some(field) = fields.get(name) {
+                field.warn("mode Passthrough leaves TLS to the backend: this does nothing");
+            }
+        }
+    }
+    Some(ListenerTls { passthrough, options, certificates, clients })
 }
 
 fn allowed_routes(field: &Field<'_>) -> Option<AllowedRoutes> {

@@ -1,14 +1,17 @@
 //! gateway.networking.k8s.io kinds, checked as the validation of their CustomResourceDefinitions does.
 
 mod filters;
+mod frontend;
 mod gateway;
 mod grant;
 mod matches;
 mod route;
+mod tls_route;
 
 pub use gateway::{gateway, gateway_class};
 pub use grant::reference_grant;
 pub use route::http_route;
+pub use tls_route::tls_route;
 
 use super::super::{
     decode::{Field, Fields},
@@ -26,6 +29,7 @@ struct Implied {
 const GATEWAY: Implied = Implied { group: GROUP, kind: "Gateway" };
 const SERVICE: Implied = Implied { group: "", kind: "Service" };
 const SECRET: Implied = Implied { group: "", kind: "Secret" };
+const CONFIG_MAP: Implied = Implied { group: "", kind: "ConfigMap" };
 
 /// The group of Istio's kinds, and of the backend kind `Hostname`.
 const ISTIO: &str = "networking.istio.io";

@@ -39,7 +39,7 @@ pub fn http_route(root: &Fields<'_>) -> Option<HttpRoute> {
     Some(route)
 }
 
-fn parent(field: &Field<'_>) -> Option<ParentRef> {
+pub fn parent(field: &Field<'_>) -> Option<ParentRef> {
     let read = &["group", "kind", "namespace", "name", "sectionName", "port"];
     let fields = field.fields(read, &[], &[])?;
     Some(ParentRef {

@@ -79,7 +79,8 @@ fn destinations(fields: &Fields<'_>) -> Vec<TcpDestination> {
         .iter()
         .filter_map(|field| {
             let given = field.fields(&["destination", "weight"], &[], &[])?;
-            Some(TcpDestination { destination: destination(&given.require("destination")?)?, weight: weight(&given) })
+            let destination = destination(&given.require("destination")?)?;
+            Some(TcpDestination { destination, weight: weight(&given), invalid: None })
         })
         .collect();
     match found.as_mut_slice() {
