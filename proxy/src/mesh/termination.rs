@@ -16,6 +16,10 @@ use crate::{
 /// How Istio writes a Secret that a reference of the Gateway API means.
 const GRANTED: &str = "kubernetes-gateway://";
 
+/// … and a ConfigMap.
+const CONFIG_MAP: &str = "configmap://";
+const CA_FIELD: &str = "caCertCredentialName";
+
 /// Namespace and name.
 type SecretName = (String, String);
 
@@ -29,8 +33,10 @@ impl Holder<'_> {
         let names = tls.credential_names.iter().map(|name| self.secret_name(tls, name, granted));
         let secrets: Vec<SecretName> = names.collect::<Result<_, _>>()?;
         let clients = match tls.mode {
-            Some(ServerTlsMode::Mutual) => ClientCertificates::Required(self.client_trust(tls, &secrets)?),
-            Some(ServerTlsMode::OptionalMutual) => ClientCertificates::Optional(self.client_trust(tls, &secrets)?),
+            Some(ServerTlsMode::Mutual) => ClientCertificates::Required(self.client_trust(tls, &secrets, granted)?),
+            Some(ServerTlsMode::OptionalMutual) => {
+                ClientCertificates::Optional(self.client_trust(tls, &secrets, granted)?)
+            }
             _ => ClientCertificates::None,
         };
         let suites = if tls.cipher_suites.is_empty() { &self.defaults.cipher_suites } else { &tls.cipher_suites };
@@ -85,14 +91,51 @@ impl Holder<'_> {
     }
 
     /// Never the system's bundle: that would let in whoever has bought a certificate.
-    fn client_trust(self, tls: &ServerTls, secrets: &[SecretName]) -> Result<ClientTrust, Refusal> {
+    fn client_trust(self, tls: &ServerTls, secrets: &[SecretName], granted: bool) -> Result<ClientTrust, Refusal> {
+        let ca = match given(tls.ca_credential.as_ref()) {
+            Some(name) => self.named_ca(name, granted)?,
+            None => self.client_ca(tls, secrets)?,
+        };
         Ok(ClientTrust {
-            ca: self.client_ca(tls, secrets)?,
+            ca,
             crl: given(tls.ca_crl.as_ref()).map(|path| self.material("caCrl", path)).transpose()?,
             subject_alt_names: tls.subject_alt_names.clone(),
             spki: tls.verify_certificate_spki.iter().map(|text| spki(text)).collect::<Result<_, _>>()?,
             hashes: tls.verify_certificate_hash.iter().map(|text| hash(text)).collect::<Result<_, _>>()?,
         })
+    }
+
+    /// `caCertCredentialName`: a Secret, or else a ConfigMap.
+    fn named_ca(self, written: &str, granted: bool) -> Result<TrustSource, Refusal> {
+        let refuse = |why: String| Err((CA_FIELD, why));
+        let config_map = written.strip_prefix(CONFIG_MAP);
+        let full = config_map.or_else(|| written.strip_prefix(GRANTED));
+        let (namespace, name) = match full {
+            Some(full) => full.split_once('/').unwrap_or((self.namespace, full)),
+            None => (self.namespace, written.strip_prefix("kubernetes://").unwrap_or(written)),
+        };
+        if namespace != self.namespace && !granted {
+            let why = "only a Gateway of the Gateway API may use a CA of another namespace";
+            return refuse(format!("{written}: {why}"));
+        }
+        if name.is_empty() || name.contains('/') {
+            return refuse(format!("{written:?} must name a Secret or a ConfigMap of the pod's own namespace"));
+        }
+        let (namespace, name) = (namespace.to_owned(), name.to_owned());
+        if config_map.is_none() && self.secret(&namespace, &name).is_some_and(has_ca) {
+            return Ok(TrustSource::Secret { namespace, name });
+        }
+        let data = self.objects.config_maps.get(&(namespace.clone(), name.clone())).map(|object| &object.spec.data);
+        let holds = data.and_then(|data| data.get("ca.crt")).is_some_and(|text| !text.is_empty());
+        if holds && (full.is_none() || config_map.is_some()) {
+            return Ok(TrustSource::ConfigMap { namespace, name });
+        }
+        let what = match (config_map, full) {
+            (Some(_), _) => "ConfigMap",
+            (None, Some(_)) => "Secret",
+            (None, None) => "Secret or ConfigMap",
+        };
+        refuse(format!("there is no {what} {namespace}/{name} with a CA in key ca.crt"))
     }
 
     fn client_ca(self, tls: &ServerTls, secrets: &[SecretName]) -> Result<TrustSource, Refusal> {

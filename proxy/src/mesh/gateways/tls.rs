@@ -32,6 +32,10 @@ pub fn passes_through(placed: &Placed<'_>) -> bool {
 /// How a server takes TLS off.
 pub fn downstream(holder: Holder<'_>, placed: &Placed<'_>, shared: &mut Shared, said: &mut Findings) -> DownstreamTls {
     let Some(tls) = &placed.server.tls else { return DownstreamTls::Refuse(Arc::from("no `tls`")) };
+    if let Some(why) = &tls.refused {
+        // Said where the references are written.
+        return DownstreamTls::Refuse(Arc::from(format!("{}: {why}", placed.gateway.id)));
+    }
     ignored(placed, tls, said);
     let made = match mode(tls) {
         ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough => return DownstreamTls::Passthrough,
@@ -86,6 +90,7 @@ fn ignored(placed: &Placed<'_>, tls: &ServerTls, said: &mut Findings) {
     ];
     let authority = [("caCertificates", tls.ca_certificates.is_some())];
     let clients = [
+        ("caCertCredentialName", tls.ca_credential.is_some()),
         ("subjectAltNames", !tls.subject_alt_names.is_empty()),
         ("verifyCertificateSpki", !tls.verify_certificate_spki.is_empty()),
         ("verifyCertificateHash", !tls.verify_certificate_hash.is_empty()),

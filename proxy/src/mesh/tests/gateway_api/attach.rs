@@ -88,7 +88,8 @@ fn conflicting_listeners_are_not_served() {
         {name: c, port: 80, protocol: HTTP, hostname: c.com}, \
         {name: d, port: 80, protocol: HTTPS, tls: {options: {gateway.istio.io/tls-terminate-mode: ISTIO_MUTUAL}}}, \
         {name: e, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: none}, {name: there, namespace: other}]}}]";
-    let made = converted(&(gateway("gw", listeners) + &super::super::secret("other", "there", &["tls.crt", "tls.key"])));
+    let made =
+        converted(&(gateway("gw", listeners) + &super::super::secret("other", "there", &["tls.crt", "tls.key"])));
     let gateways: Vec<_> =
         made.objects.gateways.keys().map(|(_, name)| name.rsplit('-').next().unwrap_or_default()).collect();
     assert_eq!(gateways, ["a", "c", "e"]);

@@ -3,6 +3,8 @@
 mod attach;
 mod rules;
 mod seeds;
+mod tls;
+mod tls_routes;
 
 use std::{borrow::Cow, collections::BTreeMap};
 

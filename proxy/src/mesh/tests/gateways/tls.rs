@@ -272,3 +272,37 @@ status: {podIP: 10.1.0.1}
     // What lies outside of the mesh speaks no mTLS of ours; other hosts are not let in.
     assert_eq!(shown(&world(&auto("edition.cnn.com, '*.else.svc.cluster.local'"), &web)), ["8443 "]);
 }
+
+#[test]
+fn a_ca_of_its_own_goes_before_that_of_the_certificate_s_secret() {
+    let tls = |ca: &str| format!("{{mode: MUTUAL, credentialName: web, caCertCredentialName: '{ca}'}}");
+    let config_map = super::super::config_map;
+    let more = secret("edge", "ca", &["ca.crt"])
+        + &config_map("edge", "bundle", "ca.crt")
+        + &config_map("other", "far", "ca.crt");
+    let mesh = |ca: &str| {
+        let servers = server(443, "HTTPS", &format!(", tls: {}", tls(ca)));
+        world(&servers, &(forward() + &originates() + &secrets() + &more))
+    };
+    let (namespace, name) = ("edge".to_owned(), "bundle".to_owned());
+    let bundle = TrustSource::ConfigMap { namespace: namespace.clone(), name };
+    for (ca, want) in [
+        ("ca", TrustSource::Secret { namespace, name: "ca".to_owned() }),
+        ("bundle", bundle.clone()),
+        ("configmap://edge/bundle", bundle),
+    ] {
+        let mesh = mesh(ca).quiet();
+        let ClientCertificates::Required(trust) = &settings(&mesh).clients else { panic!("{ca}") };
+        assert_eq!(trust.ca, want, "{ca}");
+    }
+    for (ca, why) in [
+        ("none", "there is no Secret or ConfigMap edge/none with a CA in key ca.crt"),
+        ("configmap://edge/ca", "there is no ConfigMap edge/ca with a CA in key ca.crt"),
+        ("kubernetes-gateway://edge/bundle", "there is no Secret edge/bundle with a CA in key ca.crt"),
+        ("configmap://other/far", "only a Gateway of the Gateway API may use a CA of another namespace"),
+    ] {
+        let mesh = mesh(ca);
+        assert!(matches!(downstream(&mesh), DownstreamTls::Refuse(reason) if reason.contains(why)), "{ca}");
+        assert!(mesh.said(Severity::Error)[0].contains("tls.caCertCredentialName"), "{ca}");
+    }
+}
