@@ -8,7 +8,9 @@ use std::{
 use http::HeaderMap;
 
 use super::{
-    Steps, receiver,
+    Steps,
+    policies::Hop,
+    receiver,
     target::{Kind, Target},
     tls::{Protection, protection, terminated},
 };
@@ -42,10 +44,11 @@ impl<'a> Way<'a> {
     /// To the end; answers with one sentence that sums it up.
     pub async fn walk(&mut self, workload: &'a Workload) -> String {
         let (mut at, mut dialled) = (workload, None);
-        let mut turn = match self.listener(workload) {
+        let (mut hop, mut turn) = match self.listener(workload) {
             Some(listener) => {
                 self.steps.add("comes to", format!("pod {}", workload.id), "the gateway listens on this port");
-                self.arrive(workload, &listener, None)
+                let hop = Hop::gateway(self.state, workload, &listener, None);
+                (hop, self.arrive(workload, &listener, None))
             }
             None => {
                 let address = self.dialled(workload).await;
@@ -53,15 +56,22 @@ impl<'a> Way<'a> {
                     return "Not captured: loopback traffic never leaves the pod.".to_owned();
                 }
                 dialled = Some(address);
-                self.leave(&workload.outbound, address)
+                (Hop::out(self.state, workload, address), self.leave(&workload.outbound, address))
             }
         };
         for _ in 0..EXPLAINED_HOPS {
+            // What is inside TLS is known once the gateway has taken it off.
+            if let Some(verdict) = hop.forbidden(self.snapshot, &self.target, None, &mut self.steps) {
+                return verdict;
+            }
             let cluster = match turn {
                 Turn::End(verdict) => return verdict,
                 Turn::To(cluster) => cluster,
             };
             self.cluster(&cluster);
+            if let Some(verdict) = hop.forbidden(self.snapshot, &self.target, Some(&cluster), &mut self.steps) {
+                return verdict;
+            }
             let protection = match protection(self.snapshot, at, &self.target, &cluster, &mut self.steps) {
                 Ok(protection) => protection,
                 Err(reason) => {
@@ -81,6 +91,7 @@ impl<'a> Way<'a> {
             };
             let id = gateway.id.to_string();
             self.steps.add("hop", format!("pod {id}"), "a gateway of this node; from here on it decides");
+            hop = Hop::gateway(self.state, gateway, &listener, Some((&hop, &cluster)));
             turn = self.arrive(gateway, &listener, Some(&cluster));
             at = gateway;
         }
