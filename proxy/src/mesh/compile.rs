@@ -13,6 +13,7 @@ use super::{
     findings::Findings,
     gateway_api,
     gateways::{self, AtGateway, Gateways, Site},
+    imports::{self, Everything, Imports, Narrowed},
     listeners::GatewayTable,
     locality,
     origination::{Holder, NO_LABELS, places},
@@ -23,11 +24,12 @@ use super::{
     rules::{Client, RuleIndex, Rules, files},
     sidecars::Sidecars,
     table::{Location, Mesh, Outbound, OutboundPolicy, Place, PodAddresses, UpstreamTls, Workload},
+    unimported::KnownServices,
     view::{Scope, Selection, Signature},
     virtual_services::{self, Plan, VirtualServices},
     volumes::Volumes,
 };
-use crate::api::{Object, ObjectId, Objects, core::Pod, objects::Kind};
+use crate::api::{Object, ObjectId, Objects, core::Pod, objects::Kind, sidecar::Sidecar};
 
 /// Compiles every object in force into the table. Never fails: what is wrong is a diagnostic, and a rule that cannot
 /// be honoured refuses its traffic.
@@ -51,6 +53,7 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
     if !objects.peer_authentications.is_empty() {
         conflicts(&registry, &rules, &mut findings);
     }
+    imports::check(objects, &registry, &services, &settings.root_namespace, &mut findings);
     gateways::check(objects, &services, &mut findings);
     virtual_services::check(&services, objects, &registry, &rules, &mut findings);
 
@@ -75,7 +78,7 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
         }
         let serves = gateways.of(&id);
         let sidecar = if serves.is_empty() { sidecars.of(pod) } else { None };
-        let outbound = tables.outbound(&mut workshop, scope.under(sidecar), pod, &volumes);
+        let outbound = tables.outbound(&mut workshop, scope.under(sidecar), (pod, sidecar), &volumes);
         let policies = authorization.at_pod(pod, serves, &mut shared);
         let gateway = (!serves.is_empty()).then(|| {
             let destinations = AtGateway::new(&mut workshop, &outbound);
@@ -153,10 +156,16 @@ struct Tables {
     /// Distinct answers of pods' volumes to `paths`.
     places: HashMap<Vec<Result<Place, String>>, usize>,
     nobody: Volumes,
-    namespaces: HashMap<(String, OutboundPolicy), Namespace>,
+    namespaces: HashMap<Kin, Namespace>,
+    /// What namespaces with Sidecars see without them.
+    everything: HashMap<String, Arc<Everything>>,
+    known: Option<Arc<KnownServices>>,
     shared: HashMap<Signature, Namespace>,
     own: HashMap<Own, Arc<Outbound>>,
 }
+
+/// The workloads of a namespace that are under one Sidecar (as namespace and name), or under none that narrows their view.
+type Kin = (String, OutboundPolicy, Option<(String, String)>);
 
 /// What makes a workload one of its own: credentials, rules that select it, and the `sourceLabels` that hold for it.
 type Own = (HolderId, Vec<RuleIndex>, Vec<usize>);
@@ -176,14 +185,23 @@ impl Tables {
         let paths: Vec<String> = paths.into_iter().collect();
         let nobody = Volumes::default();
         let places = HashMap::from([(places(&paths, &nobody), 0)]);
-        Self { paths, places, nobody, namespaces: HashMap::new(), shared: HashMap::new(), own: HashMap::new() }
+        Self {
+            paths,
+            places,
+            nobody,
+            namespaces: HashMap::new(),
+            everything: HashMap::new(),
+            known: None,
+            shared: HashMap::new(),
+            own: HashMap::new(),
+        }
     }
 
     fn outbound(
         &mut self,
         workshop: &mut Workshop<'_>,
         scope: Scope<'_>,
-        pod: &Object<Pod>,
+        (pod, sidecar): (&Object<Pod>, Option<&Arc<Object<Sidecar>>>),
         volumes: &Volumes,
     ) -> Arc<Outbound> {
         let (namespace, labels) = (pod.meta.namespace.as_str(), &pod.meta.labels);
@@ -191,9 +209,12 @@ impl Tables {
         let holding = scope.services.holding(labels);
         let count = self.places.len();
         let answer = *self.places.entry(places(&self.paths, volumes)).or_insert(count);
-        let key = (namespace.to_owned(), scope.policy);
+        let sidecar = sidecar.filter(|sidecar| !sidecar.spec.egress.is_empty());
+        let named = sidecar.map(|sidecar| (sidecar.meta.namespace.clone(), sidecar.meta.name.clone()));
+        let key = (namespace.to_owned(), scope.policy, named);
         if !self.namespaces.contains_key(&key) {
-            let made = self.namespace(workshop, scope, namespace);
+            let imports = sidecar.and_then(|sidecar| Imports::new(sidecar, namespace));
+            let made = self.namespace(workshop, scope, namespace, imports.as_ref());
             self.namespaces.insert(key.clone(), made);
         }
         let common = &self.namespaces[&key];
@@ -214,19 +235,42 @@ impl Tables {
         outbound
     }
 
-    fn namespace(&mut self, workshop: &mut Workshop<'_>, scope: Scope<'_>, namespace: &str) -> Namespace {
+    fn namespace(
+        &mut self,
+        workshop: &mut Workshop<'_>,
+        scope: Scope<'_>,
+        namespace: &str,
+        imports: Option<&Imports<'_>>,
+    ) -> Namespace {
         let client = Client { namespace, selected: &[] };
         let id = self.namespaces.len();
-        let selection = Selection::new(workshop, scope, client);
-        let signature = selection.signature(workshop, scope, client);
+        let mut narrowed = imports.map(|imports| self.narrow(workshop, scope, client, imports));
+        let selection = match &mut narrowed {
+            Some(narrowed) => std::mem::take(&mut narrowed.selection),
+            None => Selection::new(workshop, scope, client),
+        };
+        let signature = selection.signature(workshop, scope, client, imports.map(|imports| &imports.sidecar.id));
         if let Some(known) = self.shared.get(&signature) {
             return known.clone();
         }
         let holder = HolderOf { id: HolderId { namespace: id, places: 0 }, namespace, volumes: &self.nobody };
-        let (base, plan) = selection.table(workshop, scope, (client, &NO_LABELS), holder);
+        let (base, plan) = selection.table(workshop, scope, (client, &NO_LABELS), holder, narrowed.as_ref());
         let (selection, base, plan) = (Arc::new(selection), Arc::new(base), Arc::new(plan));
         let made = Namespace { id, selection, base, plan };
         self.shared.insert(signature, made.clone());
         made
+    }
+
+    fn narrow(
+        &mut self,
+        workshop: &mut Workshop<'_>,
+        scope: Scope<'_>,
+        client: Client<'_>,
+        imports: &Imports<'_>,
+    ) -> Narrowed {
+        let known = self.known.get_or_insert_with(|| Arc::new(KnownServices::new(scope.registry)));
+        let everything = self.everything.entry(client.namespace.to_owned());
+        let everything = everything.or_insert_with(|| Arc::new(Everything::new(workshop, scope, client)));
+        imports.narrow(everything, scope, known)
     }
 }

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
 use super::{
-    clusters::Workshop,
+    clusters::{MergedRule, Workshop},
     names::CLUSTER_DOMAIN,
+    registry::{Entry, Registry},
     rules::{Chosen, Client, Merged},
-    table::{Guard, HostMap},
+    table::{AddressMap, Guard, GuardedAddress, HostMap, Protocol},
+    view::Selected,
 };
 
 /// What a rule forbids for the hosts it names. A rule without TLS forbids nothing, but ends the search for wider ones.
@@ -65,20 +69,20 @@ pub fn selected(workshop: &mut Workshop<'_>, client: Client<'_>, own: &HostMap<G
     map
 }
 
-/// The rules of every other namespace that this client sees. `serves` says in which namespace a host that the client
-/// sees is served: rules of a third namespace never apply to it.
-pub fn others<'s>(
+/// The rules of every other namespace that this client sees. `home` says whether a namespace serves a host, or nobody
+/// does: rules of a third namespace never apply to what the client sees.
+pub fn others(
     workshop: &mut Workshop<'_>,
     client: Client<'_>,
     root: &str,
-    serves: impl Fn(&str) -> Option<&'s str>,
+    home: impl Fn(&str, &str) -> bool,
 ) -> Vec<HostMap<Guard>> {
     let rules = workshop.rules;
     let namespaces: Vec<&str> = rules.namespaces().filter(|namespace| *namespace != client.namespace).collect();
     let maps = namespaces.into_iter().map(|namespace| {
         hosts(workshop, client, namespace, rules, |host| {
             // `*` names no host: elsewhere than in the root namespace it is about that namespace's own services.
-            namespace == root || (host != "*" && serves(host).is_none_or(|home| home == namespace))
+            namespace == root || (host != "*" && home(host, namespace))
         })
     });
     maps.filter(|map| map.iter().any(|(_, guard)| guards(guard))).collect()
@@ -112,6 +116,85 @@ fn of_chosen(workshop: &mut Workshop<'_>, chosen: Option<Chosen>) -> Guard {
         Some(merged) => merged.guard,
         // Only rules for other workloads: nothing applies, and wider rules do not either.
         None => Guard::nothing(),
+    }
+}
+
+/// The virtual addresses of services under rules that guard them.
+pub fn addresses(registry: &Registry, services: &[Selected]) -> AddressMap<Vec<GuardedAddress>> {
+    let mut map = AddressMap::default();
+    for selected in services {
+        let guard = selected.rule.as_ref().map(|rule| &rule.guard).filter(|guard| guards(guard));
+        if let Some(guard) = guard {
+            guard_addresses(&mut map, (selected.entry, &registry.entries[selected.entry]), guard);
+        }
+    }
+    map
+}
+
+pub fn guard_addresses(map: &mut AddressMap<Vec<GuardedAddress>>, (service, entry): (usize, &Entry), guard: &Guard) {
+    for address in &entry.body.addresses {
+        insert(map, *address, GuardedAddress { service, guard: guard.clone() });
+    }
+}
+
+/// The hosts of services under a rule for `*`, which names none: the rule is of their namespace and not of the client's.
+pub fn names(registry: &Registry, services: &[Selected], client: &str, root: &str) -> HostMap<Guard> {
+    let mut map = HostMap::default();
+    for selected in services {
+        let nameless = selected.rule.as_ref().filter(|found| {
+            let object = &found.rule.object;
+            object.spec.host == "*" && ![client, root].contains(&object.meta.namespace.as_str())
+        });
+        if let Some(found) = nameless.filter(|found| guards(&found.guard)) {
+            map.insert_new(&registry.entries[selected.entry].host, found.guard.clone());
+        }
+    }
+    map
+}
+
+/// What raw connections are known by to be for services under such rules: for where a Sidecar hides the service that would
+/// have encrypted them.
+pub fn raw(registry: &Registry, services: &[Selected]) -> AddressMap<Vec<GuardedAddress>> {
+    let mut map = AddressMap::default();
+    for selected in services {
+        let entry = &registry.entries[selected.entry];
+        guard_raw(&mut map, (selected.entry, entry), selected.rule.as_ref(), false);
+    }
+    map
+}
+
+/// `always`: what forbids nothing is entered as well, so that it counts instead of what lies beneath.
+pub fn guard_raw(
+    map: &mut AddressMap<Vec<GuardedAddress>>,
+    (service, entry): (usize, &Entry),
+    rule: Option<&MergedRule>,
+    always: bool,
+) {
+    let raw = entry.body.ports.iter().filter(|port| matches!(port.protocol, Protocol::Tcp | Protocol::Auto));
+    for port in raw {
+        let covers = rule.is_some_and(|rule| rule.guard.covers(port.number));
+        if !covers && !always {
+            continue;
+        }
+        let guard = match rule.filter(|_| covers) {
+            Some(rule) => Guard { ports: Some(vec![port.number]), except: Vec::new(), ..rule.guard.clone() },
+            None => Guard::nothing(),
+        };
+        let mut addresses = entry.raw_addresses(port);
+        // Without addresses it would take whatever nobody else takes.
+        if entry.body.addresses.is_empty() && !entry.kubernetes {
+            addresses.extend([IpNet::from(Ipv4Net::default()), IpNet::from(Ipv6Net::default())]);
+        }
+        for address in addresses {
+            insert(map, address, GuardedAddress { service, guard: guard.clone() });
+        }
+    }
+}
+
+fn insert(map: &mut AddressMap<Vec<GuardedAddress>>, network: IpNet, guarded: GuardedAddress) {
+    match map.network_mut(network) {
+        Some(known) => known.push(guarded),
+        None => drop(map.insert_new(network, vec![guarded])),
     }
 }
 

@@ -14,7 +14,7 @@ use super::{
     routing::{TunnelMatch, VirtualHost},
     server_tls::ServerTlsSettings,
     table::{
-        AddressMap, Cluster, Decision, Discovery, FirstBytes, Guard, HostMap, HttpDecision, Outbound, OutboundPolicy,
+        AddressMap, Cluster, Decision, Discovery, FirstBytes, HostMap, HttpDecision, Outbound, OutboundPolicy,
         PortTable, Protocol, TlsSettings, UpstreamTls,
     },
 };
@@ -49,16 +49,19 @@ impl Outbound {
         if let Some(found) = self.virtual_host(dst.port(), host) {
             return self.unless_guarded(found, host);
         }
-        let guard = self.guard_host(host, dst.port());
-        let guard = guard.or_else(|| self.guard_address(host.parse().ok()?, dst.port()));
-        if let Some(guard) = guard {
-            return HttpDecision::Unmatched(Decision::Refuse(guard.reason.clone()));
+        let refused = self.refused_host(host, dst.port());
+        let refused = refused.or_else(|| self.refused_address(host.parse().ok()?, dst.port()));
+        if let Some(refused) = refused {
+            return HttpDecision::Unmatched(refused);
         }
         HttpDecision::Unmatched(match self.tcp_any(dst.port()) {
-            Some(cluster) if cluster.protocol == Protocol::Tcp => match self.any_route(dst.port()) {
-                Some(found) => self.unnamed_route(dst, found),
-                None => self.unnamed(dst, cluster),
-            },
+            Some(cluster) if cluster.protocol == Protocol::Tcp => {
+                let refused = self.refused_raw(dst, Some(0));
+                refused.unwrap_or_else(|| match self.any_route(dst.port()) {
+                    Some(found) => self.unnamed_route(dst, found),
+                    None => self.unnamed(dst, cluster),
+                })
+            }
             _ => self.unmatched_plain(dst),
         })
     }
@@ -74,8 +77,8 @@ impl Outbound {
         let cluster = match named.or_else(|| self.address(dst, |table| &table.tls_addresses)) {
             Some(cluster) => cluster,
             None => match self.by_address(dst) {
-                Some(ByAddress::Route(found)) => return Decision::Route(found.route.clone()),
-                Some(ByAddress::Cluster(cluster)) => cluster,
+                Some((_, ByAddress::Route(found))) => return Decision::Route(found.route.clone()),
+                Some((_, ByAddress::Cluster(cluster))) => cluster,
                 None => return self.by_policy(),
             },
         };
@@ -86,7 +89,11 @@ impl Outbound {
     /// For a connection that is neither HTTP nor TLS, or that is declared TCP.
     #[must_use]
     pub fn tcp(&self, dst: SocketAddr) -> Decision {
-        match self.by_address(dst) {
+        let found = self.by_address(dst);
+        if let Some(refused) = self.refused_raw(dst, found.as_ref().map(|(length, _)| *length)) {
+            return refused;
+        }
+        match found.map(|(_, found)| found) {
             Some(ByAddress::Route(found)) => self.unnamed_route(dst, found),
             Some(ByAddress::Cluster(cluster)) => self.unnamed(dst, cluster),
             None => self.unmatched_plain(dst),
@@ -97,8 +104,8 @@ impl Outbound {
     #[must_use]
     pub fn unless_guarded(&self, found: &Arc<VirtualHost>, host: &str) -> HttpDecision {
         let mut open = found.clusters().filter(|cluster| cluster.is_open());
-        match open.find_map(|cluster| self.guard_host(host, cluster.port)) {
-            Some(guard) => HttpDecision::Unmatched(Decision::Refuse(guard.reason.clone())),
+        match open.find_map(|cluster| self.refused_host(host, cluster.port)) {
+            Some(refused) => HttpDecision::Unmatched(refused),
             None => HttpDecision::Host(found.clone()),
         }
     }
@@ -146,28 +153,6 @@ impl Outbound {
         self.layers(port).take(if all { 1 } else { 2 })
     }
 
-    /// Why plain text for `host` on `port` is refused, where a rule says so. The client's own namespace decides where
-    /// any of its rules matches; of the others, one that guards is enough.
-    #[must_use]
-    pub fn guard_host(&self, host: &str, port: u16) -> Option<&Guard> {
-        let own = [&self.guards.selected, &*self.guards.own];
-        let own = own.into_iter().filter_map(|rules| rules.matches(host).next());
-        if let Some((_, guard)) = own.reduce(|upper, lower| if lower.0 > upper.0 { lower } else { upper }) {
-            return guard.covers(port).then_some(guard);
-        }
-        self.guards.others.iter().filter_map(|rules| rules.get(host)).find(|guard| guard.covers(port))
-    }
-
-    /// The same for an address, by the virtual addresses of guarded services.
-    #[must_use]
-    pub fn guard_address<'s>(&'s self, address: IpAddr, port: u16) -> Option<&'s Guard> {
-        let of = |table: &'s Self| table.guards.addresses.matches(address).flat_map(|(_, guards)| guards);
-        // What a layer says of a service goes before what lies beneath says of it.
-        let said = |service: usize| of(self).any(|guarded| guarded.service == service);
-        let beneath = self.base.iter().flat_map(|base| of(base)).filter(|guarded| !said(guarded.service));
-        of(self).chain(beneath).map(|guarded| &guarded.guard).find(|guard| guard.covers(port))
-    }
-
     /// True where some rule wants plain text on this port encrypted, be there a service for it or not.
     #[must_use]
     pub fn wants_tls_on(&self, port: u16) -> bool {
@@ -180,8 +165,8 @@ impl Outbound {
     }
 
     /// Whom an address on a port belongs to: the longest prefix of routes and services (of equals, the route), then the
-    /// route for whatever address, then the service without addresses.
-    fn by_address(&self, dst: SocketAddr) -> Option<ByAddress<'_>> {
+    /// route for whatever address, then the service without addresses. With the length of the prefix.
+    fn by_address(&self, dst: SocketAddr) -> Option<(u8, ByAddress<'_>)> {
         let address = dst.ip().to_canonical();
         let length = |found: &TunnelMatch| {
             let held = found.subnets.iter().filter(|net| net.contains(&address));
@@ -194,12 +179,13 @@ impl Outbound {
         let served = served.reduce(|upper, lower| if lower.0 > upper.0 { lower } else { upper });
         match (route, served) {
             (Some((route, found)), served) if served.is_none_or(|(served, _)| served <= route) => {
-                Some(ByAddress::Route(found))
+                Some((route, ByAddress::Route(found)))
             }
-            (_, Some((_, cluster))) => Some(ByAddress::Cluster(cluster)),
+            (_, Some((length, cluster))) => Some((length, ByAddress::Cluster(cluster))),
             _ => {
                 let route = self.any_route(dst.port()).map(ByAddress::Route);
-                route.or_else(|| self.tcp_any(dst.port()).map(ByAddress::Cluster))
+                let any = route.or_else(|| self.tcp_any(dst.port()).map(ByAddress::Cluster));
+                any.map(|any| (0, any))
             }
         }
     }
@@ -220,10 +206,9 @@ impl Outbound {
     /// To a cluster chosen by address alone; one that leads back to the address dialled must not lead past a guard.
     fn unnamed(&self, dst: SocketAddr, cluster: &Arc<Cluster>) -> Decision {
         let leads_back = matches!(cluster.discovery, Discovery::OriginalDestination { .. });
-        match self.guard_address(dst.ip(), dst.port()) {
-            Some(guard) if leads_back && !cluster.tls.encrypts() => Decision::Refuse(guard.reason.clone()),
-            _ => tunnel(cluster),
-        }
+        let past_guards = leads_back && !cluster.tls.encrypts();
+        let refused = past_guards.then(|| self.refused_address(dst.ip(), dst.port())).flatten();
+        refused.unwrap_or_else(|| tunnel(cluster))
     }
 
     /// True where plain bytes that go to the address dialled could be a request for a host that a rule guards: then even
@@ -234,19 +219,8 @@ impl Outbound {
             && self.guards_port(port)
     }
 
-    fn guards_port(&self, port: u16) -> bool {
-        let guards = &self.guards;
-        let replaced = |pattern: &str| guards.selected.pattern(pattern).is_some();
-        let own = guards.own.iter().filter(|(pattern, _)| guards.selected.is_empty() || !replaced(pattern));
-        let own = guards.selected.values().chain(own.map(|(_, guard)| guard));
-        own.chain(guards.others.iter().flat_map(HostMap::values)).any(|guard| guard.covers(port))
-    }
-
     fn unmatched_plain(&self, dst: SocketAddr) -> Decision {
-        match self.guard_address(dst.ip(), dst.port()) {
-            Some(guard) => Decision::Refuse(guard.reason.clone()),
-            None => self.by_policy(),
-        }
+        self.refused_address(dst.ip(), dst.port()).unwrap_or_else(|| self.by_policy())
     }
 
     fn by_policy(&self) -> Decision {
@@ -344,13 +318,6 @@ impl UpstreamTls {
             Self::Mesh(mesh) => mesh.required,
             Self::Originate(_) | Self::Refuse(_) => true,
         }
-    }
-}
-
-impl Guard {
-    #[must_use]
-    pub fn covers(&self, port: u16) -> bool {
-        self.ports.as_ref().is_none_or(|ports| ports.contains(&port)) && !self.except.contains(&port)
     }
 }
 

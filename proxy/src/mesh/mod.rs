@@ -11,7 +11,9 @@ mod findings;
 mod gateway_api;
 mod gateways;
 mod guard;
+mod guarded;
 mod host;
+mod imports;
 pub mod inbound;
 pub mod listeners;
 mod locality;
@@ -33,6 +35,7 @@ pub mod server_tls;
 mod sidecars;
 pub mod table;
 mod termination;
+mod unimported;
 mod view;
 mod virtual_services;
 mod volumes;
@@ -48,6 +51,7 @@ pub use matching::RequestHead;
 pub use routing::*;
 pub use server_tls::*;
 pub use table::*;
+pub use unimported::Unimported;
 
 #[cfg(test)]
 mod tests;

@@ -16,6 +16,7 @@ use super::{
     inbound::InboundTable,
     listeners::GatewayTable,
     routing::{TunnelMatch, TunnelRoute, VirtualHost},
+    unimported::Unimported,
 };
 use crate::api::{Diagnostic, ObjectId};
 
@@ -160,6 +161,9 @@ pub struct Outbound {
     /// Clusters of `base` that are not in force here: subsets of rules that others took the place of.
     #[serde(skip)]
     pub hidden: HashSet<String>,
+    /// A Sidecar narrows what is in this table: why a host that others know is unknown here.
+    #[serde(skip)]
+    pub unimported: Option<Arc<Unimported>>,
     /// What lies beneath: asked for what this table does not have. Never nested deeper.
     #[serde(skip)]
     pub base: Option<Arc<Outbound>>,
@@ -174,8 +178,13 @@ pub struct Guards {
     pub selected: HostMap<Guard>,
     /// Rules of each other namespace that the client sees: one that guards is enough.
     pub others: Arc<Vec<HostMap<Guard>>>,
+    /// Under a Sidecar: hosts of other namespaces' services whose rules name no host.
+    pub names: Arc<HostMap<Guard>>,
     /// Virtual addresses of guarded hosts, for connections that bear no name.
-    pub addresses: AddressMap<Vec<GuardedAddress>>,
+    pub addresses: Arc<AddressMap<Vec<GuardedAddress>>>,
+    /// Under a Sidecar: where raw connections would have met a service that encrypts them, were it imported. What is more
+    /// specific here than the service that takes the connection is refused.
+    pub raw: Arc<AddressMap<Vec<GuardedAddress>>>,
 }
 
 /// What is forbidden towards an address of a service.
@@ -258,7 +267,7 @@ pub enum FirstBytes {
 }
 
 /// Addresses and networks to values: the longest prefix wins, the first of equals.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct AddressMap<T> {
     /// Single addresses.
     pub single: HashMap<IpAddr, T>,

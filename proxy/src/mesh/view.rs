@@ -9,13 +9,14 @@ use std::{
 use super::{
     clusters::{HolderOf, Made, MergedRule, Workshop},
     guard::{self, guards, short_forms},
+    imports::Narrowed,
     registry::{Entry, Registry},
     routing::VirtualHost,
     rules::Client,
-    table::{AddressMap, Cluster, Guard, GuardedAddress, Outbound, OutboundPolicy, PortTable, Protocol},
-    virtual_services::{Caller, MESH, Placed, Plan, View, VirtualServices},
+    table::{AddressMap, Cluster, Guard, Outbound, OutboundPolicy, PortTable, Protocol},
+    virtual_services::{Caller, Heard, MESH, Placed, Plan, View, VirtualServices},
 };
-use crate::api::{Object, sidecar::Sidecar};
+use crate::api::{Object, ObjectId, sidecar::Sidecar};
 use ipnet::IpNet;
 
 /// Mesh-wide facts that every view needs.
@@ -31,6 +32,7 @@ pub struct Scope<'a> {
 #[derive(Debug, Default)]
 pub struct Selection {
     pub entries: Vec<Selected>,
+    pub heard: Heard,
 }
 
 #[derive(Clone, Debug)]
@@ -40,6 +42,17 @@ pub struct Selected {
     pub rule: Option<MergedRule>,
     /// Another workload of the same namespace may have another rule or other credentials.
     pub varies: bool,
+    pub reach: Reach,
+}
+
+/// How much of a service a client sees.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Reach {
+    #[default]
+    All,
+    /// A Sidecar lets in these ports (by index): to be called by name, or only as destinations of routes. Those it lets in
+    /// neither way have none.
+    Ports { placed: bool, ports: Vec<usize> },
 }
 
 /// What two selections must have in common to share a table.
@@ -47,8 +60,9 @@ pub struct Selected {
 pub struct Signature {
     policy: OutboundPolicy,
     entries: Vec<(usize, Option<usize>)>,
-    /// VirtualServices of the mesh, in the order in which they count.
-    services: Vec<usize>,
+    heard: Heard,
+    /// The Sidecar that narrows the view, and how much of each entry it leaves.
+    sidecar: Option<(ObjectId, Vec<Reach>)>,
     /// Set where the table depends on the client's namespace in other ways.
     namespace: Option<String>,
 }
@@ -59,58 +73,91 @@ impl Selection {
         let visible = all.filter(|(_, entry)| entry.body.visibility.holds(client.namespace));
         let (own, others): (Vec<_>, Vec<_>) = visible.partition(|(_, entry)| entry.namespace == client.namespace);
         let chain = own.into_iter().chain(others);
-        Self { entries: chain.map(|found| select(workshop, scope, client, found)).collect() }
+        Self {
+            entries: chain.map(|found| select(workshop, scope, client, found)).collect(),
+            heard: Heard::everything(scope.services.bound(MESH, client.namespace)),
+        }
     }
 
     /// Only what may differ from the selection of the client's namespace at large.
     pub fn varying(&self, workshop: &mut Workshop<'_>, scope: Scope<'_>, client: Client<'_>) -> Self {
-        let varying = self.entries.iter().filter(|selected| selected.varies).map(|selected| selected.entry);
-        let entries = varying.map(|at| select(workshop, scope, client, (at, &scope.registry.entries[at])));
-        Self { entries: entries.collect() }
+        let varying = self.entries.iter().filter(|selected| selected.varies);
+        let entries = varying.map(|selected| {
+            let found = (selected.entry, &scope.registry.entries[selected.entry]);
+            Selected { reach: selected.reach.clone(), ..select(workshop, scope, client, found) }
+        });
+        Self { entries: entries.collect(), heard: Heard::default() }
     }
 
-    pub fn signature(&self, workshop: &Workshop<'_>, scope: Scope<'_>, client: Client<'_>) -> Signature {
+    pub fn signature(
+        &self,
+        workshop: &Workshop<'_>,
+        scope: Scope<'_>,
+        client: Client<'_>,
+        sidecar: Option<&ObjectId>,
+    ) -> Signature {
         let own_services = self.entries.iter().any(|selected| {
             let entry = &scope.registry.entries[selected.entry];
             entry.kubernetes && entry.namespace == client.namespace
         });
         let personal = self.entries.iter().any(|selected| selected.rule.as_ref().is_some_and(|rule| rule.personal));
         // Rules guard by namespace, whether or not a service is left that they apply to.
-        let services = scope.services.bound(MESH, client.namespace);
-        let asked = services.iter().map(|at| &scope.services.all[*at]).any(|service| {
+        let asked = self.heard.all.iter().map(|at| &scope.services.all[*at]).any(|service| {
             service.asks_namespace || (service.is_gateway_api() && service.object.meta.namespace == client.namespace)
         });
         let bound = own_services || personal || asked || workshop.rules.treat_specially(client.namespace);
         Signature {
             policy: scope.policy,
             entries: self.entries.iter().map(|s| (s.entry, s.rule.as_ref().map(|rule| rule.id))).collect(),
-            services,
+            heard: self.heard.clone(),
+            sidecar: sidecar.map(|id| (id.clone(), self.entries.iter().map(|s| s.reach.clone()).collect())),
             namespace: bound.then(|| client.namespace.to_owned()),
         }
     }
 
-    /// The full table for a client with these labels, and what VirtualServices had to do with it.
+    /// The full table for a client with these labels, and what VirtualServices had to do with it. `narrowed`: this is what
+    /// a Sidecar leaves.
     pub fn table(
         &self,
         workshop: &mut Workshop<'_>,
         scope: Scope<'_>,
         (client, labels): (Client<'_>, &BTreeMap<String, String>),
         holder: HolderOf<'_>,
+        narrowed: Option<&Narrowed>,
     ) -> (Outbound, Plan) {
         let mut serving: HashMap<&str, &str> = HashMap::new();
         let mut taken = HashSet::new();
         let mut builder = Builder::new(scope.policy, client.namespace, None);
         for selected in &self.entries {
             let entry = &scope.registry.entries[selected.entry];
-            serving.entry(&entry.host).or_insert(&entry.namespace);
+            if !selected.is_hidden() {
+                serving.entry(&entry.host).or_insert(&entry.namespace);
+            }
             builder.add(workshop, scope, selected, holder, |port| taken.insert((&entry.host, port)));
         }
         let (mut table, placed) = builder.finish(workshop);
-        table.guards.own = Arc::new(guard::own(workshop, client));
-        let others = guard::others(workshop, client, scope.root, |host| serving.get(host).copied());
+        let everything = narrowed.map(|narrowed| &*narrowed.everything);
+        let others = guard::others(workshop, client, scope.root, |host, namespace| {
+            let beyond = everything.and_then(|everything| everything.home(scope, host));
+            let mut homes = serving.get(host).copied().into_iter().chain(beyond).peekable();
+            homes.peek().is_none() || homes.any(|home| home == namespace)
+        });
         table.guards.others = workshop.shared_guards(others);
+        match everything {
+            None => {
+                table.guards.own = Arc::new(guard::own(workshop, client));
+                table.guards.addresses = Arc::new(guard::addresses(scope.registry, &self.entries));
+            }
+            Some(everything) => {
+                table.guards.own = everything.own_guards.clone();
+                table.guards.names = everything.names.clone();
+                table.guards.addresses = everything.addresses.clone();
+                table.guards.raw = everything.raw.clone();
+            }
+        }
+        table.unimported = narrowed.map(|narrowed| narrowed.unimported.clone());
         let said = (&mut workshop.spoken, &mut *workshop.findings);
-        let plan = Plan::new(scope.view(client, labels), &placed, &mut table, said);
+        let plan = Plan::new((scope.view(client, labels), &self.heard), &placed, &mut table, said);
         (table, plan)
     }
 
@@ -124,6 +171,7 @@ impl Selection {
         (base, plan): (&Arc<Outbound>, &Plan),
     ) -> Option<Outbound> {
         let mut builder = Builder::new(scope.policy, client.namespace, Some(base));
+        let (mut addresses, mut raw) = (AddressMap::default(), AddressMap::default());
         for selected in &self.entries {
             let entry = &scope.registry.entries[selected.entry];
             // Where another service took the name in the shared table, it takes it here.
@@ -131,11 +179,22 @@ impl Selection {
                 let there = base.clusters.get(&format!("outbound|{port}||{}", entry.host));
                 there.is_some_and(|cluster| cluster.service == entry.object)
             });
+            // A layer says of every service of its own what holds, be it nothing: else what lies beneath would count.
+            let rule = selected.rule.as_ref();
+            let guard = rule.map(|rule| rule.guard.clone()).filter(guards).unwrap_or_else(Guard::nothing);
+            guard::guard_addresses(&mut addresses, (selected.entry, entry), &guard);
+            if base.unimported.is_some() {
+                guard::guard_raw(&mut raw, (selected.entry, entry), rule, true);
+            }
         }
         let (mut table, _) = builder.finish(workshop);
+        table.guards.addresses = Arc::new(addresses);
+        table.guards.raw = Arc::new(raw);
+        table.unimported = base.unimported.clone();
         table.guards.own = base.guards.own.clone();
         table.guards.selected = guard::selected(workshop, client, &base.guards.own);
         table.guards.others = base.guards.others.clone();
+        table.guards.names = base.guards.names.clone();
         // Most layers replace few services or none: the shared table is not looked through for those.
         let whole = table.clusters.values().filter(|cluster| cluster.subset.is_empty());
         let whole: HashSet<(u16, &str)> = whole.map(|cluster| (cluster.port, cluster.host.as_str())).collect();
@@ -153,7 +212,8 @@ impl Selection {
             .clusters
             .iter()
             .all(|(name, cluster)| base.clusters.get(name).is_some_and(|there| Arc::ptr_eq(there, cluster)));
-        if same && !routes && table.guards.selected.is_empty() {
+        let hidden = self.entries.iter().any(Selected::is_hidden);
+        if same && !routes && !hidden && table.guards.selected.is_empty() {
             return None;
         }
         Some(table)
@@ -181,7 +241,19 @@ fn select(workshop: &mut Workshop<'_>, scope: Scope<'_>, client: Client<'_>, (at
     let (chosen, varies) = workshop.rules.choose(client, &entry.host, &entry.namespace, scope.root);
     let rule = chosen.and_then(|chosen| workshop.merged(&chosen));
     let varies = varies || rule.as_ref().is_some_and(|rule| rule.personal);
-    Selected { entry: at, rule, varies }
+    Selected { entry: at, rule, varies, reach: Reach::All }
+}
+
+impl Selected {
+    /// What a Sidecar leaves of it.
+    pub fn narrowed(&self, placed: bool, ports: Vec<usize>) -> Self {
+        Self { reach: Reach::Ports { placed, ports }, ..self.clone() }
+    }
+
+    /// Not imported at all; only its guards count.
+    fn is_hidden(&self) -> bool {
+        matches!(&self.reach, Reach::Ports { ports, .. } if ports.is_empty())
+    }
 }
 
 /// Puts services into the places where connections look for them.
@@ -214,34 +286,29 @@ impl<'a> Builder<'a> {
     ) {
         let entry = &scope.registry.entries[selected.entry];
         let rule = selected.rule.as_ref();
-        for index in 0..entry.body.ports.len() {
+        let (placed, ports) = match &selected.reach {
+            Reach::All => (true, None),
+            Reach::Ports { placed, ports } => (*placed, Some(ports)),
+        };
+        for index in (0..entry.body.ports.len()).filter(|index| ports.is_none_or(|ports| ports.contains(index))) {
             let number = entry.body.ports[index].number;
             if !free(number) {
                 continue;
             }
             let made = workshop.made((selected.entry, entry), index, rule, None, holder);
-            self.place(entry, index, &made);
+            if placed {
+                self.place(entry, index, &made);
+            }
             if self.base.is_none() {
                 self.table.services.entry(entry.host.clone()).or_default().push(number);
             }
             self.table.clusters.insert(made.cluster.name.clone(), made.cluster.clone());
-            if self.base.is_none() {
+            if self.base.is_none() && placed {
                 self.placed.push(Placed { entry: selected.entry, port: index, made });
             }
             for subset in 0..rule.map_or(0, |rule| rule.rule.subsets().count()) {
                 let cluster = workshop.made((selected.entry, entry), index, rule, Some(subset), holder).cluster;
                 self.table.clusters.insert(cluster.name.clone(), cluster);
-            }
-        }
-        // A layer says of every service of its own what holds, be it nothing: else what lies beneath would count.
-        let guard = match rule.map(|rule| rule.guard.clone()).filter(guards) {
-            None if self.base.is_some() => Some(Guard::nothing()),
-            guard => guard,
-        };
-        if let Some(guard) = guard {
-            for address in &entry.body.addresses {
-                let guarded = GuardedAddress { service: selected.entry, guard: guard.clone() };
-                guard_address(&mut self.table.guards.addresses, *address, guarded);
             }
         }
     }
@@ -327,15 +394,6 @@ impl<'a> Builder<'a> {
 /// The same port of the same service, under whatever rule.
 fn same(a: &Cluster, b: &Cluster) -> bool {
     a.service == b.service && a.host == b.host && a.port == b.port
-}
-
-fn guard_address(addresses: &mut AddressMap<Vec<GuardedAddress>>, network: IpNet, guarded: GuardedAddress) {
-    match addresses.network_mut(network) {
-        Some(known) => known.push(guarded),
-        None => {
-            addresses.insert_new(network, vec![guarded]);
-        }
-    }
 }
 
 impl Cluster {

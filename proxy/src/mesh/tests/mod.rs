@@ -12,6 +12,7 @@ mod peers;
 mod policies;
 mod random;
 mod random_routes;
+mod random_sidecars;
 mod rules;
 mod scale;
 mod services;
@@ -63,6 +64,13 @@ fn entry(namespace: &str, name: &str, spec: &str) -> String {
 fn rule(namespace: &str, name: &str, spec: &str) -> String {
     format!(
         "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n"
+    )
+}
+
+/// A Sidecar.
+fn sidecar(namespace: &str, name: &str, spec: &str) -> String {
+    format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n"
     )
 }
 

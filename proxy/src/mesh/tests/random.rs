@@ -5,11 +5,11 @@ use rand::{RngExt as _, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 use super::*;
 
-const HOSTS: &[&str] = &["a.com", "b.a.com", "c.b.a.com", "*.a.com", "*.b.a.com", "*.com", "*", "d.org"];
-const NAMESPACES: &[&str] = &["n1", "n2", "istio-system"];
-const PROTOCOLS: &[&str] = &["HTTP", "HTTPS", "TCP", "TLS", "GRPC"];
+pub const HOSTS: &[&str] = &["a.com", "b.a.com", "c.b.a.com", "*.a.com", "*.b.a.com", "*.com", "*", "d.org"];
+pub const NAMESPACES: &[&str] = &["n1", "n2", "istio-system"];
+pub const PROTOCOLS: &[&str] = &["HTTP", "HTTPS", "TCP", "TLS", "GRPC"];
 
-fn one<'a>(random: &mut StdRng, list: &[&'a str]) -> &'a str {
+pub fn one<'a>(random: &mut StdRng, list: &[&'a str]) -> &'a str {
     list.choose(random).copied().unwrap_or_default()
 }
 
@@ -121,7 +121,7 @@ fn no_plain_text_leaves_for_a_host_with_a_rule() {
 
 /// By the rules of the client's own namespace alone, which decide wherever one of them matches: the most specific host's
 /// rules, those whose selector matches before the others.
-fn check(objects: &Objects, workload: &Workload, dst: SocketAddr, host: &str, round: usize) {
+pub fn check(objects: &Objects, workload: &Workload, dst: SocketAddr, host: &str, round: usize) {
     let own = objects.destination_rules.values().filter(|rule| rule.meta.namespace == workload.id.namespace);
     let matching: Vec<_> = own.filter(|rule| covers(&rule.spec.host, host)).collect();
     let rank = |pattern: &str| if pattern.contains('*') { pattern.len() } else { usize::MAX };

@@ -396,7 +396,7 @@ fn unshared(objects: &Objects) -> BTreeMap<WorkloadId, Outbound> {
         let (volumes, _) = Volumes::new(pod);
         let holder = HolderOf { id: HolderId { namespace: 0, places: 0 }, namespace, volumes: &volumes };
         let selection = Selection::new(&mut workshop, scope, client);
-        tables.insert(id, selection.table(&mut workshop, scope, (client, labels), holder).0);
+        tables.insert(id, selection.table(&mut workshop, scope, (client, labels), holder, None).0);
     }
     tables
 }

@@ -62,6 +62,46 @@ fn ten_thousand_hosts_and_250_pods() {
     assert_eq!(mesh.tls_settings().len(), 250);
 }
 
+/// The purpose of a Sidecar: its workloads' table holds what it imports and nothing else, however much there is.
+#[test]
+fn a_narrow_sidecar_makes_a_small_table() {
+    let bound = Duration::from_secs(60);
+    let mut text = sidecar(
+        "n1",
+        "s",
+        "{egress: [{hosts: ['./*', 'default/host-1.example.com', 'default/host-2.example.com', 'default/host-3.example.com', 'default/host-4.example.com', 'default/host-5.example.com']}]}",
+    );
+    // And 200 workloads each of which has its own.
+    for at in 0..200 {
+        text += &pod("many", &format!("p{at}"), &format!("{{app: p{at}}}"));
+        text += &sidecar(
+            "many",
+            &format!("s{at}"),
+            &format!(
+                "{{workloadSelector: {{labels: {{app: p{at}}}}}, egress: [{{hosts: ['default/host-{at}.example.com']}}]}}"
+            ),
+        );
+    }
+    let mut objects = big(0);
+    let own = super::objects(&text);
+    objects.sidecars.extend(own.sidecars);
+    objects.pods.extend(own.pods);
+    let started = Instant::now();
+    let mesh = compile(&objects, &PodAddresses::new());
+    assert!(started.elapsed() < bound, "{:?}", started.elapsed());
+    assert!(mesh.diagnostics.len() == 1, "{:?}", mesh.diagnostics);
+    let size = |namespace, pod| {
+        let table = mesh.of(namespace, pod);
+        (table.clusters.len(), table.services.len(), table.ports[&80].http.len())
+    };
+    assert_eq!(size("n1", "p1"), (5, 5, 5));
+    assert_eq!(size("many", "p7"), (1, 1, 1));
+    assert_eq!(mesh.of("n2", "p2").clusters.len(), 10_000);
+    let tables = mesh.workloads.values().map(|workload| &workload.outbound);
+    assert_eq!(distinct(tables), 1 + 1 + 200, "everybody's, that of n1, and those of `many`");
+    assert_eq!(mesh.clusters().count(), 10_000);
+}
+
 /// `count` hosts with a rule and routes each.
 fn routed(count: usize, matches: &str) -> String {
     let of = |at: usize| {

@@ -22,7 +22,7 @@ use super::{
         routing::{Action, ClusterRef, Route, TunnelMatch},
         table::{HostMap, Outbound, Protocol},
     },
-    Caller, MESH, Resolved, RouteContext, VirtualServices,
+    Caller, Heard, Resolved, RouteContext, VirtualServices,
     gateway::catch_alls_last,
     guards::guard,
     http_routes,
@@ -96,18 +96,22 @@ pub struct View<'a> {
 
 impl Plan {
     /// Enters what VirtualServices say to a client without labels into the finished `table` of its namespace.
-    pub fn new(view: View<'_>, placed: &[Placed], table: &mut Outbound, (spoken, findings): Common<'_>) -> Self {
-        let visible = view.services.bound(MESH, view.caller.namespace);
+    pub fn new(
+        (view, heard): (View<'_>, &Heard),
+        placed: &[Placed],
+        table: &mut Outbound,
+        (spoken, findings): Common<'_>,
+    ) -> Self {
         let mut plan = Self::default();
-        if visible.is_empty() {
+        if heard.all.is_empty() {
             return plan;
         }
-        let bound = Bound::new(view, &visible);
+        let bound = Bound::new(view, heard);
         for place in placed {
             let entry = &view.registry.entries[place.entry];
             plan.add(&bound, table, entry, place);
         }
-        plan.add_hosts_without_service(&bound, table, &visible);
+        plan.add_hosts_without_service(&bound, placed);
         for port in plan.ports.values_mut() {
             port.tls.sort_by_key(|at| bound.ranks.get(at));
             port.tls.dedup();
@@ -168,19 +172,19 @@ impl Plan {
     }
 
     fn add(&mut self, bound: &Bound<'_>, table: &Outbound, entry: &Entry, place: &Placed) {
-        let candidates = bound.candidates(entry);
+        let port = &entry.body.ports[place.port];
+        let candidates = bound.candidates(entry, port.number);
         if candidates.is_empty() {
             return;
         }
-        let port = &entry.body.ports[place.port];
         if matches!(port.protocol, Protocol::Https | Protocol::Tls) {
-            let tls = bound.all_candidates(entry, |service| !service.object.spec.tls.is_empty());
+            let tls = bound.all_candidates(entry, port.number, |service| !service.object.spec.tls.is_empty());
             self.ports.entry(port.number).or_default().tls.extend(tls);
         }
         let Some(there) = table.ports.get(&port.number) else { return };
         if matches!(port.protocol, Protocol::Tcp | Protocol::Auto) {
             let own = entry.raw_addresses(port);
-            let tcp = bound.all_candidates(entry, |service| !service.object.spec.tcp.is_empty());
+            let tcp = bound.all_candidates(entry, port.number, |service| !service.object.spec.tcp.is_empty());
             if !tcp.is_empty() {
                 let cluster = place.made.cluster.name.clone();
                 let plan = TcpPlan { addresses: own, cluster, candidates: tcp };
@@ -202,17 +206,20 @@ impl Plan {
         }
     }
 
-    fn add_hosts_without_service(&mut self, bound: &Bound<'_>, table: &Outbound, visible: &[usize]) {
+    fn add_hosts_without_service(&mut self, bound: &Bound<'_>, placed: &[Placed]) {
         let all = &bound.view.services.all;
-        let served = |host: &str| {
-            let on_port = |ports: &Vec<u16>| ports.contains(&HTTP_PORT);
-            match host.contains('*') {
-                true => table.services.iter().any(|(name, ports)| on_port(ports) && covers(host, name)),
-                false => table.services.get(host).is_some_and(on_port),
-            }
+        let on_port = placed.iter().filter_map(|place| {
+            let entry = &bound.view.registry.entries[place.entry];
+            (entry.body.ports[place.port].number == HTTP_PORT).then_some(entry.host.as_str())
+        });
+        let on_port: HashSet<&str> = on_port.collect();
+        let served = |host: &str| match host.contains('*') {
+            true => on_port.iter().any(|name| covers(host, name)),
+            false => on_port.contains(host),
         };
+        let counting = bound.heard.all.iter().filter(|at| bound.heard.counts(**at, HTTP_PORT));
         let mut seen = HashSet::new();
-        for service in visible.iter().map(|at| &all[*at]).filter(|service| !service.is_gateway_api()) {
+        for service in counting.map(|at| &all[*at]).filter(|service| !service.is_gateway_api()) {
             for host in service.hosts.iter().filter(|host| !served(host)) {
                 if !seen.insert(host.as_str()) {
                     continue;
@@ -223,7 +230,9 @@ impl Plan {
                     title: format!("{host}:{HTTP_PORT}"),
                     names: vec![host.clone()],
                     cluster: None,
-                    candidates: candidates.filter(|at| !all[*at].is_gateway_api()).collect(),
+                    candidates: candidates
+                        .filter(|at| !all[*at].is_gateway_api() && bound.heard.counts(*at, HTTP_PORT))
+                        .collect(),
                 });
             }
         }
@@ -233,6 +242,7 @@ impl Plan {
 /// The VirtualServices that a namespace sees.
 struct Bound<'a> {
     view: View<'a>,
+    heard: &'a Heard,
     /// By host, in order.
     by_host: HostMap<Vec<usize>>,
     /// Places in that order.
@@ -240,9 +250,9 @@ struct Bound<'a> {
 }
 
 impl<'a> Bound<'a> {
-    fn new(view: View<'a>, visible: &[usize]) -> Self {
+    fn new(view: View<'a>, heard: &'a Heard) -> Self {
         let mut by_host: HostMap<Vec<usize>> = HostMap::default();
-        for at in visible {
+        for at in &heard.all {
             let service = &view.services.all[*at];
             // A wildcard of the Gateway API names no service.
             for host in service.hosts.iter().filter(|host| !(service.is_gateway_api() && host.contains('*'))) {
@@ -253,28 +263,30 @@ impl<'a> Bound<'a> {
                 }
             }
         }
-        Self { view, by_host, ranks: visible.iter().enumerate().map(|(rank, at)| (*at, rank)).collect() }
+        Self { view, heard, by_host, ranks: heard.all.iter().enumerate().map(|(rank, at)| (*at, rank)).collect() }
     }
 
     /// The VirtualServices for a service: those of the most specific host.
-    fn candidates(&self, entry: &Entry) -> Vec<usize> {
-        let mut bound = self.by_host.matches(&entry.host).map(|(_, bound)| self.counting(bound, entry));
+    fn candidates(&self, entry: &Entry, port: u16) -> Vec<usize> {
+        let mut bound = self.by_host.matches(&entry.host).map(|(_, bound)| self.counting(bound, entry, port));
         bound.find(|bound| !bound.is_empty()).unwrap_or_default()
     }
 
     /// A route of the Gateway API counts for services of its own namespace, or for clients of it; theirs go first.
-    fn counting(&self, bound: &[usize], entry: &Entry) -> Vec<usize> {
+    fn counting(&self, bound: &[usize], entry: &Entry, port: u16) -> Vec<usize> {
         let all = &self.view.services.all;
         let namespace = |at: &usize| all[*at].object.meta.namespace.as_str();
-        let consumers = bound.iter().any(|at| all[*at].is_gateway_api() && namespace(at) == self.view.caller.namespace);
+        let bound = || bound.iter().filter(|at| self.heard.counts(**at, port));
+        let consumers = bound().any(|at| all[*at].is_gateway_api() && namespace(at) == self.view.caller.namespace);
         let home = if consumers { self.view.caller.namespace } else { &entry.namespace };
-        bound.iter().copied().filter(|at| !all[*at].is_gateway_api() || namespace(at) == home).collect()
+        bound().copied().filter(|at| !all[*at].is_gateway_api() || namespace(at) == home).collect()
     }
 
     /// `tls` and `tcp` routes count in every VirtualService that has the host, however wide (Istio `getConfigsForHost`).
-    fn all_candidates(&self, entry: &Entry, has: fn(&Resolved) -> bool) -> Vec<usize> {
+    fn all_candidates(&self, entry: &Entry, port: u16, has: fn(&Resolved) -> bool) -> Vec<usize> {
         let bound = self.by_host.matches(&entry.host).flat_map(|(_, bound)| bound.iter().copied());
-        let mut bound: Vec<usize> = bound.filter(|at| has(&self.view.services.all[*at])).collect();
+        let counts = |at: &usize| has(&self.view.services.all[*at]) && self.heard.counts(*at, port);
+        let mut bound: Vec<usize> = bound.filter(counts).collect();
         bound.sort_by_key(|at| self.ranks.get(at));
         bound.dedup();
         bound

@@ -7,6 +7,7 @@ mod destinations;
 mod gateway;
 mod guards;
 mod headers;
+mod heard;
 mod http;
 mod matches;
 mod mesh;
@@ -23,9 +24,10 @@ pub use self::{
     check::check,
     destinations::Destinations,
     gateway::{GatewayServer, ServerHost, common_hosts, for_gateway},
+    heard::Heard,
     http::http_routes,
     mesh::{Placed, Plan, View},
-    spoken::Spoken,
+    spoken::{Spoken, every_destination},
     tunnels::{gateway_tcp, gateway_tls},
 };
 use super::{

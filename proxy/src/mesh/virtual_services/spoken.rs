@@ -72,7 +72,7 @@ impl Spoken {
 }
 
 /// Every destination with the object that names it, always in the same order.
-fn every_destination(service: &Resolved) -> impl Iterator<Item = (&Object<VirtualService>, &Destination)> {
+pub fn every_destination(service: &Resolved) -> impl Iterator<Item = (&Object<VirtualService>, &Destination)> {
     let http = service.http.iter().flat_map(|entry| {
         let rule = entry.rule();
         let mirrors = rule.mirrors.iter().map(|mirror| &mirror.destination);
