@@ -22,7 +22,7 @@ use super::{
     gateway::{h2_get, hello},
     inbound::{declared, inbound, own_port, permissive},
     lab::*,
-    mesh_mtls::{OWN, call, contexts, identities},
+    mesh_mtls::{CALLER, OWN, call, contexts, identities},
 };
 use crate::{
     mesh::{Application, Cluster, InboundPort, InboundTable, MtlsMode, Pool, Protocol, VirtualHost},
@@ -128,7 +128,8 @@ async fn the_application_is_told_of_the_clients_certificate() {
         let line = body.lines().find_map(|line| line.strip_prefix("x-forwarded-client-cert: ")).expect("told");
         let (before, own) = line.split_once(',').unwrap();
         assert_eq!(before, "URI=spiffe://forged");
-        assert!(own.starts_with(&format!("By={OWN};")), "{own}");
+        assert!(own.starts_with(&format!("By={OWN};Hash=")), "{own}");
+        assert!(own.ends_with(&format!(";URI={CALLER}")), "{own}");
     }
 }
 

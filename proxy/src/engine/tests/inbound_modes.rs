@@ -138,7 +138,7 @@ async fn a_disabled_port_takes_nothing_off() {
     assert!(!hello.await.unwrap());
 }
 
-fn ingress(port: u16, tls: DownstreamTls) -> InboundTable {
+pub fn ingress(port: u16, tls: DownstreamTls) -> InboundTable {
     let own = InboundPort { tls: Some(tls), ..own_port(port, Protocol::Http, Application::Dialled) };
     InboundTable { ports: [(port, Arc::new(own))].into(), ..declared(MtlsMode::Disable, 1, Protocol::Auto) }
 }

@@ -112,7 +112,10 @@ async fn a_gateway_tells_its_services_who_calls_and_nobody_else() {
             assert_eq!(told, None);
         } else {
             let told = told.expect("told");
-            assert!(told.starts_with(&format!("By={OWN};")), "{told}");
+            assert!(
+                told.starts_with(&format!("By={OWN};Hash=")) && told.ends_with(&format!(";URI={CALLER}")),
+                "{told}"
+            );
             assert!(told.contains(";Cert=\"-----BEGIN%20CERTIFICATE-----%0A"), "{told}");
             assert!(!told.contains("forged"), "{told}");
         }

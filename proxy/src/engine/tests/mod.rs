@@ -6,6 +6,7 @@ mod gateway;
 mod gateway_tls;
 mod inbound;
 mod inbound_http;
+mod inbound_ingress;
 mod inbound_modes;
 mod lab;
 mod limits_and_ends;

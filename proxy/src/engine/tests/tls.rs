@@ -17,7 +17,7 @@ use crate::{
     tls::{Contexts, MaterialReader, read_host_file},
 };
 
-struct Files;
+pub struct Files;
 
 impl MaterialReader for Files {
     fn secret(&self, _: &str, _: &str) -> Option<Arc<crate::api::core::Secret>> {
