@@ -32,6 +32,7 @@ impl Holder<'_> {
         check_suites(&tls.cipher_suites).map_err(|error| ("cipherSuites", error.to_string()))?;
         let names = tls.credential_names.iter().map(|name| self.secret_name(tls, name, granted));
         let secrets: Vec<SecretName> = names.collect::<Result<_, _>>()?;
+        let identities = self.identities(tls, &secrets)?;
         let clients = match tls.mode {
             Some(ServerTlsMode::Mutual) => ClientCertificates::Required(self.client_trust(tls, &secrets, granted)?),
             Some(ServerTlsMode::OptionalMutual) => {
@@ -41,7 +42,7 @@ impl Holder<'_> {
         };
         let suites = if tls.cipher_suites.is_empty() { &self.defaults.cipher_suites } else { &tls.cipher_suites };
         Ok(ServerTlsSettings {
-            identities: self.identities(tls, &secrets)?,
+            identities,
             clients,
             alpn: alpn.iter().map(|name| (*name).to_owned()).collect(),
             min_version: tls.min_version.clone(),

@@ -121,6 +121,7 @@ fn what_cannot_be_honoured_is_refused_and_said() {
         ("{mode: SIMPLE, credentialName: other/far}", "credentialName", "own namespace"),
         ("{mode: SIMPLE, credentialName: 'kubernetes-gateway://other/far'}", "credentialName", "Gateway API"),
         ("{mode: SIMPLE, credentialName: 'builtin://'}", "credentialName", "not honoured"),
+        ("{mode: MUTUAL, credentialName: none}", "credentialName", "Secret edge/none does not exist"),
         ("{mode: MUTUAL, credentialName: bare}", "credentialName", "bare-cacert"),
         ("{mode: MUTUAL, serverCertificate: /a, privateKey: /b}", "caCertificates", "no CA"),
         ("{mode: MUTUAL, serverCertificate: /a, privateKey: /b, caCertificates: system}", "caCertificates", "no CA"),
