@@ -219,6 +219,10 @@ pub struct ClientTls {
     pub subject_alt_names: Vec<String>,
     pub sni: Option<String>,
     pub insecure_skip_verify: bool,
+    /// Made from a BackendTLSPolicy: its CA, wherever the client is.
+    pub ca: Option<CaSource>,
+    /// … which is not there, and why: nothing is sent.
+    pub refused: Option<String>,
 }
 
 /// Where a CA is that an object of the Gateway API refers to.

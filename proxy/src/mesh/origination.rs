@@ -12,7 +12,7 @@ use super::{
 use crate::api::{
     Object, Objects,
     core::{ConfigMap, Secret},
-    istio::{ClientTls, MeshConfig, TlsMode},
+    istio::{CaSource, ClientTls, MeshConfig, TlsMode},
     objects::Kind,
 };
 
@@ -75,6 +75,10 @@ impl Holder<'_> {
             TlsMode::Disable => return UpstreamTls::Plain,
             TlsMode::IstioMutual => return upstream.mesh(Some(tls.settings)),
             TlsMode::Simple | TlsMode::Mutual => {}
+        }
+        if let Some(why) = &tls.settings.refused {
+            // Said where the CA is referred to.
+            return UpstreamTls::Refuse(Arc::from(why.as_str()));
         }
         match self.settings(tls.settings, upstream) {
             Ok(settings) => UpstreamTls::Originate(Arc::new(settings)),
@@ -153,9 +157,11 @@ impl Holder<'_> {
         } else {
             None
         };
-        let trust = match given(tls.ca_certificates.as_ref()) {
-            None | Some("system") => TrustSource::System,
-            Some(path) => TrustSource::File(self.material("caCertificates", path)?),
+        let trust = match (tls.ca.clone(), given(tls.ca_certificates.as_ref())) {
+            (Some(CaSource::ConfigMap { namespace, name }), _) => TrustSource::ConfigMap { namespace, name },
+            (Some(CaSource::Secret { namespace, name }), _) => TrustSource::Secret { namespace, name },
+            (None, None | Some("system")) => TrustSource::System,
+            (None, Some(path)) => TrustSource::File(self.material("caCertificates", path)?),
         };
         Ok((identity, trust))
     }

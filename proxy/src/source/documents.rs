@@ -47,7 +47,7 @@ const LATER: &[(&str, &[&str])] = &[
     ("security.istio.io", &["RequestAuthentication"]),
     ("telemetry.istio.io", &["Telemetry"]),
     ("extensions.istio.io", &["WasmPlugin"]),
-    ("gateway.networking.k8s.io", &["GRPCRoute", "TCPRoute", "UDPRoute", "BackendTLSPolicy"]),
+    ("gateway.networking.k8s.io", &["GRPCRoute", "TCPRoute", "UDPRoute"]),
 ];
 
 /// Kinds that are read, for hints at misspelt ones.
@@ -55,7 +55,7 @@ const READ: &[(&str, &[&str])] = &[
     ("", &["ConfigMap", "Namespace", "Pod", "Secret", "Service"]),
     ("networking.istio.io", &["DestinationRule", "Gateway", "ServiceEntry", "Sidecar", "VirtualService"]),
     ("security.istio.io", &["AuthorizationPolicy", "PeerAuthentication"]),
-    ("gateway.networking.k8s.io", &["Gateway", "HTTPRoute", "ReferenceGrant", "TLSRoute"]),
+    ("gateway.networking.k8s.io", &["BackendTLSPolicy", "Gateway", "HTTPRoute", "ReferenceGrant", "TLSRoute"]),
 ];
 
 /// Reads every document of a file (`.json` is JSON, all else YAML, several documents each).
@@ -207,6 +207,12 @@ impl Reader {
                 let versions = &["v1", "v1beta1", "v1alpha3", "v1alpha2"];
                 self.object(header, "TLSRoute", versions, &findings, none, AnyObject::TlsRoute, |root, _| {
                     read::tls_route(root)
+                });
+            }
+            "BackendTLSPolicy" => {
+                let (versions, wrap) = (&["v1", "v1beta1", "v1alpha3"], AnyObject::BackendTlsPolicy);
+                self.object(header, "BackendTLSPolicy", versions, &findings, none, wrap, |root, _| {
+                    read::backend_tls_policy(root)
                 });
             }
             "ReferenceGrant" => {

@@ -3,6 +3,7 @@
 //! knows the converted objects only; what is said about them is said about the fields that were written.
 
 mod attach;
+mod backend_tls;
 mod backends;
 mod credentials;
 mod gateways;
@@ -31,7 +32,11 @@ const NAME_OVERRIDE: &str = "gateway.istio.io/name-override";
 /// All objects with what Gateways and HTTPRoutes come to among them, and the conditions that a controller would report.
 /// Nothing is copied where there are none.
 pub fn convert<'a>(objects: &'a Objects, findings: &mut Findings) -> (Cow<'a, Objects>, Vec<ObjectStatus>) {
-    if objects.kube_gateways.is_empty() && objects.http_routes.is_empty() && objects.tls_routes.is_empty() {
+    if objects.kube_gateways.is_empty()
+        && objects.http_routes.is_empty()
+        && objects.tls_routes.is_empty()
+        && objects.backend_tls_policies.is_empty()
+    {
         return (Cow::Borrowed(objects), Vec::new());
     }
     let mut all = objects.clone();
@@ -47,7 +52,8 @@ pub fn convert<'a>(objects: &'a Objects, findings: &mut Findings) -> (Cow<'a, Ob
     for object in gateways.made() {
         all.gateways.insert(key(&object.meta.namespace, &object.meta.name), object);
     }
-    let statuses = gateways.statuses().into_iter().chain(of_routes).chain(of_tls_routes).collect();
+    let of_policies = backend_tls::convert(&mut all, findings);
+    let statuses = gateways.statuses().into_iter().chain(of_routes).chain(of_tls_routes).chain(of_policies).collect();
     (Cow::Owned(all), statuses)
 }
 

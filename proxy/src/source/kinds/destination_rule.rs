@@ -112,6 +112,7 @@ fn client_tls(field: &Field<'_>) -> Option<ClientTls> {
         subject_alt_names: fields.strings("subjectAltNames"),
         sni: fields.string("sni"),
         insecure_skip_verify: fields.get("insecureSkipVerify").and_then(|f| f.boolean()).unwrap_or_default(),
+        ..ClientTls::default()
     };
     check_tls(&tls, &fields);
     Some(tls)

@@ -1,6 +1,7 @@
 //! The Gateway API in Istio's terms: what Gateways and HTTPRoutes become, and what is said of them.
 
 mod attach;
+mod backend_tls;
 mod rules;
 mod seeds;
 mod tls;

@@ -1,5 +1,6 @@
 //! gateway.networking.k8s.io kinds, checked as the validation of their CustomResourceDefinitions does.
 
+mod backend_tls;
 mod filters;
 mod frontend;
 mod gateway;
@@ -8,6 +9,7 @@ mod matches;
 mod route;
 mod tls_route;
 
+pub use backend_tls::backend_tls_policy;
 pub use gateway::{gateway, gateway_class};
 pub use grant::reference_grant;
 pub use route::http_route;

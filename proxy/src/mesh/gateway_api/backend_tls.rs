@@ -1,0 +1,233 @@
+//! BackendTLSPolicies to DestinationRules, as in Istio, for every client of the mesh. Plain text never leaves for what a
+//! policy names: rules that authors wrote for the same hosts get its TLS wherever they have none of their own.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    super::{
+        findings::Findings,
+        host::{canonical, covers},
+        names::{rule_host, service_host},
+        table::ObjectStatus,
+    },
+    backends::Grants,
+    credentials::authority,
+    key, made,
+    status::{Fault, condition},
+    tls::References,
+    written,
+};
+use crate::api::{
+    Object, ObjectMeta, Objects,
+    gateway_api::{BackendTlsPolicy, BackendTlsTarget},
+    istio::{ClientTls, DestinationRule, TlsMode, TrafficPolicy},
+};
+
+type Policy = Arc<Object<BackendTlsPolicy>>;
+
+/// What policies say about one host.
+struct Secured {
+    /// The first that names it, for the rule that is made.
+    policy: Policy,
+    /// For ports that have nothing of their own.
+    whole: Option<ClientTls>,
+    ports: BTreeMap<u16, ClientTls>,
+}
+
+/// Enters the rules into `objects`; gives the conditions of the policies.
+pub fn convert(objects: &mut Objects, findings: &mut Findings) -> Vec<ObjectStatus> {
+    let given = objects.clone();
+    let grants = Grants::new(&given);
+    let mut sorted: Vec<&Policy> = given.backend_tls_policies.values().collect();
+    sorted.sort_by_key(|policy| (&policy.meta.creation_timestamp, &policy.meta.namespace, &policy.meta.name));
+    let mut hosts: BTreeMap<(String, String), Secured> = BTreeMap::new();
+    // Who named a target first.
+    let mut taken: BTreeMap<(String, BackendTlsTargetKey), String> = BTreeMap::new();
+    let mut statuses = Vec::new();
+    for policy in sorted {
+        let references = References { objects: &given, grants: &grants, namespace: &policy.meta.namespace };
+        let (tls, broken) = client_tls(policy, references, findings);
+        for (at, target) in policy.spec.targets.iter().enumerate() {
+            let field = format!("spec.targetRefs[{at}]");
+            let of_target = (policy.meta.namespace.clone(), target_key(target));
+            let found = match taken.get(&of_target) {
+                Some(first) => Err(Fault::new("Conflicted", format!("{first} is about the same target already"))),
+                None => self::target(&given, &policy.meta.namespace, target),
+            };
+            let refused =
+                match found {
+                    Ok((names, port)) => {
+                        taken.insert(of_target, policy.id.to_string());
+                        for host in names {
+                            let secured = hosts.entry((policy.meta.namespace.clone(), host)).or_insert_with(|| {
+                                Secured { policy: policy.clone(), whole: None, ports: BTreeMap::new() }
+                            });
+                            match port {
+                                Some(port) => drop(secured.ports.entry(port).or_insert_with(|| tls.clone())),
+                                None => drop(secured.whole.get_or_insert_with(|| tls.clone())),
+                            }
+                        }
+                        broken.as_ref().map(|fault| Fault::new("NoValidCACertificate", &*fault.message))
+                    }
+                    Err(fault) => {
+                        findings.error(&**policy, &field, format!("{}: the policy does nothing there", fault.message));
+                        Some(fault)
+                    }
+                };
+            let mut about = format!("target {} {}", target.object.kind, target.object.name);
+            if let Some(section) = &target.section {
+                about.push_str(&format!(" section {section}"));
+            }
+            let conditions = vec![
+                condition("Accepted", "accepted", refused.as_ref()),
+                condition("ResolvedRefs", "all references resolved", broken.as_ref()),
+            ];
+            statuses.push(ObjectStatus { object: policy.id.clone(), about, conditions });
+        }
+    }
+    for ((namespace, host), secured) in &hosts {
+        secure(objects, &given, namespace, host, secured);
+    }
+    statuses
+}
+
+type BackendTlsTargetKey = (String, String, String, Option<String>);
+
+fn target_key(target: &BackendTlsTarget) -> BackendTlsTargetKey {
+    let object = &target.object;
+    (object.group.clone(), object.kind.clone(), object.name.clone(), target.section.clone())
+}
+
+/// The settings of a policy, which refuse where its CA is not there.
+fn client_tls(policy: &Policy, references: References<'_>, findings: &mut Findings) -> (ClientTls, Option<Fault>) {
+    let spec = &policy.spec;
+    let names =
+        if spec.subject_alt_names.is_empty() { vec![spec.hostname.clone()] } else { spec.subject_alt_names.clone() };
+    let mut tls = ClientTls {
+        mode: TlsMode::Simple,
+        sni: Some(spec.hostname.clone()),
+        subject_alt_names: names,
+        ..ClientTls::default()
+    };
+    let Some(reference) = spec.cas.first() else { return (tls, None) };
+    match authority(reference, "BackendTLSPolicy", references) {
+        Ok(ca) => {
+            tls.ca = Some(ca);
+            (tls, None)
+        }
+        Err(fault) => {
+            let message = format!("{}: calls to its targets are refused", fault.message);
+            findings.error(&**policy, "spec.validation.caCertificateRefs[0]", message);
+            tls.refused = Some(format!("{}: {}", policy.id, fault.message));
+            (tls, Some(fault))
+        }
+    }
+}
+
+/// Hosts and port that a target means.
+fn target(objects: &Objects, namespace: &str, target: &BackendTlsTarget) -> Result<(Vec<String>, Option<u16>), Fault> {
+    let object = &target.object;
+    let at = key(namespace, &object.name);
+    let missing = |what: String| Fault::new("TargetNotFound", what);
+    let (hosts, ports): (Vec<String>, Vec<(u16, Option<&str>)>) = match (object.group.as_str(), object.kind.as_str()) {
+        ("", "Service") => {
+            let service = objects.services.get(&at);
+            let service = service.ok_or_else(|| missing(format!("there is no Service {namespace}/{}", object.name)))?;
+            let ports = service.spec.ports.iter().map(|port| (port.port, port.name.as_deref()));
+            (vec![service_host(&canonical(&object.name), namespace)], ports.collect())
+        }
+        ("networking.istio.io", "ServiceEntry") => {
+            let entry = objects.service_entries.get(&at);
+            let entry =
+                entry.ok_or_else(|| missing(format!("there is no ServiceEntry {namespace}/{}", object.name)))?;
+            let hosts = entry.spec.hosts.iter().map(|host| canonical(host).into_owned());
+            (hosts.collect(), entry.spec.ports.iter().map(|port| (port.number, Some(port.name.as_str()))).collect())
+        }
+        (_, kind) => {
+            return Err(Fault::new("Invalid", format!("kind {kind} is no target: a Service is, or a ServiceEntry")));
+        }
+    };
+    let Some(section) = &target.section else { return Ok((hosts, None)) };
+    let port = ports.iter().find(|(_, name)| *name == Some(section)).map(|(port, _)| *port);
+    let port = port.ok_or_else(|| missing(format!("{} {} has no port {section}", object.kind, object.name)))?;
+    Ok((hosts, Some(port)))
+}
+
+/// Lets no rule for `host` lead to plain text, and makes one for those of whom no rule speaks.
+fn secure(objects: &mut Objects, given: &Objects, namespace: &str, host: &str, secured: &Secured) {
+    let mut everybody = false;
+    // Where only rules with a selector speak of the host, the others would go by none.
+    let mut selective: BTreeMap<&str, bool> = BTreeMap::new();
+    for (at, rule) in &given.destination_rules {
+        let named = rule_host(&rule.spec.host, &rule.meta.namespace);
+        if !covers(&named, host) {
+            continue;
+        }
+        let exported = rule.spec.export_to.iter().all(|to| to == "*");
+        let selects = rule.spec.workload_selector.is_some();
+        everybody |= rule.meta.namespace == namespace && exported && !selects;
+        *selective.entry(&rule.meta.namespace).or_insert(true) &= selects;
+        // A wider rule is left to the other hosts that it names.
+        let exact = named == host;
+        let at = if exact { at.clone() } else { key(&at.0, &format!("{}~{host}", at.1)) };
+        let known = objects.destination_rules.get(&at).unwrap_or(rule);
+        let mut made: Object<DestinationRule> = (**known).clone();
+        host.clone_into(&mut made.spec.host);
+        made.meta.name.clone_from(&at.1);
+        secured.enter(made.spec.traffic_policy.get_or_insert_default());
+        for policy in made.spec.subsets.iter_mut().filter_map(|subset| subset.traffic_policy.as_mut()) {
+            if policy.tls.is_some() || !policy.port_level_settings.is_empty() {
+                secured.enter(policy);
+            }
+        }
+        objects.destination_rules.insert(at, Arc::new(made));
+    }
+    for (place, _) in selective.iter().filter(|(place, only)| **only && **place != namespace) {
+        enter(objects, secured.rule(host, place, vec![".".to_owned()]));
+    }
+    if !everybody {
+        enter(objects, secured.rule(host, namespace, Vec::new()));
+    }
+}
+
+fn enter(objects: &mut Objects, made: Arc<Object<DestinationRule>>) {
+    objects.destination_rules.insert(key(&made.meta.namespace, &made.meta.name), made);
+}
+
+impl Secured {
+    /// A rule of its own for clients of whom no other speaks.
+    fn rule(&self, host: &str, namespace: &str, export_to: Vec<String>) -> Arc<Object<DestinationRule>> {
+        let policy = &*self.policy;
+        let mut spec = DestinationRule { host: host.to_owned(), export_to, ..DestinationRule::default() };
+        self.enter(spec.traffic_policy.get_or_insert_default());
+        // No name that an object can bear.
+        let name = format!("~{host}~backend-tls");
+        let meta = ObjectMeta { name, namespace: namespace.to_owned(), ..policy.meta.clone() };
+        let fields = [
+            ("spec".to_owned(), written(policy, "spec")),
+            ("spec.host".to_owned(), written(policy, "spec.targetRefs")),
+            ("spec.trafficPolicy".to_owned(), written(policy, "spec.validation")),
+        ];
+        made(policy, meta, spec, fields)
+    }
+
+    /// TLS of an author's own stays.
+    fn enter(&self, policy: &mut TrafficPolicy) {
+        let bare = |tls: &Option<ClientTls>| tls.as_ref().is_none_or(|tls| tls.mode == TlsMode::Disable);
+        for (port, level) in &mut policy.port_level_settings {
+            if let Some(tls) = self.ports.get(port).or(self.whole.as_ref()).filter(|_| bare(&level.tls)) {
+                level.tls = Some(tls.clone());
+            }
+        }
+        for (port, tls) in &self.ports {
+            if policy.port_level_settings.iter().all(|(other, _)| other != port) && bare(&policy.tls) {
+                // A port level stands for itself: it takes what the rule says for all ports along.
+                let level = TrafficPolicy { tls: Some(tls.clone()), port_level_settings: Vec::new(), ..policy.clone() };
+                policy.port_level_settings.push((*port, level));
+            }
+        }
+        if let Some(tls) = self.whole.as_ref().filter(|_| bare(&policy.tls)) {
+            policy.tls = Some(tls.clone());
+        }
+    }
+}
