@@ -160,6 +160,11 @@ impl<'a> Way<'a> {
                 outbound.tcp(dialled)
             }
         };
+        if matches!(decision, Decision::Passthrough | Decision::Block)
+            && let Some(why) = outbound.unimported(&target.host, port)
+        {
+            self.steps.add("not", &target.host, why);
+        }
         self.decision(decision)
     }
 
