@@ -117,6 +117,8 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
         .chain(origins(&objects.destination_rules))
         .chain(origins(&objects.virtual_services))
         .chain(origins(&objects.gateways))
+        .chain(origins(&objects.kube_gateways))
+        .chain(origins(&objects.backend_tls_policies))
         .chain(origins(&objects.http_routes))
         .chain(origins(&objects.sidecars))
         .chain(origins(&objects.peer_authentications))

@@ -6,6 +6,7 @@ pub mod lab;
 mod mesh;
 mod refusals;
 mod revocation;
+mod server_clients;
 mod server_lab;
 mod servers;
 

@@ -4,7 +4,7 @@ use super::lab::*;
 use crate::{mesh::table::TlsSettings, tls::TlsError};
 
 /// Makes `<name>` with the CA's key, revoking these serial numbers (hexadecimal, whole bytes).
-fn list(lab: &Lab, ca: &str, name: &str, serials: &[&str], version_2: bool, more: &[&str]) {
+pub fn list(lab: &Lab, ca: &str, name: &str, serials: &[&str], version_2: bool, more: &[&str]) {
     let index: String =
         serials.iter().map(|serial| format!("R\t401231235959Z\t260101000000Z\t{serial}\tunknown\t/CN=x\n")).collect();
     lab.write("index.txt", index);

@@ -4,6 +4,7 @@ use std::{
     io::Write,
     process::{Command, Stdio},
     sync::Arc,
+    time::Duration,
 };
 
 use rustls::HandshakeKind;
@@ -93,16 +94,21 @@ impl Lab {
 
     /// `openssl s_client` in the folder, against a connection that this server takes.
     pub async fn call(&self, server: &Arc<ServerContext>, arguments: &[&str]) -> Call {
-        self.call_saying(server, arguments, "").await
+        self.call_typing_first(server, &[arguments, &["-ign_eof"]].concat(), "").await
     }
 
-    /// The same; `input` is what is typed.
-    pub async fn call_saying(&self, server: &Arc<ServerContext>, arguments: &[&str], input: &'static str) -> Call {
+    /// The same; `input` is typed, and its letters are commands to `s_client`.
+    pub async fn call_typing_first(
+        &self,
+        server: &Arc<ServerContext>,
+        arguments: &[&str],
+        input: &'static str,
+    ) -> Call {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let mut command = Command::new("openssl");
         command
-            .args(["s_client", "-connect", &address, "-ign_eof", "-nameopt", "RFC2253"])
+            .args(["s_client", "-connect", &address, "-nameopt", "RFC2253"])
             .args(arguments)
             .current_dir(self.dir.path());
         let client = spawn_blocking(move || {
@@ -115,13 +121,15 @@ impl Lab {
             drop(stdin);
             format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
         });
-        let server = timeout(PATIENCE, serve(server, &listener)).await.expect("the server comes to an end");
+        let server =
+            timeout(PATIENCE, serve(server, &listener, !input.is_empty())).await.expect("the server comes to an end");
         let client = timeout(PATIENCE, client).await.expect("openssl comes to an end").unwrap();
         Call { client, server }
     }
 }
 
-async fn serve(server: &ServerContext, listener: &TcpListener) -> Result<Taken, String> {
+/// Answers, and closes: where the client has something to type, only once that has come to its end.
+async fn serve(server: &ServerContext, listener: &TcpListener, waits: bool) -> Result<Taken, String> {
     let (tcp, _) = listener.accept().await.unwrap();
     let mut stream = match server.accept(tcp).await {
         Ok(stream) => stream,
@@ -138,6 +146,10 @@ async fn serve(server: &ServerContext, listener: &TcpListener) -> Result<Taken, 
         alpn: connection.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned()),
         resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
     };
+    if waits {
+        // What rustls answers to a request for a new handshake leaves with the next write.
+        let _ = timeout(Duration::from_secs(1), stream.read(&mut [0])).await;
+    }
     let _ = stream.write_all(ANSWER.as_bytes()).await;
     let _ = stream.shutdown().await;
     let _ = timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await;

@@ -182,3 +182,85 @@ async fn a_session_is_resumed_at_its_own_server_only() {
         assert_eq!(why, "the client showed no certificate");
     }
 }
+
+#[tokio::test]
+async fn the_certificate_fits_what_the_client_can_check_and_asks_for() {
+    let lab = Lab::example();
+    let names = "subjectAltName=DNS:a.example,DNS:*.wild.example,IP:10.0.0.1";
+    for (name, kind) in [("rsa", "rsa:2048"), ("ecdsa", "P-256"), ("ed", "ed25519")] {
+        lab.request(name, &format!("/CN={name}"), kind);
+        lab.sign_v3(name, "root", names, &[]);
+    }
+    lab.leaf_v3("b", "root", "/CN=b", "subjectAltName=DNS:b.example");
+    let server = build_server(&lab.simple(&["rsa", "ecdsa", "ed", "b"])).unwrap();
+    let shown = async |arguments: &[&str]| {
+        let call = lab.call(&server, arguments).await;
+        let subject = call.client.lines().find_map(|line| line.strip_prefix("subject=CN=").map(str::to_owned));
+        call.taken();
+        subject.unwrap()
+    };
+    for version in ["-tls1_2", "-tls1_3"] {
+        assert_eq!(shown(&[version, "-servername", "a.example"]).await, "ecdsa", "the cheaper one");
+        let only = |schemes| [version, "-servername", "a.example", "-sigalgs", schemes];
+        assert_eq!(shown(&only("rsa_pss_rsae_sha256")).await, "rsa");
+        assert_eq!(shown(&only("ed25519")).await, "ed");
+        assert_eq!(shown(&[version, "-servername", "b.example"]).await, "b", "one server may have several hosts");
+        assert_eq!(shown(&[version, "-noservername"]).await, "ecdsa");
+    }
+    // TLS 1.2 ties the certificate to the cipher suite.
+    assert_eq!(shown(&["-tls1_2", "-cipher", "ECDHE-RSA-AES128-GCM-SHA256"]).await, "rsa");
+    for host in ["a.example", "A.Example.", "x.wild.example", "b.example", "10.0.0.1"] {
+        assert!(server.covers(host), "{host}");
+    }
+    for host in ["c.example", "wild.example", "x.y.wild.example", "10.0.0.2", "rsa", "", "a.example:443"] {
+        assert!(!server.covers(host), "{host}");
+    }
+    // With no alternative name the CN is the name.
+    let old = build_server(&lab.simple(&["server"])).unwrap();
+    assert!(old.covers(NGINX) && !old.covers("a.example") && !old.is_mesh());
+}
+
+#[tokio::test]
+async fn versions_and_suites_are_those_allowed() {
+    let lab = Lab::example();
+    let with = |min: &str, max: &str, suites: &[&str]| ServerTlsSettings {
+        min_version: Some(min.to_owned()),
+        max_version: Some(max.to_owned()),
+        cipher_suites: suites.iter().map(|name| (*name).to_owned()).collect(),
+        ..lab.simple(&["server"])
+    };
+    let new = build_server(&with("TLSV1_3", "TLS_AUTO", &[])).unwrap();
+    lab.call(&new, &["-tls1_3"]).await.taken();
+    lab.call(&new, &["-tls1_2"]).await.refused();
+    let old = build_server(&with("TLSV1_0", "TLSV1_2", &["ECDHE-RSA-AES128-GCM-SHA256"])).unwrap();
+    lab.call(&old, &["-tls1_3"]).await.refused();
+    lab.call(&old, &["-tls1_2", "-cipher", "ECDHE-RSA-AES256-GCM-SHA384"]).await.refused();
+    let call = lab.call(&old, &["-tls1_2"]).await;
+    assert!(call.client.contains("Cipher is ECDHE-RSA-AES128-GCM-SHA256"), "{}", call.client);
+    call.taken();
+    // Nothing below 1.2, whatever the minimum.
+    lab.call(&old, &["-tls1_1", "-cipher", "DEFAULT:@SECLEVEL=0"]).await.refused();
+    assert!(matches!(build_server(&with("TLSV1_3", "TLSV1_2", &[])), Err(TlsError::NoVersion { .. })));
+    assert!(matches!(build_server(&with("TLSV1_0", "TLSV1_1", &[])), Err(TlsError::TooOld { .. })));
+    let error = build_server(&with("TLSV1_2", "TLSV1_3", &["AES128-SHA"])).unwrap_err().to_string();
+    assert!(error.contains("AES128-SHA") && error.contains("ECDHE-RSA-AES128-GCM-SHA256"), "{error}");
+}
+
+#[tokio::test]
+async fn no_renegotiation_no_early_data_no_compression() {
+    let lab = Lab::example();
+    lab.write("early.txt", "GET / HTTP/1.0\r\n\r\n");
+    let server = build_server(&lab.simple(&["server"])).unwrap();
+    let call = lab.call(&server, &["-tls1_2", "-comp"]).await;
+    assert!(call.client.contains("Compression: NONE"), "{}", call.client);
+    call.taken();
+    let call = lab.call(&server, &["-tls1_3", "-sess_out", "session.pem"]).await;
+    assert!(call.client.contains("Max Early Data: 0"), "{}", call.client);
+    call.taken();
+    let early = ["-tls1_3", "-sess_in", "session.pem", "-early_data", "early.txt"];
+    let call = lab.call(&server, &early).await;
+    assert!(call.client.contains("Early data was not sent") || call.client.contains("Early data was rejected"));
+    // `R` asks for a new handshake.
+    let call = lab.call_typing_first(&server, &["-tls1_2"], "R\n").await;
+    assert!(call.client.contains("RENEGOTIATING") && call.client.contains("no renegotiation"), "{}", call.client);
+}
