@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// What a policy of this spec comes to.
-fn policies(spec: &str) -> Arc<Policies> {
+pub fn policies(spec: &str) -> Arc<Policies> {
     let text = format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: sleep, annotations: {{egret.dev/netns: x}}}}\n---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p}}\nspec: {spec}\n"
     );

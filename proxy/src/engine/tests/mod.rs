@@ -1,7 +1,7 @@
 //! The engine whole, over real loopback sockets: a client, the in-pod listener, real upstreams. What capture would
 //! know is told by a table ([`super::host_sockets::Destinations`]).
 
-mod authorization;
+pub mod authorization;
 mod gateway;
 mod gateway_tls;
 mod inbound;

@@ -99,3 +99,23 @@ async fn a_share_of_requests_is_mirrored() {
     }
     assert!((60..140).contains(&count), "{count} of 200");
 }
+
+/// What a policy about a service forbids does not reach it as a copy either; the request itself goes on.
+#[tokio::test]
+async fn no_copy_goes_where_a_policy_forbids_it() {
+    let (denied, mut never) = listening().await;
+    let (allowed, mut copies) = listening().await;
+    let policies = crate::engine::tests::authorization::policies("{}");
+    let mut route = Route::to_cluster("a".into(), Arc::new(cluster("a", Protocol::Http, &[mirror().await])));
+    let Action::Forward(forward) = &mut route.action else { panic!() };
+    let forbidden = Cluster { policies: Some(policies), ..cluster("b", Protocol::Http, &[denied]) };
+    forward.mirrors = [forbidden, cluster("c", Protocol::Http, &[allowed])]
+        .into_iter()
+        .map(|cluster| Mirror { cluster: ClusterRef::Known(Arc::new(cluster)), share: 1_000_000 })
+        .collect();
+    let lab = Lab::routes(vec![route]).await;
+    let (head, _) = lab.ask("GET /x", "").await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    next(&mut copies).await;
+    assert!(silent(&mut never).await);
+}
