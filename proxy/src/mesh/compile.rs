@@ -94,6 +94,7 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
                 addresses: peers.addresses(&id, pod),
                 modes: &peers.modes(&id),
                 said_by: &authentications.of(pod).by,
+                policy: authentications.selecting(pod).map(|policy| &**policy),
                 sidecar: sidecar.map(|sidecar| &**sidecar),
                 policies: &policies,
             };

@@ -20,7 +20,7 @@ use super::{
     routing::VirtualHost,
     volumes::Volumes,
 };
-use crate::api::{Object, ObjectId, Objects, core::Pod, sidecar::Sidecar};
+use crate::api::{Object, ObjectId, Objects, core::Pod, security::PeerAuthentication, sidecar::Sidecar};
 
 /// Ports that nothing declares.
 const PASSTHROUGH: &str = "InboundPassthroughCluster";
@@ -59,6 +59,8 @@ pub struct Site<'s> {
     pub modes: &'s Arc<MtlsModes>,
     /// The PeerAuthentications that say so.
     pub said_by: &'s [ObjectId],
+    /// The PeerAuthentication that selects it.
+    pub policy: Option<&'s Object<PeerAuthentication>>,
     pub sidecar: Option<&'s Object<Sidecar>>,
     pub policies: &'s Arc<Policies>,
 }
@@ -92,6 +94,9 @@ impl<'a> OwnPorts<'a> {
         };
         let ports: BTreeMap<_, _> =
             declared.into_iter().map(|(port, declared)| (port, self.share(port, declared))).collect();
+        if let Some(policy) = site.policy {
+            self.mistaken(site.pod, policy, &ports, workshop.findings);
+        }
         let original_source = original_source(site.pod, workshop.findings);
         let key = TableKey {
             modes: Arc::as_ptr(site.modes),
@@ -111,6 +116,25 @@ impl<'a> OwnPorts<'a> {
             })
         });
         made.clone()
+    }
+
+    /// `portLevelMtls` goes by the pod's own ports, not by those of services.
+    fn mistaken(
+        &self,
+        pod: &Object<Pod>,
+        policy: &Object<PeerAuthentication>,
+        ports: &BTreeMap<u16, Arc<InboundPort>>,
+        findings: &mut Findings,
+    ) {
+        for port in policy.spec.ports.keys().filter(|port| !ports.contains_key(port)) {
+            if let Some((service, own)) = self.services.mistaken(pod, *port) {
+                let message = format!(
+                    "{port} is the port of {service}, which leads to port {own} of {}: this goes by the pod's own ports",
+                    pod.id
+                );
+                findings.warn(policy, &format!("spec.portLevelMtls.{port}"), message);
+            }
+        }
     }
 
     /// The port, made once for all pods for which it is the same.

@@ -1,6 +1,8 @@
 //! What a workload's own ports take: the PeerAuthentication that selects it, else its namespace's, else the mesh's
 //! (Istio `ComposePeerAuthentication`).
 
+use std::sync::Arc;
+
 use super::{
     findings::Findings,
     inbound::{MtlsMode, MtlsModes},
@@ -37,11 +39,15 @@ impl<'a> PeerAuthentications<'a> {
         Self { scopes, root }
     }
 
+    /// The one that selects the pod.
+    pub fn selecting(&self, pod: &Object<Pod>) -> Option<&'a Arc<Object<PeerAuthentication>>> {
+        self.scopes.selecting(pod).filter(|_| pod.meta.namespace != self.root)
+    }
+
     pub fn of(&self, pod: &Object<Pod>) -> Said {
-        let namespace = pod.meta.namespace.as_str();
-        let near = |object| Some(object).filter(|_| namespace != self.root);
-        let own = near(self.scopes.selecting(pod)).flatten();
-        let wider = [near(self.scopes.all_of(namespace)).flatten(), self.scopes.all_of(self.root)];
+        let own = self.selecting(pod);
+        // Of the root namespace's own pods both are the same.
+        let wider = [self.scopes.all_of(&pod.meta.namespace), self.scopes.all_of(self.root)];
         let mut said = Said::default();
         let decides = own
             .into_iter()

@@ -6,13 +6,13 @@ use super::{Kind, Steps, Target};
 use crate::{
     admin::AdminState,
     engine::Snapshot,
-    mesh::{Cluster, InboundTable, MtlsMode, UpstreamTls, WorkloadId},
+    mesh::{InboundTable, MtlsMode, UpstreamTls, WorkloadId},
 };
 
-/// A cluster on the way, and where it leads.
+/// What is sent, and where it leads.
 pub struct Called<'a> {
     pub target: &'a Target,
-    pub cluster: &'a Cluster,
+    pub tls: &'a UpstreamTls,
     /// As [`super::super::tables::addresses`] has them; none: the address dialled.
     pub addresses: &'a [String],
     pub dialled: Option<SocketAddr>,
@@ -37,7 +37,7 @@ impl Called<'_> {
             };
             let port = address.port();
             let mode = table.modes.of(port);
-            ends.push(end(mode, &self.cluster.tls, plain && table.port(port).tls.is_some()));
+            ends.push(end(mode, self.tls, plain && table.port(port).tls.is_some()));
             // Pods of one Deployment are one to the reader.
             if told.contains(&(port, Arc::as_ptr(&table))) {
                 continue;

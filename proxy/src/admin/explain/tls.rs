@@ -6,8 +6,8 @@ use super::{Kind, Steps, Target};
 use crate::{
     engine::Snapshot,
     mesh::{
-        ClientCertificates, Cluster, Discovery, IdentitySource, MeshTls, Peer, ServerTlsSettings, TlsSettings,
-        TrustSource, UpstreamTls, Workload,
+        ClientCertificates, Cluster, Discovery, IdentitySource, MeshTls, Peer, Protocol, ServerTlsSettings,
+        TlsSettings, TrustSource, UpstreamTls, Workload,
     },
 };
 
@@ -164,5 +164,18 @@ fn identity_name(identity: &IdentitySource) -> String {
     match identity {
         IdentitySource::Secret { name, namespace } => format!("kubernetes://{name} of namespace {namespace}"),
         IdentitySource::Files { certificate, key } => format!("file-cert:{}~{}", certificate.path, key.path),
+    }
+}
+
+/// How the way ends where nothing stands in it.
+pub fn verdict(target: &Target, cluster: &Cluster, protection: &Protection) -> String {
+    let wraps = target.kind == Kind::Https && matches!(cluster.protocol, Protocol::Https | Protocol::Tls);
+    match protection {
+        Protection::Tls(mode) if wraps => {
+            format!("Sent inside a second TLS connection ({mode}): the rule wraps the application's own TLS.")
+        }
+        Protection::Tls(mode) => format!("Sent as {mode} to {}.", cluster.host),
+        Protection::None if target.kind == Kind::Https => format!("Passed through untouched to {}.", cluster.host),
+        Protection::None => format!("Sent in plain text to {}: no rule originates TLS for it.", cluster.host),
     }
 }

@@ -12,7 +12,7 @@ use super::{
     policies::Hop,
     receiver,
     target::{Kind, Target},
-    tls::{Protection, protection, terminated},
+    tls::{protection, terminated, verdict},
 };
 use crate::{
     admin::{AdminState, routes, tables},
@@ -20,7 +20,7 @@ use crate::{
     limits::EXPLAINED_HOPS,
     mesh::{
         Action, Behind, Cluster, ClusterRef, Decision, Discovery, DownstreamTls, FirstBytes, HttpDecision, Listener,
-        Outbound, Protocol, RequestHead, Route, Servers, TunnelRoute, UpstreamTls, VirtualHost, Workload,
+        Outbound, RequestHead, Route, Servers, TunnelRoute, UpstreamTls, VirtualHost, Workload,
     },
 };
 
@@ -37,6 +37,8 @@ pub struct Way<'a> {
 /// Where a hop leads: a cluster that it is sent to, or the end of the way.
 enum Turn {
     To(Arc<Cluster>),
+    /// To the address dialled.
+    Passed,
     End(String),
 }
 
@@ -66,6 +68,12 @@ impl<'a> Way<'a> {
             }
             let cluster = match turn {
                 Turn::End(verdict) => return verdict,
+                Turn::Passed => {
+                    let called =
+                        receiver::Called { target: &self.target, tls: &UpstreamTls::Plain, addresses: &[], dialled };
+                    let refused = called.receive(self.state, self.snapshot, &mut self.steps);
+                    return refused.unwrap_or_else(|| "Passed on to the address dialled, as it is.".to_owned());
+                }
                 Turn::To(cluster) => cluster,
             };
             self.cluster(&cluster);
@@ -82,7 +90,7 @@ impl<'a> Way<'a> {
             let Some(addresses) = self.endpoints(at, &cluster).await else {
                 return "Fails with 503 (no healthy upstream, UH): the service has no address now.".to_owned();
             };
-            let called = receiver::Called { target: &self.target, cluster: &cluster, addresses: &addresses, dialled };
+            let called = receiver::Called { target: &self.target, tls: &cluster.tls, addresses: &addresses, dialled };
             if let Some(verdict) = called.receive(self.state, self.snapshot, &mut self.steps) {
                 return verdict;
             }
@@ -294,7 +302,7 @@ impl<'a> Way<'a> {
             Decision::Passthrough => {
                 let why = "no service matches, and outboundTrafficPolicy is ALLOW_ANY";
                 self.steps.add("cluster", "PassthroughCluster", why);
-                Turn::End("Passed on to the address dialled, as it is.".to_owned())
+                Turn::Passed
             }
             Decision::Block => {
                 let why = "no service matches, and outboundTrafficPolicy is REGISTRY_ONLY";
@@ -408,15 +416,3 @@ fn name(route: &Route) -> &str {
 }
 
 const NOT_FOUND: &str = "Answered 404 (NR route_not_found): no route matches.";
-
-fn verdict(target: &Target, cluster: &Cluster, protection: &Protection) -> String {
-    let wraps = target.kind == Kind::Https && matches!(cluster.protocol, Protocol::Https | Protocol::Tls);
-    match protection {
-        Protection::Tls(mode) if wraps => {
-            format!("Sent inside a second TLS connection ({mode}): the rule wraps the application's own TLS.")
-        }
-        Protection::Tls(mode) => format!("Sent as {mode} to {}.", cluster.host),
-        Protection::None if target.kind == Kind::Https => format!("Passed through untouched to {}.", cluster.host),
-        Protection::None => format!("Sent in plain text to {}: no rule originates TLS for it.", cluster.host),
-    }
-}

@@ -232,6 +232,12 @@ fn explain_tells_what_the_pod_that_is_called_takes() {
         takes.starts_with("PERMISSIVE on port 8080") && verdict.starts_with("Sent in plain text"),
         "{takes} {verdict}"
     );
+    // Of what no service claims, the pod that is dialled decides.
+    let (takes, verdict) = explain(world("STRICT", ""), "http://10.0.0.2:1234/");
+    assert!(takes.starts_with("STRICT on port 1234 of default/sleep"), "{takes}");
+    assert_eq!(verdict, "Reset by the pod that is called: its port takes mesh mTLS only (STRICT).");
+    let (_, verdict) = explain(world("PERMISSIVE", ""), "http://10.0.0.2:1234/");
+    assert_eq!(verdict, "Passed on to the address dialled, as it is.");
     // To a port where a Sidecar ends TLS.
     let (_, verdict) = explain(world("STRICT", INGRESS), "http://web:83/");
     assert_eq!(verdict, "Reset by the pod that is called: its Sidecar ends TLS on the port, and this is plain text.");

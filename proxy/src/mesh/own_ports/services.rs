@@ -39,7 +39,9 @@ enum Selecting<'a> {
 struct Port<'a> {
     /// In the service's list.
     index: usize,
+    number: u16,
     target: Option<&'a TargetPort>,
+    /// Where `target` says nothing.
     own: u16,
     protocol: Protocol,
 }
@@ -89,6 +91,16 @@ impl<'a> Services<'a> {
             }
         }
         declared
+    }
+
+    /// The service that has this port and leads to another one of the pod: what an author may have meant who names it where the
+    /// pod's own is wanted.
+    pub fn mistaken(&self, pod: &Object<Pod>, number: u16) -> Option<(&ObjectId, u16)> {
+        self.of(pod).find_map(|service| {
+            let ports = service.ports().into_iter().filter(|port| port.number == number);
+            let own = ports.filter_map(|port| target(pod, &port)).find(|own| *own != number)?;
+            Some((service.id(), own))
+        })
     }
 
     fn of(&self, pod: &Object<Pod>) -> impl Iterator<Item = Selecting<'a>> {
@@ -153,6 +165,7 @@ impl<'a> Selecting<'a> {
                     ports.filter(|(_, port)| port.protocol.as_deref().is_none_or(|p| p.eq_ignore_ascii_case("tcp")));
                 let port = tcp.map(|(index, port)| Port {
                     index,
+                    number: port.port,
                     target: port.target_port.as_ref(),
                     own: port.port,
                     protocol: protocol::of_service(
@@ -168,6 +181,7 @@ impl<'a> Selecting<'a> {
                 let tcp = ports.filter(|(_, port)| !port.protocol.eq_ignore_ascii_case("udp"));
                 let port = tcp.map(|(index, port)| Port {
                     index,
+                    number: port.number,
                     target: None,
                     own: port.target_port.unwrap_or(port.number),
                     protocol: protocol::of_entry(&port.protocol, &port.name, port.number),

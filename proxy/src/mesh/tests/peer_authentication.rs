@@ -190,3 +190,20 @@ fn rules_that_send_what_is_not_taken() {
         [443, 80].map(|port| reset(port).replace("spec.trafficPolicy", "spec.subsets[0].trafficPolicy"))
     );
 }
+
+/// What every second author gets wrong: a service's port where the pod's own is meant.
+#[test]
+fn the_port_of_a_service_is_no_port_of_the_pod() {
+    let own = |port: u16| {
+        let spec = format!("{{selector: {{matchLabels: {{app: web}}}}, portLevelMtls: {{{port}: {{mode: STRICT}}}}}}");
+        mesh(&(SERVED.to_owned() + &policy("shop", "own", &spec))).said(Severity::Warning)
+    };
+    assert_eq!(
+        own(443),
+        [
+            "spec.portLevelMtls.443: 443 is the port of Service shop/web, which leads to port 9443 of Pod shop/web: this goes by the pod's own ports"
+        ]
+    );
+    assert_eq!(own(9443), [""; 0]);
+    assert_eq!(own(1234), [""; 0], "a port of the pod that no service leads to");
+}
