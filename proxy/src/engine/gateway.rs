@@ -75,19 +75,14 @@ async fn tls(
     if first.is_empty() {
         return log::debug!("{}: {} sent nothing; closed", pod.id, info.peer);
     }
-    let client = |stream| Prefixed::new(first, stream);
-    let server = match kind {
-        Kind::Tls(hello) => {
-            info.sni = hello.sni.map(Arc::from);
-            // Without a name only the server of every name can be meant.
-            info.sni.as_deref().map_or(servers.any.as_ref(), |sni| servers.get(sni))
-        }
-        Kind::Stalled { .. } => {
-            let raw = Raw { client: ClientIo::Plain(client(stream)), info, tls: true, connected: None };
-            return raw::refuse(&engine, &pod, raw, Flag::DPE, "first_bytes_incomplete");
-        }
-        _ => None,
+    let client = |stream| Prefixed::new(first.clone(), stream);
+    let Kind::Tls(hello) = kind else {
+        let record = raw::record(&pod, &info);
+        return terminate::no_hello(&engine, client(stream), &first, info, record).await;
     };
+    info.sni = hello.sni.map(Arc::from);
+    // Without a name only the server of every name can be meant.
+    let server = info.sni.as_deref().map_or(servers.any.as_ref(), |sni| servers.get(sni));
     let mut record = raw::record(&pod, &info);
     let Some(server) = server else {
         record.flags.push(Flag::NR);
@@ -111,23 +106,24 @@ async fn tls(
         Ok(context) => context,
         Err(why) => return terminate::refuse(&engine, ClientIo::Plain(client(stream)), info, record, &why),
     };
-    let Some(mut stream) = terminate::take_off(&engine, &context, client(stream), &mut info, record).await else {
+    let Some(stream) = terminate::take_off(&engine, &context, client(stream), &mut info, record).await else {
         return;
     };
     info.terminated = Some(Arc::new(Terminated { server: server.clone(), context }));
+    let mut client = ClientIo::tls(Bytes::new(), stream);
     match &server.serves {
         Behind::Tunnel(route) => {
-            let client = ClientIo::tls(Bytes::new(), stream);
             tunnel(&engine, &snapshot, &pod, (client, false), info, route.as_ref()).await;
         }
         Behind::Http(_) => {
             drop(snapshot);
-            let Some((h2, first)) = version(&engine, &mut stream).await else {
-                let _ = stream.shutdown().await;
+            let Some((h2, first)) = version(&engine, &mut client).await else {
+                let _ = client.shutdown().await;
                 return;
             };
             let info = ConnectionInfo { h2, ..info };
-            Box::pin(http::serve(engine, pod, ClientIo::tls(first, stream), info)).await;
+            client.put_back(first);
+            Box::pin(http::serve(engine, pod, client, info)).await;
         }
     }
 }

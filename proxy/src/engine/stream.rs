@@ -108,14 +108,19 @@ impl ClientIo {
 }
 
 /// Hands every call on to whichever stream it is.
-macro_rules! forward {
+macro_rules! forward_reads {
     ($type:ty, $($variant:ident),+) => {
         impl AsyncRead for $type {
             fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
                 match self.get_mut() { $(Self::$variant(stream) => Pin::new(stream).poll_read(cx, buf)),+ }
             }
         }
+    };
+}
 
+/// The same for writing.
+macro_rules! forward_writes {
+    ($type:ty, $($variant:ident),+) => {
         impl AsyncWrite for $type {
             fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
                 match self.get_mut() { $(Self::$variant(stream) => Pin::new(stream).poll_write(cx, buf)),+ }
@@ -144,6 +149,25 @@ macro_rules! forward {
     };
 }
 
-forward!(Socket, Tcp, Unix);
-forward!(UpstreamIo, Plain, Tls);
-forward!(ClientIo, Plain, Tls);
+forward_reads!(Socket, Tcp, Unix);
+forward_writes!(Socket, Tcp, Unix);
+forward_reads!(UpstreamIo, Plain, Tls);
+forward_writes!(UpstreamIo, Plain, Tls);
+forward_writes!(ClientIo, Plain, Tls);
+
+impl AsyncRead for ClientIo {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => {
+                let read = Pin::new(&mut **stream).poll_read(cx, buf);
+                // What TLS itself has to answer (a renegotiation that is not done, a key update) goes out with our next bytes,
+                // which a client that waits for it may never ask for.
+                if read.is_pending() && stream.get_ref().get_ref().1.wants_write() {
+                    let _ = Pin::new(&mut **stream).poll_flush(cx)?;
+                }
+                read
+            }
+        }
+    }
+}

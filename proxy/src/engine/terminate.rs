@@ -23,7 +23,7 @@ use super::{
 use crate::{
     limits,
     telemetry::record::{Flag, Record},
-    tls::{ServerContext, SessionParameters, client_fault, peer_certificate, peer_identity},
+    tls::{ServerContext, SessionParameters, alert, client_fault, peer_certificate, peer_identity},
 };
 
 /// Does the handshake; `info` then knows the client. None: it failed, `record` tells why and is written.
@@ -72,6 +72,29 @@ pub(super) fn refuse(engine: &Engine, client: ClientIo, info: ConnectionInfo, mu
     record.flags.push(Flag::NR);
     record.downstream_transport_failure_reason = Some(format!("TLS_error: {why}"));
     raw::reset(engine, Raw { client, info, tls: true, connected: None }, record);
+}
+
+/// Ends a connection on which a ClientHello was due: with an alert where what came (`first`, which the stream bears too) is TLS
+/// at all, else with a reset.
+pub(super) async fn no_hello(
+    engine: &Engine,
+    mut stream: Prefixed<TcpStream>,
+    first: &[u8],
+    info: ConnectionInfo,
+    mut record: Record,
+) {
+    let Some((alert, why)) = alert(first) else {
+        record.response_code_details = Some("filter_chain_not_found".to_owned());
+        record.flags.push(Flag::NR);
+        let raw = Raw { client: ClientIo::Plain(stream), info, tls: true, connected: None };
+        return raw::reset(engine, raw, record);
+    };
+    record.flags.push(Flag::DPE);
+    record.downstream_transport_failure_reason = Some(format!("TLS_error: {why}"));
+    raw::finish(engine, record, info.started, Carried::default());
+    if stream.write_all(&alert).await.is_ok() {
+        linger(stream).await;
+    }
 }
 
 /// Lets the alert arrive: closing with unread bytes makes the kernel send a reset, which would overtake it.

@@ -15,6 +15,7 @@ use crate::{
     mesh::table::TlsSettings,
 };
 
+mod broken;
 mod chain;
 mod client_certificate;
 mod clients;
@@ -44,6 +45,7 @@ pub(crate) mod tests;
 mod trust;
 mod verify;
 
+pub use broken::alert;
 pub use client_certificate::{ClientCertificate, peer_certificate};
 pub use context::{ClientContext, UpstreamName, alpn_is_h2};
 pub use contexts::Contexts;
