@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::Write,
+    io::{Read, Write},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -27,6 +27,17 @@ pub fn until<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Option<T
         ensure!(start.elapsed() < limit, "waited {limit:?} in vain for {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// The next line of a peer, without its end; what came of it where the peer ends, or says nothing for too long. Goes on where
+/// this process was stopped for a moment: by that a read with a timeout ends, too (signal(7)).
+pub fn line(peer: &mut impl Read) -> String {
+    let mut text = Vec::new();
+    let mut byte = [0];
+    while !text.ends_with(b"\n") && peer.read_exact(&mut byte).is_ok() {
+        text.push(byte[0]);
+    }
+    String::from_utf8_lossy(&text).trim_end().to_owned()
 }
 
 /// Runs a command to its end and hands its output back, whatever its exit status; killed after 30 s.

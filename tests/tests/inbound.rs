@@ -2,12 +2,12 @@
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{IpAddr, Shutdown, SocketAddr, TcpStream},
+    net::{IpAddr, Shutdown, SocketAddr},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
-use egret_tests::{Agent, Daemon, Lab, Netns, Pod, names, objects::documents, run_in};
+use egret_tests::{Agent, Daemon, Lab, Netns, Pod, line, names, objects::documents, run_in};
 
 const MARK: &str = "must-not-be-readable";
 
@@ -28,20 +28,12 @@ fn curl(from: &Netns, args: &[&str]) -> Result<(String, i32)> {
     Ok((String::from_utf8_lossy(&output.stdout).into_owned(), output.status.code().unwrap_or(-1)))
 }
 
-fn line(stream: &mut TcpStream) -> String {
-    let mut text = Vec::new();
-    let mut byte = [0];
-    while !text.ends_with(b"\n") && stream.read(&mut byte).is_ok_and(|count| count == 1) {
-        text.push(byte[0]);
-    }
-    String::from_utf8_lossy(&text).trim_end().to_owned()
-}
-
 /// What a client of a port without an application is told: reset by the agent, refused where there is none.
 fn told(from: &Netns, to: SocketAddr) -> ErrorKind {
-    // The reset may be there before `connect` returns.
-    let answer = from.connect(to).and_then(|mut stream| stream.read(&mut [0]));
-    answer.map_or_else(|error| error.kind(), |_| ErrorKind::UnexpectedEof)
+    // The reset may be there before `connect` returns. `read_exact`, as a read with a timeout ends also where this process was
+    // stopped for a moment (signal(7)).
+    let answer = from.connect(to).and_then(|mut stream| stream.read_exact(&mut [0]));
+    answer.err().map_or(ErrorKind::Other, |error| error.kind())
 }
 
 fn at(ip: impl Into<IpAddr>, port: u16) -> SocketAddr {

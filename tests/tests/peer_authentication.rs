@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use egret_tests::{Agent, Daemon, Lab, Netns, Pod, names, objects};
+use egret_tests::{Agent, Daemon, Lab, Netns, Pod, line, names, objects};
 
 /// Ports of `odd.py`: answers with the head it got, without TLS.
 const HEAD: u16 = 9010;
@@ -128,13 +128,13 @@ fn strict_lets_nothing_else_in() -> Result<()> {
     let reply = site.client.call(&site.at(OWN_TLS).to_string(), "https://app:9008/own-tls", &["-k"])?;
     assert_eq!(reply.status, 200, "{reply:?}\n{}\n{}", agent.stdout(), agent.stderr());
     let mut banner = site.client.connect(&site.at(BANNER).to_string())?;
-    assert!(line(&mut banner)?.starts_with("220 ready"));
+    assert!(line(&mut banner).starts_with("220 ready"));
     banner.write_all(b"shout\n")?;
-    assert_eq!(line(&mut banner)?, "SHOUT");
+    assert_eq!(line(&mut banner), "SHOUT");
     let mut half = site.client.connect(&site.at(COUNTS).to_string())?;
     half.write_all(&[b'x'; 3_000_000])?;
     half.shutdown(Shutdown::Write)?;
-    assert_eq!(line(&mut half)?, "got 3000000");
+    assert_eq!(line(&mut half), "got 3000000");
     for needle in ["GET /inside", "220 ready", "xxxxxxxx"] {
         assert!(!wire.saw(&site.client.netns, names::ROUTER.parse()?, needle)?, "{needle} on the wire");
     }
@@ -172,13 +172,4 @@ fn curl(from: &Netns, args: &[&str]) -> Result<i32> {
     let mut command = from.command("curl");
     command.args(["-sS", "--max-time", "10"]).args(args);
     Ok(egret_tests::run_in(command, b"")?.status.code().unwrap_or(-1))
-}
-
-fn line(stream: &mut TcpStream) -> Result<String> {
-    let mut text = Vec::new();
-    let mut byte = [0];
-    while !text.ends_with(b"\n") && stream.read(&mut byte)? == 1 {
-        text.push(byte[0]);
-    }
-    Ok(String::from_utf8_lossy(&text).trim_end().to_owned())
 }

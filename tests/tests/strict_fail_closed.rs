@@ -2,13 +2,13 @@
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, SocketAddr, TcpListener},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
-use egret_tests::{Agent, Lab, Netns, Pod, egret, objects::documents, run_in, until};
+use egret_tests::{Agent, Lab, Netns, Pod, egret, line, objects::documents, run_in, until};
 
 const PORT: u16 = 7070;
 const HTTP: u16 = 7071;
@@ -70,24 +70,13 @@ fn serve(listener: &TcpListener, heard: &Arc<Mutex<Vec<String>>>) {
     }
 }
 
-fn line(stream: &mut TcpStream) -> String {
-    let mut text = Vec::new();
-    let mut byte = [0];
-    while !text.ends_with(b"\n") && stream.read(&mut byte).is_ok_and(|count| count == 1) {
-        text.push(byte[0]);
-    }
-    String::from_utf8_lossy(&text).trim_end().to_owned()
-}
-
 /// One line to an address, and the answer to it.
 fn say(from: &Netns, to: SocketAddr, text: &str) -> Result<String, ErrorKind> {
     let mut stream = from.connect(to).map_err(|error| error.kind())?;
     stream.write_all(format!("{text}\n").as_bytes()).map_err(|error| error.kind())?;
     let mut first = [0];
-    match stream.read(&mut first).map_err(|error| error.kind())? {
-        0 => Err(ErrorKind::UnexpectedEof),
-        _ => Ok(format!("{}{}", char::from(first[0]), line(&mut stream))),
-    }
+    stream.read_exact(&mut first).map_err(|error| error.kind())?;
+    Ok(format!("{}{}", char::from(first[0]), line(&mut stream)))
 }
 
 /// A client and an application of the mesh, and the Service between them.

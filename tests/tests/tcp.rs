@@ -2,24 +2,15 @@
 
 use std::{
     io::{Read, Write},
-    net::{Shutdown, TcpStream},
+    net::Shutdown,
     time::{Duration, Instant},
 };
 
 use anyhow::Result;
 use egret_tests::{
-    Agent, Lab, names,
+    Agent, Lab, line, names,
     objects::{documents, entry, entry_with, rule},
 };
-
-fn line(stream: &mut TcpStream) -> String {
-    let mut text = Vec::new();
-    let mut byte = [0];
-    while !text.ends_with(b"\n") && stream.read(&mut byte).is_ok_and(|count| count == 1) {
-        text.push(byte[0]);
-    }
-    String::from_utf8_lossy(&text).trim_end().to_owned()
-}
 
 /// A declared TCP port with a rule: TLS around raw bytes, the server speaks first, SNI is the service's host.
 #[test]

@@ -11,7 +11,7 @@ use crate::mesh::{Attributes, Cluster, Discovery, Policies, RequestHead, Verdict
 /// What a client is told.
 pub const DENIED: &str = "RBAC: access denied";
 
-/// Those who come to a pod that is no longer in the table.
+/// Those who come to a place that is no longer in the table.
 const UNKNOWN: &str = "rbac_access_denied_matched_policy[none]";
 
 impl Snapshot {
@@ -35,8 +35,10 @@ pub fn entering(
     request: Option<&RequestHead<'_>>,
 ) -> Verdict {
     let Some(policies) = snapshot.policies(pod, &info.arrival) else {
-        let known = info.arrival == Arrival::Outbound || snapshot.mesh.workloads.contains_key(pod);
-        return if known { Verdict::Allowed } else { Verdict::Denied(UNKNOWN.to_owned()) };
+        return match info.arrival {
+            Arrival::Outbound => Verdict::Allowed,
+            Arrival::Inbound | Arrival::Gateway { .. } => Verdict::Denied(UNKNOWN.to_owned()),
+        };
     };
     policies.check(&Attributes {
         principal: info.identity.as_deref(),

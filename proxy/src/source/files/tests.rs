@@ -182,7 +182,8 @@ async fn a_root_that_is_a_link_may_lead_elsewhere() {
     assert_eq!(next(&root, &mut files).await, ["a.yaml=v3"]);
 }
 
-#[tokio::test]
+/// On a clock of its own: on a busy machine the writer might rest after all. (Events of files are there before it moves.)
+#[tokio::test(start_paused = true)]
 async fn changes_that_never_rest_are_told_all_the_same() {
     let dir = folder();
     let root = dir.path().to_owned();
@@ -234,7 +235,7 @@ async fn certificates_are_watched_apart_from_configuration() {
     quiet(&certs, &mut files).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn cancelling_loses_nothing() {
     let dir = folder();
     let root = dir.path();
