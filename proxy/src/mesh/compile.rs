@@ -125,7 +125,6 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
         .chain(origins(&objects.peer_authentications))
         .chain(origins(&objects.authorization_policies))
         .chain(origins(&objects.tls_routes))
-        .chain(origins(&objects.backend_tls_policies))
         .collect();
     mesh.peers = peers.by_address;
     mesh.statuses = statuses;

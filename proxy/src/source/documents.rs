@@ -1,14 +1,22 @@
 //! A file's text to objects. Each document stands for itself: what is wrong with one is said with its line, column, object
 //! and field, and the others are read all the same.
 
-use std::{borrow::Cow, collections::BTreeSet, collections::HashMap, path::Path, sync::Arc};
+mod embedded;
+mod foreign;
+mod positions;
 
+use std::{borrow::Cow, collections::BTreeSet, path::Path, sync::Arc};
+
+use self::{
+    embedded::{inner, replace},
+    positions::positions,
+};
 use super::{
-    decode::{Dialect, Field, Fields, Finding, Findings, camel, join, similar},
+    decode::{Dialect, Field, Fields, Finding, Findings},
     kinds,
     yaml::{self, Fault, Node, Position, Value},
 };
-use crate::api::{AnyObject, Diagnostic, Object, ObjectId, ObjectMeta, Origin, Positions, Severity, gateway_api};
+use crate::api::{AnyObject, Diagnostic, Object, ObjectId, ObjectMeta, Origin, Severity, gateway_api};
 
 /// What a file holds.
 #[derive(Debug, Default)]
@@ -38,25 +46,6 @@ const GATEWAY_API: &[&str] = &["v1", "v1beta1"];
 
 /// Kinds whose objects are in no namespace.
 const CLUSTER_WIDE: &[&str] = &["Namespace", "GatewayClass"];
-
-/// Kinds that the data plane will read one day. Their absence changes what happens to traffic, so it is said.
-const LATER: &[(&str, &[&str])] = &[
-    ("", &["Endpoints"]),
-    ("discovery.k8s.io", &["EndpointSlice"]),
-    ("networking.istio.io", &["WorkloadEntry", "WorkloadGroup", "EnvoyFilter", "ProxyConfig"]),
-    ("security.istio.io", &["RequestAuthentication"]),
-    ("telemetry.istio.io", &["Telemetry"]),
-    ("extensions.istio.io", &["WasmPlugin"]),
-    ("gateway.networking.k8s.io", &["GRPCRoute", "TCPRoute", "UDPRoute"]),
-];
-
-/// Kinds that are read, for hints at misspelt ones.
-const READ: &[(&str, &[&str])] = &[
-    ("", &["ConfigMap", "Namespace", "Pod", "Secret", "Service"]),
-    ("networking.istio.io", &["DestinationRule", "Gateway", "ServiceEntry", "Sidecar", "VirtualService"]),
-    ("security.istio.io", &["AuthorizationPolicy", "PeerAuthentication"]),
-    ("gateway.networking.k8s.io", &["BackendTLSPolicy", "Gateway", "HTTPRoute", "ReferenceGrant", "TLSRoute"]),
-];
 
 /// Reads every document of a file (`.json` is JSON, all else YAML, several documents each).
 #[must_use]
@@ -337,44 +326,6 @@ impl Reader {
         });
     }
 
-    /// A kind that is not read: a warning where traffic would go otherwise if it were, else one info for each kind.
-    fn foreign(&mut self, header: &Header<'_>, faults: &[Fault]) {
-        if !faults.is_empty() {
-            return self.refuse(None, faults.iter().map(finding).collect());
-        }
-        let later = LATER.iter().find(|(group, _)| *group == header.group);
-        let at = header.root.get("kind").map_or(header.root.at, |node| node.at);
-        let (severity, object, message) = match later.and_then(|(_, kinds)| kinds.iter().find(|k| **k == header.kind)) {
-            Some(kind) => {
-                let text = |key: &str| Some(header.root.get("metadata")?.get(key)?.text()?.to_owned());
-                let namespace = text("namespace").unwrap_or_else(|| "default".to_owned());
-                let object = text("name").map(|name| ObjectId { kind, namespace, name });
-                (Severity::Warning, object, format!("kind {kind} is not honoured yet"))
-            }
-            None => {
-                if !self.skipped.insert(header.kind.to_owned()) {
-                    return;
-                }
-                let read = READ.iter().find(|(group, _)| *group == header.group);
-                match read.and_then(|(_, kinds)| similar(header.kind, kinds)).filter(|near| *near != header.kind) {
-                    Some(near) => (
-                        Severity::Warning,
-                        None,
-                        format!("unknown kind {} (did you mean `{near}`?): skipped", header.kind.escape_debug()),
-                    ),
-                    None => (
-                        Severity::Info,
-                        None,
-                        format!("kind {} means nothing to the data plane: skipped", header.kind.escape_debug()),
-                    ),
-                }
-            }
-        };
-        let field = String::new();
-        let found = vec![Finding { severity, at, field, message }];
-        self.note(object.as_ref(), found);
-    }
-
     fn refuse(&mut self, id: Option<ObjectId>, found: Vec<Finding>) {
         let (mut errors, rest): (Vec<_>, Vec<_>) = found.into_iter().partition(|f| f.severity == Severity::Error);
         if errors.is_empty() {
@@ -411,87 +362,6 @@ impl Reader {
 
 fn finding(fault: &Fault) -> Finding {
     Finding { severity: Severity::Error, at: fault.at, field: String::new(), message: fault.message.clone() }
-}
-
-/// The YAML inside a text value, its places shifted to where the text lies.
-fn inner(holder: &Node) -> Result<Node, Vec<Fault>> {
-    let Some(text) = holder.text() else {
-        return Err(vec![Fault { at: holder.at, message: "must be text that holds YAML (`mesh: |`)".to_owned() }]);
-    };
-    let block = match &holder.value {
-        Value::Text { block, .. } => *block,
-        _ => None,
-    };
-    let shift = |at: Position| match block {
-        Some(block) => (at.0.saturating_add(block.line).saturating_sub(1), at.1.saturating_add(block.indent)),
-        None => holder.at,
-    };
-    let mut documents = yaml::documents(text);
-    if documents.len() > 1 {
-        return Err(vec![Fault { at: holder.at, message: "must hold one document".to_owned() }]);
-    }
-    let moved = |fault: Fault| Fault { at: shift(fault.at), ..fault };
-    match documents.pop() {
-        None => Ok(Node { at: holder.at, value: Value::Plain(String::new()) }),
-        Some(Err(fault)) => Err(vec![moved(fault)]),
-        Some(Ok(document)) if !document.faults.is_empty() => Err(document.faults.into_iter().map(moved).collect()),
-        Some(Ok(document)) => {
-            let mut root = document.root;
-            root.relocate(&shift);
-            root.at = holder.at;
-            Ok(root)
-        }
-    }
-}
-
-/// Puts `tree` in the place of the entry `outer.key`.
-fn replace(root: &mut Node, outer: &str, key: &str, tree: Node) {
-    let Value::Map(entries) = &mut root.value else { return };
-    for entry in entries.iter_mut().filter(|entry| entry.key == outer) {
-        let Value::Map(entries) = &mut entry.node.value else { return };
-        for entry in entries.iter_mut().filter(|entry| entry.key == key) {
-            entry.node = tree.clone();
-        }
-    }
-}
-
-/// Every field path of a document with its place. Mesh settings are found by their own paths too (`trustDomain`),
-/// whatever holds them.
-fn positions(root: &Node, dialect: Dialect) -> Positions {
-    let mut map = HashMap::new();
-    walk(root, "", dialect, &mut map);
-    for holder in [root.get("data").and_then(|d| d.get("mesh")), root.get("spec").and_then(|s| s.get("meshConfig"))] {
-        if let Some(Node { value: Value::Map(entries), .. }) = holder {
-            for entry in entries {
-                map.insert(camel(&entry.key), entry.node.at);
-                walk(&entry.node, &camel(&entry.key), Dialect::Istio, &mut map);
-            }
-        }
-    }
-    map.into_iter().collect()
-}
-
-fn walk(node: &Node, path: &str, dialect: Dialect, map: &mut HashMap<String, Position>) {
-    match &node.value {
-        Value::Map(entries) => {
-            for entry in entries {
-                let child = join(path, &entry.key);
-                map.insert(child.clone(), entry.node.at);
-                let name = if dialect == Dialect::Istio { camel(&entry.key) } else { entry.key.clone() };
-                let canonical = if name == entry.key { child } else { join(path, &name) };
-                walk(&entry.node, &canonical, dialect, map);
-                map.entry(canonical).or_insert(entry.node.at);
-            }
-        }
-        Value::List(items) => {
-            for (i, item) in items.iter().enumerate() {
-                let child = format!("{path}[{i}]");
-                walk(item, &child, dialect, map);
-                map.insert(child, item.at);
-            }
-        }
-        Value::Plain(_) | Value::Text { .. } => {}
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! `egret explain POD URL`: the data path's own lookups, with what decided at each step, through every gateway on the way.
 
+mod choice;
 mod policies;
 mod receiver;
 mod target;

@@ -5,8 +5,6 @@ use std::{
     sync::Arc,
 };
 
-use http::HeaderMap;
-
 use super::{
     Steps,
     policies::Hop,
@@ -15,12 +13,12 @@ use super::{
     tls::{protection, terminated, verdict},
 };
 use crate::{
-    admin::{AdminState, routes, tables},
-    engine::{Snapshot, http::redirect},
+    admin::{AdminState, tables},
+    engine::Snapshot,
     limits::EXPLAINED_HOPS,
     mesh::{
-        Action, Behind, Cluster, ClusterRef, Decision, Discovery, DownstreamTls, FirstBytes, HttpDecision, Listener,
-        Outbound, RequestHead, Route, Servers, TunnelRoute, UpstreamTls, VirtualHost, Workload,
+        Behind, Cluster, Decision, Discovery, DownstreamTls, FirstBytes, HttpDecision, Listener, Outbound, Servers,
+        UpstreamTls, Workload,
     },
 };
 
@@ -35,7 +33,7 @@ pub struct Way<'a> {
 }
 
 /// Where a hop leads: a cluster that it is sent to, or the end of the way.
-enum Turn {
+pub(super) enum Turn {
     To(Arc<Cluster>),
     /// To the address dialled.
     Passed,
@@ -241,60 +239,6 @@ impl<'a> Way<'a> {
         }
     }
 
-    /// The first route that holds for a plain GET.
-    fn host(&mut self, host: &VirtualHost) -> Turn {
-        let target = self.target.clone();
-        if host.require_tls && !self.taken_off {
-            self.steps.add("route", "-", format!("virtual host {}: httpsRedirect", host.name));
-            return Turn::End("Answered 301 to https.".to_owned());
-        }
-        let (authority, headers) = (target.authority(), HeaderMap::new());
-        let scheme = if self.taken_off { "https" } else { "http" };
-        let head = RequestHead {
-            method: "GET",
-            scheme,
-            authority: &authority,
-            path: &target.path,
-            query: target.query.as_deref(),
-            headers: &headers,
-        };
-        for (at, (route, asks)) in host.passed_over(&head).enumerate() {
-            let source = route.source.as_ref().map_or_else(String::new, |id| format!(" of {id}{}", self.place(id)));
-            let wants: Vec<_> = asks
-                .into_iter()
-                .map(|part| if part == "method" { "another method".to_owned() } else { format!("other {part}") })
-                .collect();
-            let why = format!("match {}{source} wants {}", routes::path(&route.matches), wants.join(" and "));
-            let hint = if at == 0 { "; explained is a GET without headers of its own" } else { "" };
-            self.steps.add("not", name(route), format!("{why}{hint}"));
-        }
-        let Some(route) = host.route(&head) else {
-            self.steps.add("route", "-", format!("virtual host {}: none matches a GET of {}", host.name, target.path));
-            return Turn::End(NOT_FOUND.to_owned());
-        };
-        let source = match &route.source {
-            Some(source) => format!("{source}{}", self.place(source)),
-            None => "no VirtualService or HTTPRoute speaks of it".to_owned(),
-        };
-        let why = format!("virtual host {}, match {}: {source}", host.name, routes::path(&route.matches));
-        self.steps.add("route", name(route), why);
-        match &route.action {
-            Action::Redirect(to) => {
-                let query = target.query.as_ref().map_or_else(String::new, |query| format!("?{query}"));
-                let uri = format!("{}{query}", target.path).parse().unwrap_or_default();
-                let from = redirect::From { scheme, authority: &authority, uri: &uri };
-                let location = redirect::location(to, &route.matches, from);
-                Turn::End(format!("Answered here: {}, Location: {location}", to.code))
-            }
-            Action::Direct(answer) => Turn::End(format!("Answered here: {}.", answer.status)),
-            Action::Refuse(reason) => Turn::End(format!("Refused with 503: {}.", reason.trim_end_matches('.'))),
-            Action::Forward(forward) => {
-                let shares: Vec<_> = forward.destinations.iter().map(|to| (&to.cluster, to.weight)).collect();
-                self.draw(&shares)
-            }
-        }
-    }
-
     fn decision(&mut self, decision: Decision) -> Turn {
         match decision {
             Decision::Cluster(cluster) => Turn::To(cluster),
@@ -321,36 +265,6 @@ impl<'a> Way<'a> {
         }
     }
 
-    fn tunnel(&mut self, route: Option<&Arc<TunnelRoute>>) -> Turn {
-        let Some(route) = route else {
-            self.steps.add("route", "-", "no tls or tcp route matches");
-            return Turn::End("Reset (NR): no route.".to_owned());
-        };
-        if let Some(source) = &route.source {
-            let place = self.place(source);
-            self.steps.add("route", "-", format!("{source}{place}"));
-        }
-        let shares: Vec<_> = route.destinations.iter().map(|(to, weight)| (to, *weight)).collect();
-        self.draw(&shares)
-    }
-
-    /// Of several destinations the heaviest is followed.
-    fn draw(&mut self, shares: &[(&ClusterRef, u32)]) -> Turn {
-        if shares.len() > 1 {
-            let list: Vec<_> = shares.iter().map(|(to, weight)| format!("{} ({weight})", to.name())).collect();
-            self.steps.add("split", list.join(", "), "by weight; the heaviest is followed here");
-        }
-        match shares.iter().max_by_key(|(_, weight)| *weight).map(|(to, _)| *to) {
-            Some(ClusterRef::Known(cluster)) => Turn::To(cluster.clone()),
-            Some(ClusterRef::Unknown { name, why }) => {
-                self.steps.add("cluster", &**name, &**why);
-                Turn::End(format!("Fails with 503 (NC): {}.", why.trim_end_matches('.')))
-            }
-            Some(ClusterRef::Invalid { why }) => Turn::End(format!("Fails with 500: {}.", why.trim_end_matches('.'))),
-            None => Turn::End("Fails with 503 (NC): the route has no destination.".to_owned()),
-        }
-    }
-
     fn cluster(&mut self, cluster: &Cluster) {
         let place = self.place(&cluster.service);
         self.steps.add("cluster", &cluster.name, format!("defined by {}{place}", cluster.service));
@@ -364,7 +278,7 @@ impl<'a> Way<'a> {
     }
 
     /// ` (file:line)` of an object.
-    fn place(&self, id: &crate::api::ObjectId) -> String {
+    pub(super) fn place(&self, id: &crate::api::ObjectId) -> String {
         self.snapshot.mesh.origins.get(id).map_or_else(String::new, |location| format!(" ({location})"))
     }
 
@@ -411,8 +325,4 @@ impl<'a> Way<'a> {
     }
 }
 
-fn name(route: &Route) -> &str {
-    if route.name.is_empty() { "-" } else { &route.name }
-}
-
-const NOT_FOUND: &str = "Answered 404 (NR route_not_found): no route matches.";
+pub(super) const NOT_FOUND: &str = "Answered 404 (NR route_not_found): no route matches.";

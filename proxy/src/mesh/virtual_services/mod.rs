@@ -1,6 +1,7 @@
 //! VirtualServices (and HTTPRoutes in their shape) to routes. What is static (which gateway, which port, whose labels) is
 //! decided here, destinations are looked up in what the client sees: the data path finds routes that it only has to try.
 
+mod bound;
 mod check;
 mod delegates;
 mod destinations;
