@@ -279,7 +279,21 @@ impl Coming {
     }
 
     /// Bytes as they are, to the application. `tls`: they are TLS that is none of ours.
-    async fn raw(self, tls: bool) {
+    async fn raw(mut self, tls: bool) {
+        // A silent client may have come long ago, under other rules.
+        self.snapshot = self.engine.snapshot();
+        let workload = self.snapshot.mesh.workloads.get(&self.pod.id);
+        let refused = match workload.and_then(|workload| workload.inbound.as_deref()) {
+            Some(table) => refusal(table, &self.info),
+            None => Some(Arc::from("the pod's own ports are not in the table any more")),
+        };
+        if let Some(why) = refused {
+            log::debug!("{}: {} at {}: {why}; reset", self.pod.id, self.info.peer, self.info.original);
+            let mut record = self.record();
+            record.flags.push(Flag::NR);
+            record.response_code_details = Some("filter_chain_not_found".to_owned());
+            return self.reset(record);
+        }
         let Self { engine, snapshot, pod, port, info, client, connected } = self;
         let raw = Raw { client, info, tls, connected };
         Box::pin(raw::serve(&engine, &snapshot, &pod, raw, Decision::Cluster(port.cluster.clone()))).await;

@@ -28,8 +28,15 @@ impl Terminated {
 
     fn belongs_elsewhere(&self, now: &GatewayTable, at: ListenerId, sni: Option<&str>, host: &str) -> bool {
         // Mesh mTLS is that of the caller's proxy: its server name is the gateway's, not the host's.
-        let Some(sni) = sni.filter(|_| !self.context.is_mesh() && !host.is_empty()) else { return false };
-        let other = now.named(at, host).is_some_and(|server| server.name != self.server.name);
+        if self.context.is_mesh() || host.is_empty() {
+            return false;
+        }
+        let other = now.named(at, host).filter(|server| server.name != self.server.name);
+        let Some(sni) = sni else {
+            // Who names nobody is served by the server of every name, but not what another asks more for.
+            return other.is_some_and(|other| !self.server.asks_the_same(other));
+        };
+        let other = other.is_some();
         // Whether the name that it asked for itself is in the certificate, the client has judged.
         let elsewhere = other || !(same(sni, host) || self.context.covers(host));
         if elsewhere {

@@ -257,6 +257,40 @@ async fn requests_for_another_server_are_misdirected() {
     }
 }
 
+/// A hello without a name leads to the server of every name, whose routes may know hosts of which others are the servers.
+#[tokio::test]
+async fn who_names_nobody_in_the_hello_gets_past_no_other_server() {
+    let of = certificates();
+    let simple = ends(of.simple(&["both"]));
+    let all = [
+        ("*", simple.clone()),
+        ("a.example", ends(of.mutual("a", "root"))),
+        ("b.example", DownstreamTls::Passthrough),
+        ("c.example", simple),
+    ];
+    let lab = serving(scheme().await, &all);
+    let mut client = super::mesh_mtls::mesh_client(None, &[]);
+    client.enable_sni = false;
+    let client = tokio_rustls::TlsConnector::from(Arc::new(client));
+    for (host, status) in [
+        ("a.example", "421"),
+        ("A.example.:443", "421"),
+        ("b.example", "421"),
+        ("c.example", "200"),
+        ("else.example", "200"),
+        ("10.0.0.1", "200"),
+    ] {
+        let tcp = TcpStream::connect(lab.listener).await.unwrap();
+        let mut stream = client.connect("c.example".try_into().unwrap(), tcp).await.unwrap();
+        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{host}: {answer}");
+    }
+}
+
 /// A connection that was let in without a certificate does not go on where one is asked for by now.
 #[tokio::test]
 async fn a_server_that_asks_for_more_answers_nobody_that_was_let_in_with_less() {

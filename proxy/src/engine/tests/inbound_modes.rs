@@ -187,6 +187,41 @@ async fn a_port_that_becomes_strict_answers_no_further_plain_request() {
     assert!(answer[..count].starts_with(b"HTTP/1.1 200 "));
 }
 
+/// Who has waited with its first word since before STRICT does not say it in plain text; nor does the application.
+#[tokio::test]
+async fn a_port_that_becomes_strict_takes_no_bytes_of_those_who_waited() {
+    let mesh = identities();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let app = listener.local_addr().unwrap();
+    let permissive = || declared(MtlsMode::Permissive, app.port(), Protocol::Auto);
+    for silent in [Duration::ZERO, 2 * limits::SNIFF_SILENCE] {
+        let lab = inbound(permissive(), contexts(&mesh));
+        let mut client = lab.connect(app).await;
+        tokio::time::sleep(silent + Duration::from_millis(50)).await;
+        lab.engine.install(snapshot(mesh_of(receiving(strict(app.port()))), contexts(&mesh)));
+        client.write_all(b"\0raw").await.unwrap();
+        assert!(is_reset(&mut client).await);
+        let record = lab.record().await;
+        assert_eq!(
+            (record.flags, record.response_code_details.as_deref()),
+            (vec![Flag::NR], Some("filter_chain_not_found"))
+        );
+        // The application has been dialled for the second one, and heard nothing.
+        if silent > Duration::ZERO {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut heard = Vec::new();
+            let _ = stream.read_to_end(&mut heard).await;
+            assert!(heard.is_empty(), "{}", heard.escape_ascii());
+        }
+    }
+    let lab = inbound(permissive(), contexts(&mesh));
+    let mut client = lab.connect(app).await;
+    let (mut stream, _) = listener.accept().await.unwrap();
+    lab.engine.install(snapshot(mesh_of(receiving(strict(app.port()))), contexts(&mesh)));
+    stream.write_all(b"220 welcome").await.unwrap();
+    assert!(is_reset(&mut client).await);
+}
+
 /// What a request on an open connection is refused for.
 fn refused(table: &InboundTable, change: impl Fn(&mut ConnectionInfo)) -> bool {
     let mut info =
