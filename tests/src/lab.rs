@@ -216,6 +216,20 @@ impl Lab {
         Ok(httpbin)
     }
 
+    /// A web server in a pod, on port 443 with a certificate of its own; it tells what TLS it was called with.
+    pub fn nginx_in(&self, pod: &Pod, leaf: &str) -> Result<Daemon> {
+        let name = format!("nginx-{}", pod.name);
+        let dir = self.dir.path().join(&name);
+        std::fs::create_dir_all(&dir)?;
+        let (path, errors) = (dir.join("nginx.conf"), dir.join("error.log"));
+        std::fs::write(&path, outside::nginx_pod_config(&dir, pod.v4, &self.pki.crt(leaf), &self.pki.key(leaf)))?;
+        let (prefix, path, errors) = (dir.to_string_lossy(), path.to_string_lossy(), errors.to_string_lossy());
+        let daemon = self.serve_in(&pod.netns, &name, "nginx", &["-p", &prefix, "-c", &path, "-e", &errors])?;
+        let at = (pod.v4, 443).into();
+        until("nginx to listen", Duration::from_secs(5), || pod.netns.connect(at).ok())?;
+        Ok(daemon)
+    }
+
     /// The servers of `odd.py` in a pod, on its IPv4 address.
     pub fn odd_in(&self, pod: &Pod) -> Result<Daemon> {
         let path = |path: PathBuf| path.to_string_lossy().into_owned();

@@ -235,6 +235,22 @@ http {{
     text
 }
 
+/// nginx with one certificate, see [`crate::Lab::nginx_in`].
+pub(crate) fn nginx_pod_config(dir: &Path, at: std::net::Ipv4Addr, crt: &Path, key: &Path) -> String {
+    let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|kind| format!("  {kind}_temp_path {}/{kind};\n", dir.display()))
+        .concat();
+    format!(
+        "daemon off;\nuser root;\nworker_processes 1;\npid {dir}/nginx.pid;\nevents {{}}\nhttp {{\n  access_log off;\n{temp}  \
+         server {{\n    listen {at}:443 ssl;\n    ssl_certificate {crt};\n    ssl_certificate_key {key};\n    \
+         location / {{ return 200 \"Welcome to nginx!\\n\"; }}\n    \
+         location /told {{ return 200 \"$ssl_protocol $ssl_server_name $host $uri\\n\"; }}\n  }}\n}}\n",
+        dir = dir.display(),
+        crt = crt.display(),
+        key = key.display()
+    )
+}
+
 /// `openssl s_client` and friends ask through here; bounded like every command.
 pub(crate) fn ask(namespace: &Netns, program: &str, args: &[&str], input: &[u8]) -> Result<std::process::Output> {
     let mut command: Command = namespace.command(program);

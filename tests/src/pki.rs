@@ -60,6 +60,12 @@ impl Pki {
         self.secret(name, &entries)
     }
 
+    /// A ConfigMap with a CA, as the Gateway API's references want it.
+    pub fn ca_config_map(&self, name: &str, authority: &str) -> Result<String> {
+        let pem = serde_json::to_string(&std::fs::read_to_string(self.crt(authority))?)?;
+        Ok(format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata: {{ca.crt: {pem}}}\n"))
+    }
+
     fn path(&self, file: &str) -> String {
         self.dir.join(file).to_string_lossy().into_owned()
     }

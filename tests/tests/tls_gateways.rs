@@ -187,7 +187,7 @@ fn passed_through_beside_plain_http() -> Result<()> {
     let site = Site::new()?;
     site.lab.pki.task_leaf("nginx.example.com", "/CN=nginx.example.com/O=some organization")?;
     let nginx_pod = site.lab.pod("my-nginx")?;
-    let _nginx = nginx(&site.lab, &nginx_pod)?;
+    let _nginx = site.lab.nginx_in(&nginx_pod, "nginx.example.com")?;
     let [one, two, three] = site.pods();
     let files = ["tls-gateways/pods.yaml", "tls-gateways/passthrough.yaml"];
     site.lab.ship(&files, &[one, two, three, &nginx_pod])?;
@@ -207,32 +207,6 @@ fn passed_through_beside_plain_http() -> Result<()> {
     Ok(())
 }
 
-/// A web server with a certificate of its own in a pod.
-fn nginx(lab: &Lab, pod: &Pod) -> Result<Daemon> {
-    let dir = lab.dir().join("my-nginx");
-    std::fs::create_dir_all(&dir)?;
-    let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .map(|kind| format!("  {kind}_temp_path {}/{kind};\n", dir.display()))
-        .concat();
-    let config = format!(
-        "daemon off;\nuser root;\nworker_processes 1;\npid {dir}/nginx.pid;\nevents {{}}\nhttp {{\n  access_log off;\n{temp}  \
-         server {{\n    listen {}:443 ssl;\n    ssl_certificate {};\n    ssl_certificate_key {};\n    \
-         location / {{ return 200 \"Welcome to nginx!\\n\"; }}\n  }}\n}}\n",
-        pod.v4,
-        lab.pki.crt("nginx.example.com").display(),
-        lab.pki.key("nginx.example.com").display(),
-        dir = dir.display()
-    );
-    let path = dir.join("nginx.conf");
-    std::fs::write(&path, config)?;
-    let (prefix, path, errors) = (dir.to_string_lossy(), path.to_string_lossy(), dir.join("error.log"));
-    let args = ["-p", &prefix, "-c", &path, "-e", &errors.to_string_lossy()];
-    let daemon = lab.serve_in(&pod.netns, "my-nginx", "nginx", &args)?;
-    let at = SocketAddr::new(pod.v4.into(), 443);
-    until("my-nginx to listen", std::time::Duration::from_secs(5), || pod.netns.connect(at).ok())?;
-    Ok(daemon)
-}
-
 /// The same with the Gateway API: HTTPS that ends at the gateway, and a TLSRoute.
 #[test]
 fn with_the_gateway_api() -> Result<()> {
@@ -244,7 +218,7 @@ fn with_the_gateway_api() -> Result<()> {
         lab.pki.task_leaf(host, &format!("/CN={host}/O=some organization"))?;
     }
     let _httpbin = lab.httpbin_in(&httpbin.netns, SocketAddr::new(httpbin.v4.into(), 80))?;
-    let _nginx = nginx(&lab, nginx_pod)?;
+    let _nginx = lab.nginx_in(nginx_pod, "nginx.example.com")?;
     let (crt, key) = (lab.pki.crt("httpbin.example.com"), lab.pki.key("httpbin.example.com"));
     let secret = lab.pki.secret("httpbin-credential", &[("tls.crt", crt), ("tls.key", key)])?;
     lab.write("secret.yaml", &in_namespace(&secret, "test"))?;

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     engine::{
         Snapshot,
+        accept::Arrival,
         dial::{self, DialError, Picked, Target},
     },
     limits,
@@ -35,14 +36,15 @@ pub struct Wants {
 }
 
 /// Whether to speak h2 where ALPN has not said so.
-fn h2(target: &Target<'_>, wants: Wants) -> bool {
+fn h2(of: &Connection, target: &Target<'_>, wants: Wants) -> bool {
     let application = matches!(target.cluster.discovery, Discovery::Application(_));
     let open = match target.cluster.protocol {
         // What a pod's own port is declared to speak is all that its application understands.
         Protocol::Http2 | Protocol::Grpc if application => true,
         _ if target.cluster.pool.use_client_protocol => wants.client_h2,
         Protocol::Http2 | Protocol::Grpc => true,
-        Protocol::Auto => wants.client_h2,
+        // A gateway offers h2 to every client, so what the client took says nothing of the service.
+        Protocol::Auto => wants.client_h2 && !matches!(of.info.arrival, Arrival::Gateway { .. }),
         _ => target.cluster.pool.h2_upgrade,
     };
     open && !wants.upgrade
@@ -73,7 +75,7 @@ pub async fn connection(
     let mut pending = None;
     loop {
         let freed = pools.freed();
-        let h2 = h2(target, wants);
+        let h2 = h2(of, target, wants);
         if let Some(lease) = pools.checkout(&key, h2).await {
             return Ok(lease);
         }
