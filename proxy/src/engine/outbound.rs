@@ -32,9 +32,10 @@ pub(super) async fn arrived(engine: Arc<Engine>, pod: Arc<Pod>, mut stream: TcpS
     };
     let info = ConnectionInfo::new(Arrival::Outbound, original, peer);
     let original = info.original;
-    let snapshot = engine.snapshot();
-    let Some(outbound) = snapshot.outbound(&pod.id) else {
-        log::debug!("{}: not in the table (any more); connection to {original} reset", pod.id);
+    let unknown = || log::debug!("{}: not in the table (any more); connection to {original} reset", pod.id);
+    let mut snapshot = engine.snapshot();
+    let Some(mut outbound) = snapshot.outbound(&pod.id) else {
+        unknown();
         return reset_on_close(&stream);
     };
     if pod.is_listener(original) {
@@ -53,7 +54,18 @@ pub(super) async fn arrived(engine: Arc<Engine>, pod: Arc<Pod>, mut stream: TcpS
             Err(error) => return log::debug!("{}: {peer} before its first bytes: {error}", pod.id),
         }
         let decision = raw::settle(outbound.tcp(original));
-        match silent::first_to_speak(&engine, &snapshot, &pod, &stream, &info, &decision).await {
+        let spoke = silent::first_to_speak(&engine, &snapshot, &pod, &stream, &info, &decision).await;
+        let now = engine.snapshot();
+        if !Arc::ptr_eq(&now, &snapshot) && !matches!(spoke, First::Nobody) {
+            // It has been silent through a reload: it is treated as if it came now.
+            let Some(table) = now.outbound(&pod.id) else {
+                unknown();
+                return reset_on_close(&stream);
+            };
+            (snapshot, outbound, connected) = (now, table, None);
+            continue;
+        }
+        match spoke {
             First::Client(upstream) => connected = upstream.map(Ok),
             First::Server(connected) => {
                 let connected = Some(connected);

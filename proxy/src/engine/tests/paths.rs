@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt as _};
 
 use super::lab::*;
 use crate::{
@@ -10,6 +10,7 @@ use crate::{
     limits,
     mesh::{Guard, Outbound, OutboundPolicy, PortTable, Protocol, UpstreamTls},
     telemetry::record::Flag,
+    tls::Contexts,
 };
 
 const NOWHERE: &str = "192.0.2.1:80";
@@ -160,6 +161,27 @@ async fn a_client_that_connects_early_is_still_looked_at() {
     tokio::time::sleep(limits::SNIFF_SILENCE * 2).await;
     assert_eq!(exchange(&mut client, b"\x01late").await.unwrap(), b"got: \x01late");
     assert_eq!(lab.record().await.upstream_host, Some(address.to_string()));
+}
+
+/// What was let through when it connected may be forbidden by the time it, or the server, says its first word.
+#[tokio::test]
+async fn who_was_silent_through_a_reload_is_treated_by_the_new_table() {
+    let block = || Outbound { policy: OutboundPolicy::RegistryOnly, ..Outbound::default() };
+    let (upstream, listener) = (echo().await, tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let lab = lab(Outbound::default());
+    let mut client = lab.connect(upstream).await;
+    tokio::time::sleep(limits::SNIFF_SILENCE * 2).await;
+    lab.engine.install(snapshot(mesh(block()), Contexts::default()));
+    client.write_all(b"\x01late").await.unwrap();
+    assert!(is_reset(&mut client).await);
+    assert_eq!(lab.record().await.cluster_name.as_deref(), Some("BlackHoleCluster"));
+
+    lab.engine.install(snapshot(mesh(Outbound::default()), Contexts::default()));
+    let mut client = lab.connect(listener.local_addr().unwrap()).await;
+    let (mut server, _) = listener.accept().await.unwrap();
+    lab.engine.install(snapshot(mesh(block()), Contexts::default()));
+    server.write_all(b"220 hello\r\n").await.unwrap();
+    assert!(is_reset(&mut client).await);
 }
 
 #[tokio::test]
