@@ -11,6 +11,7 @@ mod peer_authentication;
 mod peers;
 mod policies;
 mod random;
+mod random_inbound;
 mod random_routes;
 mod random_sidecars;
 mod rules;
