@@ -18,6 +18,7 @@ use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
+use super::client_cert;
 use crate::limits;
 
 /// What the two halves of one exchange tell each other.
@@ -232,6 +233,17 @@ impl Upload {
     }
 }
 
+/// Servers that merge trailers into the head must not find there what is ours alone to say of the client.
+fn without_claims(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            trailers.remove(client_cert::HEADER);
+            Frame::trailers(trailers)
+        }
+        Err(frame) => frame,
+    }
+}
+
 /// Begins the next turn.
 fn turn(shared: &Mutex<Shared>) -> u32 {
     let mut shared = shared.lock();
@@ -292,7 +304,7 @@ impl Shared {
                 self.waker = Some(cx.waker().clone());
                 return Poll::Pending;
             }
-            Poll::Ready(frame) => frame,
+            Poll::Ready(frame) => frame.map(|frame| frame.map(without_claims)),
         };
         match &frame {
             Some(Ok(frame)) => {

@@ -32,8 +32,10 @@ pub async fn grpc_upstream() -> (SocketAddr, Arc<std::sync::atomic::AtomicUsize>
                 let body = request.into_body().collect().await.unwrap();
                 let mut trailers = HeaderMap::new();
                 trailers.insert("grpc-status", 5.into());
-                if let Some(sum) = body.trailers().and_then(|sent| sent.get("x-sum")) {
-                    trailers.insert("x-sum", sum.clone());
+                for name in ["x-sum", "x-forwarded-client-cert"] {
+                    if let Some(sent) = body.trailers().and_then(|sent| sent.get(name)) {
+                        trailers.insert(name, sent.clone());
+                    }
                 }
                 let frames = [Ok::<_, Infallible>(Frame::data(body.to_bytes())), Ok(Frame::trailers(trailers))];
                 let body = StreamBody::new(futures_util::stream::iter(frames));
@@ -72,6 +74,8 @@ async fn grpc_goes_through_with_trailers_and_its_status_is_logged() {
     for _ in 0..3 {
         let mut trailers = HeaderMap::new();
         trailers.insert("x-sum", 9.into());
+        // Which is not the client's to say, there either.
+        trailers.insert("x-forwarded-client-cert", http::HeaderValue::from_static("URI=spiffe://admin"));
         let frames = [Ok(Frame::data(Bytes::from_static(b"hello"))), Ok(Frame::trailers(trailers))];
         let body = StreamBody::new(futures_util::stream::iter(frames));
         let request = Request::post("http://a/pkg.Service/Method")
@@ -85,6 +89,7 @@ async fn grpc_goes_through_with_trailers_and_its_status_is_logged() {
         let body = response.into_body().collect().await.unwrap();
         let trailers = body.trailers().unwrap().clone();
         assert_eq!((&trailers["grpc-status"], &trailers["x-sum"]), (&5.into(), &9.into()));
+        assert!(!trailers.contains_key("x-forwarded-client-cert"));
         assert_eq!(body.to_bytes(), "hello");
     }
     assert_eq!(connections.load(std::sync::atomic::Ordering::SeqCst), 1, "streams share a connection");
