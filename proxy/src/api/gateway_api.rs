@@ -217,14 +217,12 @@ pub struct TlsBackend {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BackendTlsPolicy {
     pub targets: Vec<BackendTlsTarget>,
+    /// `caCertificateRefs`; empty: `wellKnownCACertificates: System`.
     pub cas: Vec<ObjectRef>,
-    /// `wellKnownCACertificates: System`
-    pub system_cas: bool,
     /// SNI, and the name that is checked where `subject_alt_names` is empty.
     pub hostname: String,
     /// `subjectAltNames[]`: host names and URIs, one of which the server must bear.
     pub subject_alt_names: Vec<String>,
-    pub options: BTreeMap<String, String>,
 }
 
 /// `targetRefs[]`, of the policy's own namespace.

@@ -24,8 +24,11 @@ pub fn backend_tls_policy(root: &Fields<'_>) -> Option<BackendTlsPolicy> {
     if let Some(second) = validation.items("caCertificateRefs").get(1) {
         second.warn("only the first CA counts, as in Istio: servers of the others are refused");
     }
-    let system = validation.get("wellKnownCACertificates").and_then(|field| field.choice(&[("System", true)]));
-    match (validation.items("caCertificateRefs").is_empty(), validation.get("wellKnownCACertificates").is_some()) {
+    let system = validation.get("wellKnownCACertificates");
+    if let Some(field) = &system {
+        field.choice(&[("System", ())]);
+    }
+    match (validation.items("caCertificateRefs").is_empty(), system.is_some()) {
         (true, false) => validation.field.error("wants `caCertificateRefs` or `wellKnownCACertificates`"),
         (false, true) => validation.field.error("takes `caCertificateRefs` or `wellKnownCACertificates`, not both"),
         _ => {}
@@ -33,10 +36,8 @@ pub fn backend_tls_policy(root: &Fields<'_>) -> Option<BackendTlsPolicy> {
     Some(BackendTlsPolicy {
         targets,
         cas,
-        system_cas: system.unwrap_or_default(),
         hostname: validation.require("hostname").and_then(|field| hostname(&field, false))?,
         subject_alt_names: validation.each("subjectAltNames", subject_alt_name),
-        options: fields.string_map("options"),
     })
 }
 
