@@ -166,11 +166,31 @@ async fn arrived(engine: Arc<Engine>, pod: Arc<Pod>, at: (Role, u16), stream: Tc
     let (role, port) = at;
     match role {
         Role::Outbound => outbound::arrived(engine, pod, stream, peer).await,
-        Role::Gateway(id) => gateway::arrived(engine, pod, id, stream, peer).await,
-        Role::Inbound => inbound::arrived(engine, pod, stream, peer, port).await,
+        // Boxed: what is largest would be the size of every connection's task.
+        Role::Gateway(id) => Box::pin(gateway::arrived(engine, pod, id, stream, peer)).await,
+        Role::Inbound => Box::pin(inbound::arrived(engine, pod, stream, peer, port)).await,
     }
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<A, F: Future>(_: impl FnOnce(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// What a connection may still become costs one that is HTTP nothing: all of its way once had room in the task, 9 KiB.
+    #[test]
+    fn the_task_of_a_connection_is_small() {
+        let all = [
+            size(|(engine, pod, at, stream, peer)| connection(engine, pod, at, stream, peer)),
+            size(|(engine, pod, id, stream, peer)| gateway::arrived(engine, pod, id, stream, peer)),
+        ];
+        assert!(all.iter().all(|size| *size <= 4096), "{all:?}");
+    }
 }

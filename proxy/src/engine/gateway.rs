@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     limits,
-    mesh::{Behind, Decision, DownstreamTls, HostMap, ListenerId, Servers, TlsServer, TunnelRoute},
+    mesh::{Behind, Decision, DownstreamTls, ListenerId, Servers, TlsServers, TunnelRoute},
     telemetry::record::Flag,
 };
 
@@ -66,7 +66,7 @@ async fn tls(
     pod: Arc<Pod>,
     mut stream: TcpStream,
     mut info: ConnectionInfo,
-    servers: &HostMap<Arc<TlsServer>>,
+    servers: &TlsServers,
 ) {
     let (kind, first) = match sniff::sniff(&mut stream, Expect::Tls, limits::HANDSHAKE_TIME).await {
         Ok(sniffed) => sniffed,

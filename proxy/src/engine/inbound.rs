@@ -296,7 +296,7 @@ impl Coming {
         }
         let Self { engine, snapshot, pod, port, info, client, connected } = self;
         let raw = Raw { client, info, tls, connected };
-        Box::pin(raw::serve(&engine, &snapshot, &pod, raw, Decision::Cluster(port.cluster.clone()))).await;
+        raw::serve(&engine, &snapshot, &pod, raw, Decision::Cluster(port.cluster.clone())).await;
     }
 
     /// Declared to be neither HTTP nor open: nothing inside is looked at.

@@ -46,7 +46,12 @@ pub struct Connected {
 }
 
 /// Carries the connection to where the decision says, or resets it; one record either way.
-pub async fn serve(engine: &Engine, snapshot: &Snapshot, pod: &Pod, mut raw: Raw, decision: Decision) {
+pub async fn serve(engine: &Engine, snapshot: &Snapshot, pod: &Pod, raw: Raw, decision: Decision) {
+    // Boxed: else the task of a connection that turns out to be HTTP had room for this, too, as long as it lasts.
+    Box::pin(settled(engine, snapshot, pod, raw, decision)).await;
+}
+
+async fn settled(engine: &Engine, snapshot: &Snapshot, pod: &Pod, mut raw: Raw, decision: Decision) {
     let mut record = record(pod, &raw.info);
     let decision = settle(decision);
     if let Verdict::Denied(details) = authorize::entering(snapshot, &pod.id, &raw.info, None) {
@@ -194,6 +199,16 @@ impl Drop for Opened<'_> {
 
 /// Tries other endpoints where one cannot be reached: nothing was sent yet, so no byte is sent twice.
 pub(super) async fn dial_any(
+    engine: &Engine,
+    snapshot: &Snapshot,
+    pod: &Pod,
+    target: &Target<'_>,
+) -> Result<Connected, DialError> {
+    // Boxed: nobody keeps room for it once it is done.
+    Box::pin(dial_each(engine, snapshot, pod, target)).await
+}
+
+async fn dial_each(
     engine: &Engine,
     snapshot: &Snapshot,
     pod: &Pod,

@@ -1,6 +1,11 @@
 //! What gateway pods serve: listeners by address and port, TLS servers by server name, route tables.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    ops::Deref,
+    sync::Arc,
+};
 
 use serde::Serialize;
 
@@ -43,7 +48,32 @@ pub enum Servers {
     /// Plain TCP. None: no route, the connection is reset (`NR`).
     Tcp(Option<Arc<TunnelRoute>>),
     /// A server name that matches none gets no handshake: `NR filter_chain_not_found`.
-    Tls(HostMap<Arc<TlsServer>>),
+    Tls(TlsServers),
+}
+
+/// The TLS servers of one listener, by the server names that lead to them.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct TlsServers {
+    by_host: HostMap<Arc<TlsServer>>,
+    /// By [`TlsServer::name`]: each request on a connection asks for the one that took it, of which there may be thousands.
+    #[serde(skip)]
+    by_name: HashMap<Arc<str>, Arc<TlsServer>>,
+}
+
+impl From<HostMap<Arc<TlsServer>>> for TlsServers {
+    fn from(by_host: HostMap<Arc<TlsServer>>) -> Self {
+        let by_name = by_host.values().map(|server| (server.name.clone(), server.clone())).collect();
+        Self { by_host, by_name }
+    }
+}
+
+impl Deref for TlsServers {
+    type Target = HostMap<Arc<TlsServer>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.by_host
+    }
 }
 
 /// One `servers` entry with TLS.
@@ -179,7 +209,7 @@ impl GatewayTable {
     #[must_use]
     pub fn server(&self, id: ListenerId, name: Option<&str>) -> Option<&Arc<TlsServer>> {
         match (&self.listeners.get(&id)?.serves, name) {
-            (Servers::Tls(servers), Some(name)) => servers.values().find(|server| &*server.name == name),
+            (Servers::Tls(servers), Some(name)) => servers.by_name.get(name),
             _ => None,
         }
     }

@@ -273,7 +273,7 @@ async fn tls_that_passes_a_gateway() {
         let mut servers = crate::mesh::HostMap::default();
         servers.insert("edition.cnn.com", Arc::new(through));
         let spec = format!("{{rules: [{{when: [{{key: connection.sni, values: ['{name}']}}]}}]}}");
-        let lab = lab_at(Role::Gateway(ID), guarded(&spec, Servers::Tls(servers)), Contexts::default());
+        let lab = lab_at(Role::Gateway(ID), guarded(&spec, Servers::Tls(servers.into())), Contexts::default());
         let mut client = TcpStream::connect(lab.listener).await.unwrap();
         if passes {
             assert_eq!(exchange(&mut client, OPENSSL).await.unwrap(), [b"got: ".as_slice(), OPENSSL].concat());

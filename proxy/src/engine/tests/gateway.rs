@@ -59,17 +59,21 @@ pub fn tunnel(upstream: SocketAddr) -> Arc<TunnelRoute> {
 
 /// A TLS server of the mesh for `host`.
 pub fn server(host: &str, serves: Behind) -> Servers {
+    server_with(host, DownstreamTls::IstioMutual, serves)
+}
+
+fn server_with(host: &str, tls: DownstreamTls, serves: Behind) -> Servers {
     let server = TlsServer {
         name: "https.443.https.gateway.default".into(),
         source: ObjectId { kind: "Gateway", namespace: "default".into(), name: "gateway".into() },
         hosts: vec![host.to_owned()],
         protocol: ServerProtocol::Https,
-        tls: DownstreamTls::IstioMutual,
+        tls,
         serves,
     };
     let mut servers = HostMap::default();
     servers.insert(host, Arc::new(server));
-    Servers::Tls(servers)
+    Servers::Tls(servers.into())
 }
 
 /// An HTTP/1 upstream that answers each request with `hello`.
@@ -228,17 +232,8 @@ async fn a_server_that_cannot_be_honoured_resets_and_says_why() {
     };
     // No certificate authority at all.
     assert!(reset(&lab).await.starts_with("TLS_error: "));
-    servers = Servers::Tls(HostMap {
-        any: Some(Arc::new(TlsServer {
-            name: "x".into(),
-            source: ObjectId { kind: "Gateway", namespace: "default".into(), name: "gateway".into() },
-            hosts: vec!["*".into()],
-            protocol: ServerProtocol::Tls,
-            tls: DownstreamTls::Refuse("mode SIMPLE is not supported".into()),
-            serves: Behind::Tunnel(None),
-        })),
-        ..HostMap::default()
-    });
+    let refused = DownstreamTls::Refuse("mode SIMPLE is not supported".into());
+    servers = server_with("*", refused, Behind::Tunnel(None));
     assert_eq!(reset(&gateway_lab(servers)).await, "TLS_error: mode SIMPLE is not supported");
 }
 
@@ -246,18 +241,10 @@ async fn a_server_that_cannot_be_honoured_resets_and_says_why() {
 #[test]
 fn a_server_that_is_refused_answers_nobody_any_more() {
     let decide = |tls: DownstreamTls| {
-        let Servers::Tls(servers) = server("a.example", Behind::Http(routes("127.0.0.1:9".parse().unwrap()))) else {
-            panic!();
-        };
-        let name = servers.exact["a.example"].name.clone();
-        let serves = servers.exact.into_iter().map(|(host, server)| {
-            let server = Arc::try_unwrap(server).unwrap();
-            (host, Arc::new(TlsServer { tls: tls.clone(), ..server }))
-        });
-        let serves = Servers::Tls(HostMap { exact: serves.collect(), ..HostMap::default() });
+        let serves = server_with("a.example", tls, Behind::Http(routes("127.0.0.1:9".parse().unwrap())));
         let table =
             GatewayTable { listeners: [(ID, Arc::new(Listener { id: ID, serves }))].into(), ..GatewayTable::default() };
-        table.http(ID, Some(&name), "a.example")
+        table.http(ID, Some("https.443.https.gateway.default"), "a.example")
     };
     assert!(matches!(decide(DownstreamTls::IstioMutual), HttpDecision::Host(_)));
     let refused = decide(DownstreamTls::Refuse("no".into()));

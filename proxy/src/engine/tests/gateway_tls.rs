@@ -73,7 +73,7 @@ fn servers(upstream: SocketAddr, all: &[Served]) -> Servers {
         };
         servers.insert(host, Arc::new(server));
     }
-    Servers::Tls(servers)
+    Servers::Tls(servers.into())
 }
 
 fn routes(host: &str, upstream: SocketAddr) -> Arc<RouteTable> {

@@ -45,7 +45,7 @@ pub fn table(
         let serves = match slot.kind {
             Kind::Http => Servers::Http(site.http(&http_name(id), &slot.servers, findings)),
             Kind::Tcp => Servers::Tcp(slot.servers.first().and_then(|server| site.tunnel(server))),
-            Kind::Tls => Servers::Tls(site.tls(&slot, shared, findings)),
+            Kind::Tls => Servers::Tls(site.tls(&slot, shared, findings).into()),
         };
         table.listeners.insert(id, Arc::new(Listener { id, serves }));
     }
