@@ -284,7 +284,13 @@ impl Coming {
         self.snapshot = self.engine.snapshot();
         let workload = self.snapshot.mesh.workloads.get(&self.pod.id);
         let refused = match workload.and_then(|workload| workload.inbound.as_deref()) {
-            Some(table) => refusal(table, &self.info),
+            Some(table) => {
+                // Where the application was not dialled yet, it is where it is by now.
+                if self.connected.is_none() {
+                    self.port = table.port(self.info.original.port()).clone();
+                }
+                refusal(table, &self.info)
+            }
             None => Some(Arc::from("the pod's own ports are not in the table any more")),
         };
         if let Some(why) = refused {

@@ -52,7 +52,7 @@ pub(super) async fn take_off(
             }
             return Some(stream);
         }
-        Ok(Err((error, stream))) => (client_fault(&error), Some(stream)),
+        Ok(Err((error, stream))) => (client_fault(&error), stream),
         Err(_) => ("the client did not finish the TLS handshake in time".to_owned(), None),
     };
     engine.sink().handshake_accepted(&record.workload, Err(&why), begun.elapsed());

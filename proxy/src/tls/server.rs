@@ -48,6 +48,13 @@ struct Own {
     without_alpn: Arc<ServerConfig>,
 }
 
+/// What went wrong with a handshake, and the stream where it is still there.
+type Failed<S> = (io::Error, Option<S>);
+
+fn stream_too<S>((error, io): (io::Error, S)) -> Failed<S> {
+    (error, Some(io))
+}
+
 impl ServerContext {
     pub(super) fn new(settings: &ServerTlsSettings, inputs: &ServerInputs, said: &Arc<Said>) -> Result<Self, TlsError> {
         let Built { config, shown, clients } = server_config::build(settings, inputs, said)?;
@@ -91,12 +98,14 @@ impl ServerContext {
     /// # Errors
     /// What is wrong with the client, or with our own certificate ([`client_fault`] puts it in words: which identity was shown
     /// and which expected), and the stream: the alert that tells the client is on its way there, and a reset would overtake it.
-    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, io: S) -> Result<TlsStream<S>, (io::Error, S)> {
+    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, io: S) -> Result<TlsStream<S>, Failed<S>> {
         if let Err(error) = self.check_validity() {
-            return Err((io::Error::other(error), io));
+            return Err((io::Error::other(error), Some(io)));
         }
         let accepted = match &self.kind {
-            Kind::Mesh(_) => TlsAcceptor::from(self.config.clone()).accept(io).into_fallible().await,
+            Kind::Mesh(_) => {
+                TlsAcceptor::from(self.config.clone()).accept(io).into_fallible().await.map_err(stream_too)
+            }
             Kind::Own(own) => match self.accept_any_protocol(own, io).await {
                 Ok(stream) => own.check_resumed(stream).await,
                 Err(error) => Err(error),
@@ -109,24 +118,20 @@ impl ServerContext {
         &self,
         own: &Own,
         io: S,
-    ) -> Result<TlsStream<S>, (io::Error, S)> {
+    ) -> Result<TlsStream<S>, Failed<S>> {
         let ours = &self.config.alpn_protocols;
         if ours.is_empty() {
-            return TlsAcceptor::from(self.config.clone()).accept(io).into_fallible().await;
+            return TlsAcceptor::from(self.config.clone()).accept(io).into_fallible().await.map_err(stream_too);
         }
         let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), io);
         let start = match (&mut acceptor).await {
             Ok(start) => start,
-            // It gives the stream away only where it succeeds.
-            Err(error) => match acceptor.take_io() {
-                Some(io) => return Err((error, io)),
-                None => unreachable!("an acceptor that has failed holds its stream"),
-            },
+            Err(error) => return Err((error, acceptor.take_io())),
         };
         let is_ours = |theirs: &[u8]| ours.iter().any(|ours| ours == theirs);
         let foreign = start.client_hello().alpn().is_some_and(|mut offered| !offered.any(is_ours));
         let config = if foreign { &own.without_alpn } else { &self.config };
-        start.into_stream(config.clone()).into_fallible().await
+        start.into_stream(config.clone()).into_fallible().await.map_err(stream_too)
     }
 
     /// Adds who was expected to what rustls says.
@@ -152,7 +157,7 @@ impl Own {
     async fn check_resumed<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         stream: TlsStream<S>,
-    ) -> Result<TlsStream<S>, (io::Error, S)> {
+    ) -> Result<TlsStream<S>, Failed<S>> {
         let connection = stream.get_ref().1;
         let checked = match &self.clients {
             Some(clients) if connection.handshake_kind() == Some(HandshakeKind::Resumed) => {
@@ -168,7 +173,7 @@ impl Own {
         if connection.write_tls(&mut last).is_ok() {
             let _ = io.write_all(&last).await;
         }
-        Err((io::Error::new(io::ErrorKind::InvalidData, error), io))
+        Err((io::Error::new(io::ErrorKind::InvalidData, error), Some(io)))
     }
 }
 

@@ -1,7 +1,8 @@
 //! `x-forwarded-client-cert`: what those behind us are told of the certificate that a client has proved to be its own.
 //!
-//! As Istio configures Envoy: a pod's own side appends to what a peer with a certificate has sent (that is the way the
-//! request came), a gateway begins anew. From who showed no certificate it is never believed, and nothing of it leaves the
+//! As Istio configures Envoy: a pod's own side appends to what a peer of the mesh has sent (that is the way the request came), a
+//! gateway begins anew. Otherwise than Istio, so does a pod's own side where the certificate is not of the mesh (TLS at a
+//! Sidecar's ingress): its bearer could claim to have brought any request here. From who showed no certificate it is never believed, and nothing of it leaves the
 //! mesh.
 
 use std::sync::Arc;
@@ -18,13 +19,13 @@ pub const HEADER: HeaderName = HeaderName::from_static("x-forwarded-client-cert"
 
 /// Removes the header, sets it or adds to it, on the way to a service of the mesh or to the pod's own application. `element`
 /// is what there is to say of this connection's client, see [`element`].
-pub fn forward(headers: &mut HeaderMap, arrival: &Arrival, element: Option<&HeaderValue>) {
+pub fn forward(headers: &mut HeaderMap, info: &ConnectionInfo, element: Option<&HeaderValue>) {
     let Some(element) = element else {
         headers.remove(HEADER);
         return;
     };
     let mut list = Vec::new();
-    if *arrival == Arrival::Inbound {
+    if info.arrival == Arrival::Inbound && info.identity.is_some() {
         for line in headers.get_all(HEADER) {
             list.extend_from_slice(line.as_bytes());
             list.push(b',');
@@ -224,18 +225,21 @@ mod tests {
     #[test]
     fn who_shows_nothing_is_not_believed() {
         let forged = || HeaderMap::from_iter([(HEADER, HeaderValue::from_static("URI=spiffe://admin"))]);
-        for arrival in [Arrival::Inbound, Arrival::Outbound, gateway()] {
-            let mut headers = forged();
-            forward(&mut headers, &arrival, None);
-            assert!(headers.is_empty(), "{arrival:?}");
-        }
         let element = HeaderValue::from_static("Hash=1");
-        let mut headers = forged();
-        headers.append(HEADER, HeaderValue::from_static("URI=b"));
-        forward(&mut headers, &Arrival::Inbound, Some(&element));
-        assert_eq!(headers.get_all(HEADER).iter().collect::<Vec<_>>(), ["URI=spiffe://admin,URI=b,Hash=1"]);
-        let mut headers = forged();
-        forward(&mut headers, &gateway(), Some(&element));
-        assert_eq!(headers.get_all(HEADER).iter().collect::<Vec<_>>(), ["Hash=1"]);
+        let after = |info: &ConnectionInfo, element: Option<&HeaderValue>| {
+            let mut headers = forged();
+            headers.append(HEADER, HeaderValue::from_static("URI=b"));
+            forward(&mut headers, info, element);
+            headers.get_all(HEADER).iter().map(|line| line.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        for arrival in [Arrival::Inbound, Arrival::Outbound, gateway()] {
+            assert!(after(&info(arrival.clone(), None, None), None).is_empty(), "{arrival:?}");
+        }
+        let shown = Some(certificate());
+        let of_the_mesh = info(Arrival::Inbound, Some("spiffe://cluster.local/ns/a/sa/b"), shown.clone());
+        assert_eq!(after(&of_the_mesh, Some(&element)), ["URI=spiffe://admin,URI=b,Hash=1"]);
+        // A certificate of a Sidecar's ingress says nothing about what its bearer claims to have brought here.
+        assert_eq!(after(&info(Arrival::Inbound, None, shown.clone()), Some(&element)), ["Hash=1"]);
+        assert_eq!(after(&info(gateway(), None, shown), Some(&element)), ["Hash=1"]);
     }
 }

@@ -133,8 +133,9 @@ async fn serve(server: &ServerContext, listener: &TcpListener, waits: bool) -> R
     let (tcp, _) = listener.accept().await.unwrap();
     let mut stream = match server.accept(tcp).await {
         Ok(stream) => stream,
-        Err((error, mut tcp)) => {
+        Err((error, tcp)) => {
             // As the engine does it: let the alert arrive.
+            let mut tcp = tcp.unwrap();
             let _ = tcp.shutdown().await;
             let _ = timeout(PATIENCE, tcp.read_to_end(&mut Vec::new())).await;
             return Err(client_fault(&error));

@@ -62,7 +62,7 @@ impl Errand {
                 headers.remove(ORIGINAL_PATH);
             }
             tell_next(headers, info, request_id);
-            client_cert::forward(headers, &info.arrival, self.connection.client_cert(&self.snapshot));
+            client_cert::forward(headers, info, self.connection.client_cert(&self.snapshot));
             if let Some(path) = &self.changes.original_path {
                 headers.insert(ORIGINAL_PATH, path.clone());
             }
