@@ -125,7 +125,8 @@ impl Body for ResponseBody {
                 if let (Some(trailers), Some(log)) = (frame.trailers_ref(), &mut this.log) {
                     log.trailers(trailers);
                 }
-                if this.source.ended() {
+                // After trailers hyper drops an HTTP/1.1 body without asking for more.
+                if frame.is_trailers() || this.source.ended() {
                     this.end();
                 }
                 Poll::Ready(Some(Ok(frame)))
