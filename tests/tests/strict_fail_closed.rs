@@ -282,7 +282,10 @@ fn what_a_refused_document_may_want_stays_refused() -> Result<()> {
     mesh.lab.write("app.yaml", &broken)?;
     agent.restart()?;
     mesh.assert_plain(ErrorKind::ConnectionRefused, "the document is refused");
-    assert!(agent.stderr().contains("stays refused while documents are"), "{}", agent.stderr());
+    // It is said once the agent is ready, by and by.
+    until("the agent to say so", Duration::from_secs(5), || {
+        agent.stderr().contains("stays refused while documents are").then_some(())
+    })?;
     agent.reload(|| mesh.lab.write("app.yaml", "\n"))?;
     mesh.assert_plain_passes("nobody wants it");
     Ok(())

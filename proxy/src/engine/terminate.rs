@@ -68,7 +68,8 @@ pub(super) async fn take_off(
 
 /// Ends a connection before its handshake: there is nothing to do it with.
 pub(super) fn refuse(engine: &Engine, client: ClientIo, info: ConnectionInfo, mut record: Record, why: &str) {
-    log::warn!("{}: TLS connection to {} refused: {why}", record.workload, info.original);
+    // The reason was said at the reload, and is in the access log: whoever calls must not fill the agent's own.
+    log::debug!("{}: TLS connection to {} refused: {why}", record.workload, info.original);
     record.flags.push(Flag::NR);
     record.downstream_transport_failure_reason = Some(format!("TLS_error: {why}"));
     raw::reset(engine, Raw { client, info, tls: true, connected: None }, record);
