@@ -312,7 +312,8 @@ impl Shared {
                 progress.received.fetch_add(bytes as u64, Ordering::Relaxed);
                 self.copy = self.copy.take().and_then(|copy| copy.with(frame));
                 self.remember(frame, at);
-                self.ended = self.body.is_end_stream();
+                // After trailers hyper drops an HTTP/1.1 body without asking for more.
+                self.ended = frame.is_trailers() || self.body.is_end_stream();
             }
             Some(Err(_)) => {
                 progress.client_failed.store(true, Ordering::Release);

@@ -68,6 +68,18 @@ async fn a_copy_arrives_with_its_body_and_a_shadow_name() {
     lab.record().await;
 }
 
+/// Trailers end a request: nothing comes after them that would have to be awaited.
+#[tokio::test]
+async fn a_request_with_trailers_is_copied() {
+    let (address, mut told) = listening().await;
+    let lab = mirrored(vec![(address, 1_000_000)]).await;
+    let rest = "Transfer-Encoding: chunked\r\nTrailer: x-sum\r\n\r\n5\r\nhello\r\n0\r\nx-sum: 1\r\n\r\n";
+    let (head, body) = lab.ask("POST /summed", rest).await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}{body}");
+    let (head, body) = next(&mut told).await;
+    assert!(head.starts_with("POST /summed ") && body == "hello", "{head}{body}");
+}
+
 /// The one whose answer counts is answered while a mirror is down, hangs, or could not take the body.
 #[tokio::test]
 async fn a_mirror_that_fails_harms_nobody() {
