@@ -199,13 +199,30 @@ fn host(list: &[Text], authority: &str) -> bool {
     list.iter().any(|wanted| wanted.matches_any_case(authority) || wanted.matches_any_case(bare))
 }
 
-/// In normal form; in doubt as it came, too, and one that has no normal form is any path.
+/// In normal form; in doubt as it came, too, and with repeated slashes as one, for there are servers that take them so
+/// (Istio's `pathNormalization: MERGE_SLASHES`). One that has no normal form is, in doubt, any path.
 fn path(list: &[PathPattern], path: &str, in_doubt: bool) -> bool {
     let any = |path: &str| list.iter().any(|wanted| wanted.matches(path));
     match normal(path) {
-        Ok(normal) => any(&normal) || (in_doubt && normal != path && any(path)),
+        Ok(normal) => {
+            any(&normal)
+                || (in_doubt && ((normal != path && any(path)) || one_slash(&normal).is_some_and(|one| any(&one))))
+        }
         Err(_) => in_doubt,
     }
+}
+
+/// With each run of slashes as one; None where there is none.
+fn one_slash(path: &str) -> Option<String> {
+    path.contains("//").then(|| {
+        let mut merged = String::with_capacity(path.len());
+        for letter in path.chars() {
+            if letter != '/' || !merged.ends_with('/') {
+                merged.push(letter);
+            }
+        }
+        merged
+    })
 }
 
 /// All lines of it as one; in doubt each line by itself, too.
