@@ -15,7 +15,7 @@ use std::{
 use egret::{
     capture::{Capture, Inbound, Options},
     engine::ports::{OriginalDestination, Sockets},
-    limits::{INBOUND_PORT, OUTBOUND_PORT},
+    limits::{CLIENT_PORT_ATTEMPTS, INBOUND_PORT, OUTBOUND_PORT},
     netns::{Namespace, listener_sockets},
 };
 use std::os::fd::AsFd;
@@ -217,7 +217,17 @@ async fn serve_inbound(listener: std::net::TcpListener, namespace: Arc<Namespace
             }
             let mut answer = format!("inbound {original} from {peer}");
             if original.port() == SERVED {
-                let mut application = dial().unwrap().connect(original).await.unwrap();
+                let mut connected = dial().unwrap().connect(original).await;
+                // As the engine does it: the port that was drawn may lead to the application already.
+                for _ in 1..CLIENT_PORT_ATTEMPTS {
+                    match &connected {
+                        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+                            connected = dial().unwrap().connect(original).await;
+                        }
+                        _ => break,
+                    }
+                }
+                let mut application = connected.unwrap();
                 answer.push_str(" -> ");
                 application.read_to_string(&mut answer).await.unwrap();
             }
