@@ -14,6 +14,7 @@ mod head_guard;
 mod head_rules;
 mod headers;
 mod log;
+mod payload;
 mod pool;
 mod reply;
 mod request_body;
@@ -107,7 +108,7 @@ async fn serve_h1(engine: Arc<Engine>, pod: Arc<Pod>, io: ClientIo, info: Connec
         let connection = connection.clone();
         move |request| {
             let connection = connection.clone();
-            async move { Ok::<_, Infallible>(service::answer(connection, request).await) }
+            async move { Ok::<_, Infallible>(service::answer(connection, request.map(Into::into)).await) }
         }
     });
     let mut serving = std::pin::pin!(
@@ -139,7 +140,7 @@ async fn serve_h2(engine: Arc<Engine>, pod: Arc<Pod>, io: ClientIo, info: Connec
         let connection = connection.clone();
         move |request| {
             let connection = connection.clone();
-            async move { Ok::<_, Infallible>(service::answer(connection, request).await) }
+            async move { Ok::<_, Infallible>(service::answer(connection, request.map(Into::into)).await) }
         }
     });
     let mut serving = std::pin::pin!(

@@ -14,11 +14,10 @@ use bytes::{Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use super::client_cert;
+use super::{client_cert, payload::Payload};
 use crate::limits;
 
 /// What the two halves of one exchange tell each other.
@@ -80,7 +79,7 @@ pub struct Upload {
 }
 
 struct Shared {
-    body: Incoming,
+    body: Payload,
     ended: bool,
     /// What was read is kept for another attempt.
     keep: bool,
@@ -165,7 +164,7 @@ pub enum BodyError {
 }
 
 impl Upload {
-    pub fn new(body: Incoming, progress: Arc<Progress>) -> Self {
+    pub fn new(body: Payload, progress: Arc<Progress>) -> Self {
         let shared = (!body.is_end_stream()).then(|| {
             Arc::new(Mutex::new(Shared {
                 body,

@@ -2,13 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version,
-    header::{CONNECTION, HOST},
-};
-use hyper::body::Incoming;
-
 use super::{
     Connection,
     body::ResponseBody,
@@ -16,6 +9,7 @@ use super::{
     head_guard,
     head_rules::{Violation, check_authority},
     log::RequestLog,
+    payload::Payload,
     reply, routes,
 };
 use crate::{
@@ -24,9 +18,14 @@ use crate::{
     mesh::{Decision, HttpDecision, RequestHead, Verdict},
     telemetry::record::Flag,
 };
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version,
+    header::{CONNECTION, HOST},
+};
 
 /// Answers one request.
-pub async fn answer(connection: Arc<Connection>, mut request: Request<Incoming>) -> Response<ResponseBody> {
+pub async fn answer(connection: Arc<Connection>, mut request: Request<Payload>) -> Response<ResponseBody> {
     let mut log = RequestLog::new(&connection, &request);
     if let Some(verdict) = connection.guard.as_ref().and_then(|guard| guard.refusal(request.method())) {
         return refuse_head(log, verdict);
@@ -112,7 +111,7 @@ fn misdirected(mut log: Box<RequestLog>, h2: bool) -> Response<ResponseBody> {
     reply::answer(log, StatusCode::MISDIRECTED_REQUEST, headers, Bytes::new())
 }
 
-fn head<'a>(request: &'a Request<Incoming>, authority: &'a str, tls: bool) -> RequestHead<'a> {
+fn head<'a>(request: &'a Request<Payload>, authority: &'a str, tls: bool) -> RequestHead<'a> {
     RequestHead {
         method: request.method().as_str(),
         scheme: if tls { "https" } else { "http" },
@@ -141,7 +140,7 @@ pub fn violated(mut log: Box<RequestLog>, violation: Violation) -> Response<Resp
 
 /// What the request names: the authority of an absolute-form target (or `:authority`), before Host (RFC 9112 section
 /// 3.2.2). Empty for HTTP/1.0 without Host. On h2, where no guard has looked, it is judged here.
-fn authority(request: &Request<Incoming>) -> Result<String, Violation> {
+fn authority(request: &Request<Payload>) -> Result<String, Violation> {
     let mut hosts = request.headers().get_all(HOST).iter();
     let host = hosts.next();
     let named = request.uri().authority();

@@ -19,7 +19,6 @@ use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
     header::{EXPECT, HOST},
 };
-use hyper::body::Incoming;
 
 use self::attempts::{Outcome, attempts};
 use super::{
@@ -28,6 +27,7 @@ use super::{
     connect::Wants,
     headers,
     log::RequestLog,
+    payload::Payload,
     reply::{NO_ANSWER, bad_path, denied, reply},
     routes::{Changes, mirror, path},
 };
@@ -75,7 +75,7 @@ pub struct Outgoing {
 
 pub async fn exchange(
     errand: Errand,
-    mut request: Request<Incoming>,
+    mut request: Request<Payload>,
     mut log: Box<RequestLog>,
 ) -> Response<ResponseBody> {
     let of = errand.connection.clone();

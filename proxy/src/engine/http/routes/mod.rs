@@ -11,7 +11,6 @@ pub mod redirect;
 use std::sync::Arc;
 
 use http::{Request, Response, StatusCode, header::HOST};
-use hyper::body::Incoming;
 
 pub use self::headers::Changes;
 pub(super) use self::headers::ORIGINAL_PATH;
@@ -20,6 +19,7 @@ use super::{
     body::ResponseBody,
     forward::{self, Errand},
     log::RequestLog,
+    payload::Payload,
     reply,
 };
 use crate::{
@@ -36,7 +36,7 @@ struct Traveller {
     authority: String,
     /// `http` or `https`: as an absolute-form target or `:scheme` has it, else as the connection came.
     scheme: &'static str,
-    request: Request<Incoming>,
+    request: Request<Payload>,
 }
 
 impl Traveller {
@@ -63,7 +63,7 @@ pub async fn follow(
     snapshot: Arc<Snapshot>,
     host: Arc<VirtualHost>,
     authority: String,
-    mut request: Request<Incoming>,
+    mut request: Request<Payload>,
     mut log: Box<RequestLog>,
 ) -> Response<ResponseBody> {
     let tls = connection.info.tls;
@@ -189,7 +189,7 @@ fn bound_for(
 }
 
 /// Gives the request another Host or `:authority`.
-fn rename(request: &mut Request<Incoming>, authority: &str) -> String {
+fn rename(request: &mut Request<Payload>, authority: &str) -> String {
     if let Ok(host) = http::HeaderValue::from_str(authority) {
         request.headers_mut().insert(HOST, host);
     }
