@@ -8,10 +8,13 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
 pub use super::request_body::{Progress, RequestBody, Upload};
-use super::{log::RequestLog, pool::Lease};
+use super::{
+    answer::{Answer, AnswerError},
+    log::RequestLog,
+    pool::Lease,
+};
 use crate::{engine::balance::Observed, telemetry::record::Flag};
 
 /// Ends when the route's timeout is over.
@@ -30,14 +33,14 @@ pub struct ResponseBody {
 enum Source {
     Empty,
     Text(Bytes),
-    Upstream(Incoming),
+    Upstream(Answer),
 }
 
 /// The client gets a part of the response only; its connection is cut, so that it cannot take the part for the whole.
 #[derive(Debug, thiserror::Error)]
 pub enum BrokenOff {
     #[error("the upstream's response broke off: {0}")]
-    Upstream(hyper::Error),
+    Upstream(AnswerError),
     #[error("the response took longer than the route's timeout")]
     TimedOut,
 }
@@ -52,7 +55,7 @@ impl ResponseBody {
 
     /// The upstream's body; `lease` is the connection it comes from, and goes back to the pool after it.
     pub fn upstream(
-        body: Incoming,
+        body: Answer,
         log: Box<RequestLog>,
         lease: Lease,
         progress: Arc<Progress>,

@@ -5,6 +5,7 @@
 //! [`forward`] exchanges it with an upstream, [`connect`] and [`pool`] find the connection, [`body`] and [`log`] go along
 //! to the last byte.
 
+mod answer;
 mod body;
 mod client_cert;
 mod connect;

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use http::Response;
-use hyper::body::Incoming;
 
 use super::{
     Errand, Outgoing,
@@ -15,6 +14,7 @@ use crate::{
         balance::Observed,
         dial::{self, DialError, Target},
         http::{
+            answer::{Answer, AnswerError},
             body::Upload,
             connect::{self, Wants},
             headers,
@@ -28,14 +28,14 @@ use crate::{
 /// How all attempts together ended.
 pub enum Outcome {
     Answered {
-        response: Response<Incoming>,
+        response: Response<Answer>,
         lease: Lease,
     },
     NoConnection(DialError),
     /// The connection ended before the request went out.
     Unsent,
     /// The request went out, and no response came.
-    Lost(hyper::Error),
+    Lost(AnswerError),
     /// Details as Envoy has them.
     TimedOut(&'static str),
 }
@@ -177,7 +177,7 @@ fn may_repeat(policy: &RetryPolicy) -> bool {
 }
 
 /// The status that counts for outlier detection: gRPC's own where there is one (Envoy).
-fn status_of(response: &Response<Incoming>, log: &RequestLog) -> u16 {
+fn status_of(response: &Response<Answer>, log: &RequestLog) -> u16 {
     match headers::grpc_status(response.headers()).filter(|_| log.is_grpc()) {
         Some(code) => log::http_code(code).as_u16(),
         None => response.status().as_u16(),

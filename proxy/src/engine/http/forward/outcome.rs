@@ -1,13 +1,12 @@
 //! What the client gets: the upstream's response, a tunnel, or why there is neither.
 
-use std::error::Error;
-
 use http::{Response, StatusCode, Version};
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper::upgrade::OnUpgrade;
 
 use super::{Errand, Outgoing, attempts::Outcome};
 use crate::{
     engine::http::{
+        answer::{Answer, AnswerError},
         body::{Deadline, ResponseBody, Upload},
         headers,
         log::RequestLog,
@@ -51,7 +50,7 @@ pub fn conclude(
 fn answered(
     errand: &Errand,
     outgoing: &Outgoing,
-    mut response: Response<Incoming>,
+    mut response: Response<Answer>,
     mut lease: Lease,
     down: Option<OnUpgrade>,
     deadline: Option<Deadline>,
@@ -96,12 +95,7 @@ fn garbage(mut log: Box<RequestLog>) -> Response<ResponseBody> {
 }
 
 /// The request was sent, and no response came.
-fn lost(
-    errand: &Errand,
-    outgoing: &Outgoing,
-    error: &hyper::Error,
-    mut log: Box<RequestLog>,
-) -> Response<ResponseBody> {
+fn lost(errand: &Errand, outgoing: &Outgoing, error: &AnswerError, mut log: Box<RequestLog>) -> Response<ResponseBody> {
     ::log::debug!("upstream {}: {error}", errand.cluster.name);
     if outgoing.client_failed() {
         if let Some(violation) = errand.connection.guard.as_ref().and_then(|guard| guard.body_violation()) {
@@ -110,13 +104,11 @@ fn lost(
         log.client_gone();
         return reply(log, StatusCode::BAD_REQUEST, "the request body broke off");
     }
-    let h2 = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
-    let misread = h2.is_some_and(|h2| h2.is_library() || h2.reason() == Some(h2::Reason::PROTOCOL_ERROR));
-    if error.is_parse() || misread {
+    if error.misread() {
         return garbage(log);
     }
     log.flag(Flag::UC);
-    let reason = if h2.is_some_and(h2::Error::is_reset) { "remote reset" } else { "connection termination" };
+    let reason = if error.reset() { "remote reset" } else { "connection termination" };
     log.details(format!("upstream_reset_before_response_started{{{}}}", reason.replace(' ', "_")));
     reply(log, StatusCode::SERVICE_UNAVAILABLE, format!("{NO_ANSWER} {reason}"))
 }

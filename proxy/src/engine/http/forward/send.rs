@@ -1,12 +1,13 @@
 //! One attempt on one connection.
 
-use std::{error::Error, sync::atomic::Ordering};
+use std::sync::atomic::Ordering;
 
 use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, header::HOST};
 use hyper::{body::Incoming, client::conn::TrySendError};
 
 use super::{Errand, Outgoing};
 use crate::engine::http::{
+    answer::{Answer, AnswerError},
     body::{RequestBody, Upload},
     pool::{Lease, Sender},
     service::origin_form,
@@ -20,8 +21,8 @@ pub enum Failure {
     /// idempotent and bears no body.
     Idle,
     /// The upstream says that it has not processed it.
-    Refused(hyper::Error),
-    Lost(hyper::Error),
+    Refused(AnswerError),
+    Lost(AnswerError),
     TimedOut,
 }
 
@@ -32,7 +33,7 @@ pub async fn send(
     upload: &Upload,
     lease: &mut Lease,
     attempt: u32,
-) -> Result<Response<Incoming>, Failure> {
+) -> Result<Response<Answer>, Failure> {
     let bodiless = upload.is_empty();
     let before = lease.meta.read.load(Ordering::Relaxed);
     let (reused, read, tls) = (lease.reused, lease.meta.read.clone(), lease.meta.tls);
@@ -58,15 +59,15 @@ pub async fn send(
             wait(errand, outgoing, sender.try_send_request(request)).await
         }
     };
-    result.map_err(|mut error| {
+    result.map(|response| response.map(Answer::Hyper)).map_err(|mut error| {
         if error.take_message().is_some() {
             return Failure::Unsent;
         }
-        let error = error.into_error();
+        let error = AnswerError::from(error.into_error());
         let silent = read.load(Ordering::Relaxed) == before;
-        if h2 && unprocessed(&error) {
+        if h2 && error.unprocessed() {
             Failure::Refused(error)
-        } else if !h2 && bodiless && reused && silent && outgoing.method.is_idempotent() && closed(&error) {
+        } else if !h2 && bodiless && reused && silent && outgoing.method.is_idempotent() && error.closed() {
             Failure::Idle
         } else {
             Failure::Lost(error)
@@ -92,20 +93,6 @@ where
         }
     }
     sending.await
-}
-
-/// The connection ended under the request.
-fn closed(error: &hyper::Error) -> bool {
-    let io = error.source().is_some_and(<dyn Error + 'static>::is::<std::io::Error>);
-    error.is_incomplete_message() || error.is_canceled() || error.is_closed() || io
-}
-
-/// h2 says that the stream was not processed: REFUSED_STREAM (RFC 9113 section 8.7), or a GOAWAY that left it out.
-fn unprocessed(error: &hyper::Error) -> bool {
-    let Some(error) = error.source().and_then(|source| source.downcast_ref::<h2::Error>()) else { return false };
-    error.is_remote()
-        && (error.reason() == Some(h2::Reason::REFUSED_STREAM)
-            || (error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR)))
 }
 
 impl Outgoing {
