@@ -127,6 +127,9 @@ pub struct Engine {
     /// Those of `in_flight` that a pod made.
     outbound: AtomicUsize,
     ended: Notify,
+    /// Plain HTTP/1.1 is served by hyper too, as anything unusual always is: the tests run on both ways.
+    #[cfg(test)]
+    hyper_only: bool,
 }
 
 impl Engine {
@@ -139,7 +142,24 @@ impl Engine {
             in_flight: AtomicUsize::new(0),
             outbound: AtomicUsize::new(0),
             ended: Notify::new(),
+            #[cfg(test)]
+            hyper_only: false,
         }
+    }
+
+    /// Leaves all of HTTP/1.1 to hyper.
+    #[cfg(test)]
+    fn with_hyper_only(self, hyper_only: bool) -> Self {
+        Self { hyper_only, ..self }
+    }
+
+    /// Whether plain HTTP/1.1 takes our own way at both ends.
+    #[expect(dead_code, reason = "that way follows")]
+    fn own_http1(&self) -> bool {
+        #[cfg(test)]
+        return !self.hyper_only;
+        #[cfg(not(test))]
+        true
     }
 
     /// Puts a new snapshot in force; connections and requests that were decided before keep the old one.

@@ -118,7 +118,7 @@ pub fn snapshot(mesh: Mesh, tls: Contexts) -> Snapshot {
 
 fn serve(snapshot: Snapshot, sockets: Arc<dyn Sockets>, destinations: Destinations, role: Role) -> Lab {
     let recorder = Arc::new(Recorder::default());
-    let engine = Arc::new(Engine::new(snapshot, recorder.clone()));
+    let engine = Arc::new(Engine::new(snapshot, recorder.clone()).with_hyper_only(super::HYPER_ONLY));
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let destinations = Arc::new(destinations);

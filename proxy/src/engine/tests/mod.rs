@@ -13,3 +13,25 @@ mod limits_and_ends;
 mod mesh_mtls;
 mod paths;
 mod tls;
+
+const HYPER_ONLY: bool = false;
+
+/// The same tests once more, with hyper at both ends of HTTP/1.1: the two ways must not differ.
+#[path = "."]
+#[expect(clippy::duplicate_mod, reason = "the same tests on another way through the engine")]
+mod on_hyper {
+    mod authorization;
+    mod gateway;
+    mod gateway_tls;
+    mod inbound;
+    mod inbound_http;
+    mod inbound_ingress;
+    mod inbound_modes;
+    mod lab;
+    mod limits_and_ends;
+    mod mesh_mtls;
+    mod paths;
+    mod tls;
+
+    const HYPER_ONLY: bool = true;
+}

@@ -142,7 +142,7 @@ impl Lab {
 
     pub async fn at(snapshot: Snapshot, original: SocketAddr, role: Role) -> Self {
         let records = Arc::new(Records::default());
-        let engine = Arc::new(Engine::new(snapshot, records.clone()));
+        let engine = Arc::new(Engine::new(snapshot, records.clone()).with_hyper_only(super::HYPER_ONLY));
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();

@@ -12,3 +12,23 @@ mod retries;
 mod routes;
 mod streaming;
 mod upgrades;
+
+const HYPER_ONLY: bool = false;
+
+/// The same tests once more, with hyper at both ends of HTTP/1.1: the two ways must not differ.
+#[path = "."]
+#[expect(clippy::duplicate_mod, reason = "the same tests on another way through the engine")]
+mod on_hyper {
+    mod framing;
+    mod h2;
+    mod hops;
+    mod lab;
+    mod mirrors;
+    mod policies;
+    mod retries;
+    mod routes;
+    mod streaming;
+    mod upgrades;
+
+    const HYPER_ONLY: bool = true;
+}
