@@ -7,6 +7,7 @@
 //! process left behind is swept away by the next lab.
 
 mod agent;
+pub mod bench;
 mod lab;
 mod netns;
 pub mod objects;

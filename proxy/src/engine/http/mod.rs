@@ -15,6 +15,8 @@ mod head_guard;
 mod head_rules;
 mod headers;
 mod log;
+#[doc(hidden)]
+pub mod parts;
 mod payload;
 mod pool;
 mod reply;

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use http::{Request, Response, StatusCode, header::HOST};
 
-pub use self::headers::Changes;
 pub(super) use self::headers::ORIGINAL_PATH;
+pub use self::headers::{Changes, apply};
 use super::{
     Connection,
     body::ResponseBody,

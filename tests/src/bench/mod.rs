@@ -1,0 +1,3 @@
+//! What egret costs, measured.
+
+pub mod instructions;
