@@ -44,7 +44,7 @@ pub(crate) fn uninstall(state: &Path) {
     }
 }
 
-fn uninstall_with(binary: &Path, state: &Path) {
+pub(crate) fn uninstall_with(binary: &Path, state: &Path) {
     let mut command = Command::new(binary);
     command.arg("uninstall").arg("--state-dir").arg(state);
     match run_in(command, b"") {
@@ -274,12 +274,12 @@ fn launch(
 }
 
 /// A port of the loopback that nobody has at this moment.
-fn free_port() -> Result<SocketAddr> {
+pub(crate) fn free_port() -> Result<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 
 /// A bare HTTP/1.1 request; the connection closes after the answer.
-fn request(to: SocketAddr, method: &str, path: &str) -> Result<(u16, String)> {
+pub(crate) fn request(to: SocketAddr, method: &str, path: &str) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(2))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     write!(stream, "{method} {path} HTTP/1.1\r\nhost: {to}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")?;

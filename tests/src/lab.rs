@@ -43,8 +43,7 @@ pub struct Lab {
 impl Lab {
     /// An outside with its servers running, and no pod yet.
     pub fn new() -> Result<Self> {
-        SWEPT.call_once(sweep);
-        let id = format!("{PREFIX}-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
+        let id = fresh_id();
         let dir = tempfile::Builder::new().prefix(&format!("{id}-")).tempdir()?;
         let outside = Netns::new(&format!("{id}-out"))?;
         Outside::lay(&outside)?;
@@ -268,6 +267,12 @@ impl Backends {
         let seen = self.with_path(path);
         instances.iter().map(|name| seen.iter().filter(|one| one["instance"] == *name).count()).collect()
     }
+}
+
+/// The name that all of a new lab begins with, by which a sweep knows whose it is.
+pub(crate) fn fresh_id() -> String {
+    SWEPT.call_once(sweep);
+    format!("{PREFIX}-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Removes what test processes left that were killed: their agents, their namespaces, their folders.

@@ -19,8 +19,7 @@ pub const CLIENT_DN: &str = "O=client organization,CN=client.example.com";
 
 impl Pki {
     pub(crate) fn new(dir: &Path) -> Result<Self> {
-        std::fs::create_dir_all(dir)?;
-        let pki = Self { dir: dir.to_owned() };
+        let pki = Self::empty(dir)?;
         pki.authority("system", "/O=Egret Lab/CN=Lab Root")?;
         pki.authority("example.com", "/O=example Inc./CN=example.com")?;
         pki.leaf("web", "system", "/CN=edition.cnn.com", Some("DNS:edition.cnn.com,DNS:*.lab.test,DNS:lab.test"))?;
@@ -29,6 +28,12 @@ impl Pki {
         pki.leaf("my-nginx", "example.com", "/CN=my-nginx.mesh-external.svc.cluster.local/O=some organization", None)?;
         pki.leaf("client", "example.com", "/CN=client.example.com/O=client organization", None)?;
         Ok(pki)
+    }
+
+    /// A folder with no authority in it yet.
+    pub(crate) fn empty(dir: &Path) -> Result<Self> {
+        std::fs::create_dir_all(dir)?;
+        Ok(Self { dir: dir.to_owned() })
     }
 
     /// `<name>.crt` in the lab's folder.
@@ -80,11 +85,21 @@ impl Pki {
 
     /// A leaf signed by `authority`: X.509 v1 with nothing but a subject where `san` is None, else v3 with that SAN.
     pub fn leaf(&self, name: &str, authority: &str, subject: &str, san: Option<&str>) -> Result<()> {
-        let csr = self.request(name, subject)?;
+        self.signed(name, authority, &self.request(name, subject)?, san)
+    }
+
+    /// The same with an RSA key of 2048 bits, which most servers of the world still have.
+    pub(crate) fn rsa_leaf(&self, name: &str, authority: &str, subject: &str, san: &str) -> Result<()> {
+        let (key, csr) = (self.path(&format!("{name}.key")), self.path(&format!("{name}.csr")));
+        run("openssl", &["req", "-out", &csr, "-newkey", "rsa:2048", "-nodes", "-keyout", &key, "-subj", subject])?;
+        self.signed(name, authority, &csr, Some(san))
+    }
+
+    fn signed(&self, name: &str, authority: &str, csr: &str, san: Option<&str>) -> Result<()> {
         let (ca, ca_key) = (self.path(&format!("{authority}.crt")), self.path(&format!("{authority}.key")));
         let crt = self.path(&format!("{name}.crt"));
         let mut args = vec!["x509", "-req", "-sha256", "-days", "365", "-CA", &ca, "-CAkey", &ca_key];
-        args.extend(["-CAcreateserial", "-in", &csr, "-out", &crt]);
+        args.extend(["-CAcreateserial", "-in", csr, "-out", &crt]);
         let extensions = self.path(&format!("{name}.ext"));
         if let Some(san) = san {
             std::fs::write(&extensions, format!("subjectAltName={san}\nbasicConstraints=CA:FALSE\n"))?;

@@ -1,5 +1,6 @@
 //! `cargo xtask …`: everything that a developer or a CI does to this project, each with one command.
 
+mod bench;
 mod demo;
 mod lint;
 mod setup;
@@ -33,6 +34,8 @@ enum Task {
         /// Only the end-to-end tests whose name holds this
         filter: Option<String>,
     },
+    /// Compare egret with Envoy, HAProxy and nginx on this machine
+    Bench(bench::Arguments),
     /// Check formatting, clippy, and the licences and duplicates of dependencies
     Lint,
 }
@@ -66,6 +69,7 @@ fn run(task: Task) -> Result<()> {
         }
         Task::Demo => demo::run(),
         Task::Test { filter } => suite::run(filter.as_deref()),
+        Task::Bench(arguments) => bench::run(arguments),
         Task::Lint => {
             setup::for_building()?;
             setup::for_linting()?;

@@ -7,9 +7,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use egret_tests::{REQUIREMENTS, is_root, python_environment};
+use egret_tests::{REQUIREMENTS, bench, is_root, python_environment};
 
-use crate::steps::long;
+use crate::steps::{go_on, long};
 
 /// bpf-linker, which puts the kernel half together, and its LLVM.
 const BPF_LINKER: &str = "0.13.0";
@@ -33,6 +33,17 @@ const LAB_TOOLS: &[Tool] = &[
     Tool("openssl", "openssl", "makes the lab's certificates"),
     Tool("/usr/bin/python3", "python3", "runs the lab's odd servers"),
     Tool("nghttp", "nghttp2-client", "is the lab's HTTP/2 client"),
+];
+
+/// What the suite's own test needs.
+const LOAD_TOOLS: &[Tool] = &[Tool("wrk", "wrk", "asks for pages as fast as it gets them")];
+
+const BENCH_TOOLS: &[Tool] = &[
+    Tool("haproxy", "haproxy", "is one of the proxies that egret is compared with"),
+    Tool("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream", "lets nginx pass TLS through"),
+    Tool("iptables-restore", "iptables", "redirects a pod's connections to the other proxies, as Istio does"),
+    Tool("setpriv", "util-linux", "runs the other proxies as Istio's user, on one CPU"),
+    Tool("valgrind", "valgrind", "counts instructions"),
 ];
 
 /// Everything that `cargo build` needs.
@@ -61,26 +72,45 @@ pub fn for_lab() -> Result<()> {
 /// Everything that the lab of the tests needs.
 pub fn for_testing() -> Result<()> {
     for_lab()?;
-    python_packages()
+    packages(LOAD_TOOLS)?;
+    let why = "httpbin, sslyze and tlslite-ng are missing: they call, scan and bother the lab's TLS servers.";
+    python_packages(&python_environment(), REQUIREMENTS, why)
 }
 
-/// The tests' programs that are Python packages, with their versions.
-fn python_packages() -> Result<()> {
-    let folder = python_environment();
+/// Everything that the benchmark suite needs; hands back Envoy's binary, where it could be had.
+pub fn for_bench() -> Result<Option<PathBuf>> {
+    for_lab()?;
+    packages(LOAD_TOOLS)?;
+    packages(BENCH_TOOLS)?;
+    let folder = python_environment().with_file_name("bench-python");
+    let why = "Envoy is missing: it is one of the proxies that egret is compared with.";
+    if let Err(error) = python_packages(&folder, bench::REQUIREMENTS, why) {
+        go_on()?;
+        // The others can still be compared.
+        eprintln!("{error:#}");
+        return Ok(None);
+    }
+    let versions = std::fs::read_dir(folder.join("lib")).into_iter().flatten().flatten();
+    let places = versions.map(|version| version.path().join("site-packages/envoy/_bin/envoy"));
+    Ok(places.into_iter().find(|path| path.is_file()))
+}
+
+/// Python packages with their versions, in an environment of their own.
+fn python_packages(folder: &Path, wanted: &str, why: &str) -> Result<()> {
     let stamp = folder.join("requirements.txt");
-    if std::fs::read_to_string(&stamp).is_ok_and(|text| text == REQUIREMENTS) {
+    if std::fs::read_to_string(&stamp).is_ok_and(|text| text == wanted) {
         return Ok(());
     }
-    println!("httpbin, sslyze and tlslite-ng are missing: they call, scan and bother the lab's TLS servers.");
+    println!("{why}");
     let python = "/usr/bin/python3";
     if !says(python, &["-c", "import ensurepip, venv; print('there')"], "there") {
         apt(&[("python3-venv", "makes environments for Python packages")])?;
     }
     let mut make = Command::new(python);
-    make.args(["-m", "venv", "--clear"]).arg(&folder);
+    make.args(["-m", "venv", "--clear"]).arg(folder);
     long("making an environment for them", make)?;
     let requirements = folder.join("wanted.txt");
-    std::fs::write(&requirements, REQUIREMENTS)?;
+    std::fs::write(&requirements, wanted)?;
     let mut install = Command::new(folder.join("bin/python"));
     install.args(["-m", "pip", "install", "--disable-pip-version-check", "--requirement"]).arg(&requirements);
     long("installing them from PyPI", install)?;

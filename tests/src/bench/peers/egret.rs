@@ -1,0 +1,123 @@
+//! egret, from the host's namespaces as in production: eBPF captures what the pod connects to.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Log, Process, Setup, configured, shown};
+use crate::{
+    agent::{free_port, request, uninstall_with},
+    bench::{
+        hosts::{Host, TLS},
+        stage::{Cpus, Stage},
+    },
+    objects::{documents, entry_with, mesh, port_rule},
+    process::{Daemon, until},
+};
+
+/// From start to ready, with 10,000 hosts.
+const READY_TIME: Duration = Duration::from_secs(60);
+const SECRET: &str = "bench-client";
+
+/// A running agent with the pod enrolled. Dropped: it ends, and nothing of it is left in the kernel.
+pub struct Agent {
+    daemon: Daemon,
+    binary: PathBuf,
+    /// Its admin endpoints.
+    pub admin: SocketAddr,
+    /// The folder that it was started on.
+    pub config: PathBuf,
+    state: PathBuf,
+}
+
+impl Agent {
+    pub fn start(stage: &Stage, binary: &Path, setup: &Setup, cpus: Cpus) -> Result<Self> {
+        let room = stage.room("egret")?;
+        let (config, state, admin) = (room.join("config"), stage.dir().join("state-egret"), free_port()?);
+        fs::create_dir(&config)?;
+        for (name, text) in files(stage, setup, &room)? {
+            fs::write(config.join(name), text)?;
+        }
+        let mut command = Command::new("taskset");
+        command.args(["-c", &cpus.proxy.to_string()]).arg(binary).arg("run").arg("--config").arg(&config);
+        command.arg("--state-dir").arg(&state).args(["--admin", &admin.to_string()]);
+        command.env("SSL_CERT_FILE", stage.pki.crt("ca")).env_remove("SSL_CERT_DIR");
+        let daemon = Daemon::start("egret", command, stage.dir())?;
+        let mut agent = Self { daemon, binary: binary.to_owned(), admin, config, state };
+        agent.wait_ready()?;
+        Ok(agent)
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        let ready = until("egret to be ready", READY_TIME, || {
+            if !self.daemon.alive() {
+                return Some(false);
+            }
+            request(self.admin, "GET", "/healthz/ready").is_ok_and(|(status, _)| status == 200).then_some(true)
+        });
+        ensure!(ready.with_context(|| self.daemon.stderr())?, "egret ended at once: {}", self.daemon.stderr());
+        Ok(())
+    }
+}
+
+impl Process for Agent {
+    fn pid(&self) -> u32 {
+        self.daemon.pid()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.daemon.stop();
+        uninstall_with(&self.binary, &self.state);
+    }
+}
+
+/// The configuration, in several files so that a workload can change one: `pod.yaml`, `mesh.yaml`, `secret.yaml`,
+/// `hosts.yaml`.
+fn files(stage: &Stage, setup: &Setup, room: &Path) -> Result<Vec<(&'static str, String)>> {
+    let pod = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: bench\n  labels: {{app: bench}}\n  annotations:\n    \
+         egret.dev/netns: {}\nspec: {{serviceAccountName: bench}}\n",
+        stage.pod.name()
+    );
+    let entries =
+        [("tls.key", stage.pki.key("client")), ("tls.crt", stage.pki.crt("client")), ("ca.crt", stage.pki.crt("ca"))];
+    let objects: Vec<String> = configured(setup).iter().flat_map(objects).collect();
+    Ok(vec![
+        ("pod.yaml", pod),
+        ("mesh.yaml", mesh(&settings(setup, room).iter().map(String::as_str).collect::<Vec<_>>())),
+        ("secret.yaml", stage.pki.secret(SECRET, &entries)?),
+        ("hosts.yaml", documents(&objects)),
+    ])
+}
+
+fn settings(setup: &Setup, room: &Path) -> Vec<String> {
+    let file = format!("accessLogFile: {}", shown(&room.join("access.log")));
+    match setup.log {
+        Log::Off => vec!["accessLogFile: \"\"".to_owned()],
+        Log::Text => vec![file],
+        Log::Json => vec![file, "accessLogEncoding: JSON".to_owned()],
+    }
+}
+
+/// The objects of one host, as Istio's tasks for egress have them.
+#[must_use]
+pub fn objects(host: &Host) -> [String; 2] {
+    let protocol = if host.h2 { "GRPC" } else { "HTTP" };
+    let ports = [format!("80 {protocol} {TLS}"), "443 TLS".to_owned()];
+    let rest =
+        format!("  location: MESH_EXTERNAL\n  resolution: STATIC\n  endpoints: [{{address: {}}}]\n", host.address);
+    let mode = if host.mutual { format!("mode: MUTUAL, credentialName: {SECRET}") } else { "mode: SIMPLE".to_owned() };
+    let mut rule = port_rule(&host.name, 80, &format!("{mode}, sni: {}", host.name));
+    if host.mutual {
+        rule = rule.replacen("spec:\n", "spec:\n  workloadSelector: {matchLabels: {app: bench}}\n", 1);
+    }
+    [entry_with(&host.name, &[&ports[0], &ports[1]], &rest), rule]
+}

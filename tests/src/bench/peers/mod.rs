@@ -1,0 +1,153 @@
+//! Who is compared: the floors without any proxy, egret, and the peers behind Istio's redirect rules. Each is configured at
+//! its best, for the same hosts, with the same checks of the server's certificate.
+
+mod direct;
+pub mod egret;
+mod envoy;
+mod haproxy;
+mod nginx;
+
+use std::{path::Path, process::Command, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{
+    Bench, hosts,
+    hosts::Host,
+    iptables::{OUTBOUND, Redirect},
+    stage::{Cpus, Stage},
+};
+use crate::process::{Daemon, until};
+
+/// One program, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// No proxy, and no TLS.
+    DirectHttp,
+    /// No proxy: the client speaks TLS by itself.
+    DirectHttps,
+    Envoy,
+    HAProxy,
+    Nginx,
+    Egret,
+}
+
+/// The access log of a proxy, always to a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Log {
+    #[default]
+    Off,
+    /// The proxy's usual text; Istio's for Envoy and egret.
+    Text,
+    Json,
+}
+
+/// How a peer is set up.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    pub log: Log,
+    /// Hosts that are configured beside those of the stage.
+    pub more_hosts: usize,
+    /// Clients speak HTTP/2 without TLS ("prior knowledge").
+    pub h2: bool,
+    /// For long bodies: larger buffers, where a peer has them small.
+    pub bulk: bool,
+}
+
+/// A peer that is ready to serve the pod. Dropped: the pod has direct access again.
+pub struct Running<'a> {
+    // In the order in which they must go: no connection is redirected to a peer that has ended.
+    _redirect: Option<Redirect<'a>>,
+    process: Option<Box<dyn Process>>,
+    tls: bool,
+}
+
+/// A proxy's process.
+pub trait Process {
+    fn pid(&self) -> u32;
+}
+
+impl Process for Daemon {
+    fn pid(&self) -> u32 {
+        Daemon::pid(self)
+    }
+}
+
+impl Peer {
+    pub const ALL: [Self; 6] =
+        [Self::DirectHttp, Self::DirectHttps, Self::Envoy, Self::HAProxy, Self::Nginx, Self::Egret];
+
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::DirectHttp => "direct HTTP",
+            Self::DirectHttps => "direct HTTPS",
+            Self::Envoy => "Envoy",
+            Self::HAProxy => "HAProxy",
+            Self::Nginx => "nginx",
+            Self::Egret => "egret",
+        }
+    }
+
+    /// Starts it for the pod, on its CPU, and waits until it serves.
+    pub fn start<'a>(self, bench: &'a Bench, setup: &Setup, cpus: Cpus) -> Result<Running<'a>> {
+        let stage = &bench.stage;
+        match self {
+            Self::DirectHttp => Ok(direct::plain()),
+            Self::DirectHttps => Ok(direct::tls()),
+            Self::Envoy => {
+                let program = bench.options.envoy.as_deref().context("there is no Envoy here")?;
+                envoy::start(stage, program, setup, cpus)
+            }
+            Self::HAProxy => haproxy::start(stage, setup, cpus),
+            Self::Nginx => nginx::start(stage, setup, cpus),
+            Self::Egret => {
+                let agent = egret::Agent::start(stage, &bench.options.egret, setup, cpus)?;
+                Ok(Running { _redirect: None, process: Some(Box::new(agent)), tls: false })
+            }
+        }
+    }
+}
+
+impl Running<'_> {
+    /// The proxy's process, whose children belong to it. None for the floors.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(|process| process.pid())
+    }
+
+    /// What a client in the pod asks for.
+    #[must_use]
+    pub fn url(&self, host: &str, path: &str) -> String {
+        let scheme = if self.tls { "https" } else { "http" };
+        format!("{scheme}://{host}{path}")
+    }
+}
+
+/// Starts a peer that listens on Istio's port, waits for it, and redirects the pod's connections to it. `apart`: port 443
+/// goes to a listener of its own.
+fn redirected<'a>(stage: &'a Stage, name: &str, command: Command, apart: bool) -> Result<Running<'a>> {
+    let mut daemon = Daemon::start(name, command, stage.dir())?;
+    let at = (std::net::Ipv4Addr::LOCALHOST, OUTBOUND).into();
+    // Ten thousand hosts take some seconds.
+    let listening = until(&format!("{name} to listen"), Duration::from_secs(60), || {
+        if !daemon.alive() {
+            return Some(false);
+        }
+        stage.pod.connect(at).is_ok().then_some(true)
+    });
+    let said = || format!("{}{}", daemon.stdout(), daemon.stderr());
+    ensure!(listening.with_context(said)?, "{name} ended at once: {}", said());
+    let redirect = Redirect::new(stage, apart)?;
+    Ok(Running { _redirect: Some(redirect), process: Some(Box::new(daemon)), tls: false })
+}
+
+/// The hosts that a peer is configured for.
+fn configured(setup: &Setup) -> Vec<Host> {
+    hosts::with_more(setup.more_hosts)
+}
+
+/// A file's path as configuration has it.
+fn shown(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}

@@ -1,0 +1,75 @@
+//! `cargo xtask bench`: the benchmark suite of `egret_tests::bench`, with all that it needs installed and built.
+
+use std::{path::PathBuf, time::Instant};
+
+use anyhow::{Context, Result};
+use egret_tests::bench::{self, Options, report, results::Results};
+
+use crate::{
+    root, setup,
+    steps::{self, go_on},
+};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// One short turn for each row of the main workloads: less than 3 minutes
+    #[arg(long)]
+    quick: bool,
+    /// Only these workloads, W1 for one
+    #[arg(long, num_args = 1.., value_name = "NAME")]
+    workload: Vec<String>,
+    /// Only these peers, by the beginning of their names; `direct` for the floors
+    #[arg(long, num_args = 1.., value_name = "NAME")]
+    peer: Vec<String>,
+    /// Turns of each row, of which the median counts [default: 3, and 1 with --quick]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    runs: Option<u32>,
+}
+
+pub fn run(arguments: Arguments) -> Result<()> {
+    setup::need_root("benchmarking")?;
+    setup::for_building()?;
+    let envoy = setup::for_bench()?;
+    let runs = arguments.runs.unwrap_or(if arguments.quick { 1 } else { 3 });
+    let options = Options {
+        quick: arguments.quick,
+        workloads: arguments.workload,
+        peers: arguments.peer,
+        runs: runs as usize,
+        egret: egret()?,
+        envoy,
+    };
+    let start = Instant::now();
+    let outcome = bench::run(&options, &go_on, &|line| println!("{line}"));
+    // What a turn left that was killed; each turn tidies up after itself.
+    egret_tests::sweep();
+    let results = outcome?;
+    let text = report::markdown(&results);
+    println!("\n{text}");
+    let file = keep(&results, &text)?;
+    println!("Written to {}.json and .md ({:.0} s).", file.display(), start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// The binary that `EGRET_BIN` names, else a release build.
+fn egret() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("EGRET_BIN") {
+        return std::path::absolute(path).context("EGRET_BIN");
+    }
+    steps::cargo(&["build", "--release", "-p", "egret"])?;
+    Ok(target().join("release/egret"))
+}
+
+fn keep(results: &Results, text: &str) -> Result<PathBuf> {
+    let folder = target().join("bench");
+    std::fs::create_dir_all(&folder)?;
+    // Colons are a trouble in names of files.
+    let file = folder.join(results.date.replace(':', ""));
+    std::fs::write(file.with_extension("json"), serde_json::to_vec_pretty(results)?)?;
+    std::fs::write(file.with_extension("md"), text)?;
+    Ok(file)
+}
+
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
