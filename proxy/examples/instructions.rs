@@ -78,7 +78,7 @@ fn main() -> anyhow::Result<()> {
     let record = keeper.0.lock().take().ok_or_else(|| anyhow::anyhow!("no record"))?;
     for (name, json) in [("access log, text", false), ("access log, JSON", true)] {
         let format = Format::compile(&Settings { access_log_json: json, ..Settings::default() })?;
-        let (record, mut line) = (record.clone(), String::new());
+        let (record, mut line) = (record.clone(), Vec::new());
         parts.push((
             name,
             Box::new(move |_| {

@@ -56,7 +56,7 @@ impl Log for Logger {
         if self.enabled(record.metadata()) {
             let line = line(record, jiff::Timestamp::now());
             // Nobody is left to tell where standard error is closed.
-            let _ = std::io::stderr().lock().write_all(line.as_bytes());
+            let _ = std::io::stderr().lock().write_all(&line);
         }
     }
 
@@ -64,7 +64,7 @@ impl Log for Logger {
 }
 
 /// `2026-01-02T03:04:05.678901Z  info  message`; the module follows the level for debug and trace.
-fn line(record: &Record<'_>, now: jiff::Timestamp) -> String {
+fn line(record: &Record<'_>, now: jiff::Timestamp) -> Vec<u8> {
     let level = match record.level() {
         log::Level::Error => "error",
         log::Level::Warn => "warn ",
@@ -72,20 +72,20 @@ fn line(record: &Record<'_>, now: jiff::Timestamp) -> String {
         log::Level::Debug => "debug",
         log::Level::Trace => "trace",
     };
-    let mut line = format!("{now:.6}  {level}  ");
+    let mut line = format!("{now:.6}  {level}  ").into_bytes();
     if record.level() >= log::Level::Debug {
-        line.push_str(record.target());
-        line.push_str(": ");
+        line.extend_from_slice(record.target().as_bytes());
+        line.extend_from_slice(b": ");
     }
     // A message may repeat what a peer sent: it stays one line, and speaks to no terminal. Its quotes stay readable.
     let message = record.args().to_string();
     for (index, part) in message.split('"').enumerate() {
         if index > 0 {
-            line.push('"');
+            line.push(b'"');
         }
         escape(part.as_bytes(), &mut line);
     }
-    line.push('\n');
+    line.push(b'\n');
     line
 }
 
@@ -98,7 +98,8 @@ mod tests {
         let args = format_args!("peer said \"a\nb\u{1b}[31m\"");
         let record = Record::builder().level(log::Level::Info).target("egret::tls").args(args).build();
         let now = "2026-01-02T03:04:05.678901Z".parse().unwrap();
-        assert_eq!(line(&record, now), "2026-01-02T03:04:05.678901Z  info   peer said \"a\\x0ab\\x1b[31m\"\n");
+        let line = String::from_utf8(line(&record, now)).unwrap();
+        assert_eq!(line, "2026-01-02T03:04:05.678901Z  info   peer said \"a\\x0ab\\x1b[31m\"\n");
     }
 
     #[test]

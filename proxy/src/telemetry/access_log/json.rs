@@ -1,10 +1,10 @@
 //! Access-log lines as JSON: one object a line.
 
-use std::fmt::Write as _;
+use std::io::Write as _;
 
 use super::{
     format::{self, FormatError, Operator, Piece, Place, Template},
-    text,
+    plain, text,
     values::Value,
 };
 use crate::telemetry::record::Record;
@@ -97,88 +97,96 @@ fn string(format: &str, key: &str) -> Result<Node, FormatError> {
 }
 
 fn quoted(text: &str) -> String {
-    let mut quoted = String::from("\"");
-    escape(text.as_bytes(), &mut quoted);
-    quoted.push('"');
-    quoted
+    let mut quoted = Vec::new();
+    write_string(text.as_bytes(), &mut quoted);
+    // What is escaped is UTF-8.
+    String::from_utf8_lossy(&quoted).into_owned()
 }
 
 /// Appends the object of `record`, without the line's end, to `line`.
-pub fn write(node: &Node, record: &Record, line: &mut String) {
+pub fn write(node: &Node, record: &Record, line: &mut Vec<u8>) {
     match node {
         Node::Object(members) => {
-            line.push('{');
+            line.push(b'{');
             for (index, (key, value)) in members.iter().enumerate() {
                 if index > 0 {
-                    line.push(',');
+                    line.push(b',');
                 }
-                line.push_str(key);
-                line.push(':');
+                line.extend_from_slice(key.as_bytes());
+                line.push(b':');
                 write(value, record, line);
             }
-            line.push('}');
+            line.push(b'}');
         }
         Node::Array(items) => {
-            line.push('[');
+            line.push(b'[');
             for (index, item) in items.iter().enumerate() {
                 if index > 0 {
-                    line.push(',');
+                    line.push(b',');
                 }
                 write(item, record, line);
             }
-            line.push(']');
+            line.push(b']');
         }
         Node::Operator(operator) => match operator.value(record) {
-            Value::Missing => line.push_str("null"),
-            Value::Number(number) => {
-                let _ = write!(line, "{number}");
+            Value::Missing => line.extend_from_slice(b"null"),
+            Value::Number(number) => plain::number(number, line),
+            value => {
+                line.push(b'"');
+                write_value(&value, line);
+                line.push(b'"');
             }
-            Value::Bytes(bytes) => write_string(bytes, line),
-            Value::Text(text) => write_string(text.as_bytes(), line),
         },
         Node::Template(template) => {
-            line.push('"');
+            line.push(b'"');
             for piece in template {
                 match piece {
                     Piece::Literal(literal) => escape(literal.as_bytes(), line),
-                    Piece::Operator(operator) => match operator.value(record) {
-                        Value::Missing => line.push('-'),
-                        Value::Number(number) => {
-                            let _ = write!(line, "{number}");
-                        }
-                        Value::Bytes(bytes) => escape(bytes, line),
-                        Value::Text(text) => escape(text.as_bytes(), line),
-                    },
+                    Piece::Operator(operator) => write_value(&operator.value(record), line),
                 }
             }
-            line.push('"');
+            line.push(b'"');
         }
-        Node::Constant(constant) => line.push_str(constant),
+        Node::Constant(constant) => line.extend_from_slice(constant.as_bytes()),
     }
 }
 
-fn write_string(bytes: &[u8], line: &mut String) {
-    line.push('"');
+/// As part of a string.
+fn write_value(value: &Value<'_>, line: &mut Vec<u8>) {
+    match value {
+        Value::Missing => line.push(b'-'),
+        Value::Number(number) => plain::number(*number, line),
+        Value::Bytes(bytes) => escape(bytes, line),
+        Value::Text(text) => escape(text.as_bytes(), line),
+        Value::Plain(plain) => plain.write(line),
+    }
+}
+
+fn write_string(bytes: &[u8], line: &mut Vec<u8>) {
+    line.push(b'"');
     escape(bytes, line);
-    line.push('"');
+    line.push(b'"');
 }
 
 /// JSON string escapes (RFC 8259 7); what is no UTF-8 becomes U+FFFD.
-fn escape(bytes: &[u8], line: &mut String) {
+fn escape(bytes: &[u8], line: &mut Vec<u8>) {
+    if text::needs_none(bytes) {
+        return line.extend_from_slice(bytes);
+    }
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
             match c {
-                '"' => line.push_str("\\\""),
-                '\\' => line.push_str("\\\\"),
+                '"' => line.extend_from_slice(b"\\\""),
+                '\\' => line.extend_from_slice(b"\\\\"),
                 c if text::needs_escape(c) => {
-                    // All that needs it lies in the basic plane: one unit.
+                    // All that needs it lies in the basic plane: one unit. Writing to a vector cannot fail.
                     let _ = write!(line, "\\u{:04x}", u32::from(c));
                 }
-                c => line.push(c),
+                c => line.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
             }
         }
         if !chunk.invalid().is_empty() {
-            line.push('\u{fffd}');
+            line.extend_from_slice("\u{fffd}".as_bytes());
         }
     }
 }

@@ -3,6 +3,7 @@
 pub mod format;
 mod json;
 mod output;
+mod plain;
 mod text;
 mod values;
 
@@ -45,12 +46,12 @@ impl Format {
     }
 
     /// Appends the line of `record`, with its end, to `line`.
-    pub fn line(&self, record: &Record, line: &mut String) {
+    pub fn line(&self, record: &Record, line: &mut Vec<u8>) {
         match self {
             Self::Text(template) => text::write(template, record, line),
             Self::Json(node) => json::write(node, record, line),
         }
-        line.push('\n');
+        line.push(b'\n');
     }
 
     /// Whether the lines want values of request or response headers.
@@ -121,12 +122,12 @@ impl AccessLog {
     /// behind, the line is dropped and counted.
     pub fn write(&self, record: &Record) {
         thread_local! {
-            static LINE: std::cell::RefCell<String> = const { std::cell::RefCell::new(String::new()) };
+            static LINE: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
         }
         LINE.with_borrow_mut(|line| {
             line.clear();
             self.format.line(record, line);
-            self.output.push(line.as_bytes());
+            self.output.push(line);
             // One monstrous line must not stay with its thread for ever.
             line.shrink_to(crate::limits::ACCESS_LOG_LINE_KEPT);
         });

@@ -78,9 +78,9 @@ fn settings(json: bool, format: Option<&str>) -> Settings {
 }
 
 fn line(json: bool, format: Option<&str>, record: &Record) -> String {
-    let mut line = String::new();
+    let mut line = Vec::new();
     Format::compile(&settings(json, format)).unwrap().line(record, &mut line);
-    line
+    String::from_utf8(line).unwrap()
 }
 
 #[test]

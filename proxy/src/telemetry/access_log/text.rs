@@ -1,9 +1,8 @@
 //! Access-log lines as text.
 
-use std::fmt::Write as _;
-
 use super::{
     format::{Piece, Template},
+    plain,
     values::Value,
 };
 use crate::telemetry::record::Record;
@@ -20,18 +19,16 @@ pub const DEFAULT: &str = concat!(
 );
 
 /// Appends the line of `record`, without its end, to `line`.
-pub fn write(template: &Template, record: &Record, line: &mut String) {
+pub fn write(template: &Template, record: &Record, line: &mut Vec<u8>) {
     for piece in template {
         match piece {
-            Piece::Literal(literal) => line.push_str(literal),
+            Piece::Literal(literal) => line.extend_from_slice(literal.as_bytes()),
             Piece::Operator(operator) => match operator.value(record) {
-                Value::Missing => line.push('-'),
-                Value::Number(number) => {
-                    // Writing to a String cannot fail.
-                    let _ = write!(line, "{number}");
-                }
+                Value::Missing => line.push(b'-'),
+                Value::Number(number) => plain::number(number, line),
                 Value::Bytes(bytes) => escape(bytes, line),
                 Value::Text(text) => escape(text.as_bytes(), line),
+                Value::Plain(plain) => plain.write(line),
             },
         }
     }
@@ -39,21 +36,31 @@ pub fn write(template: &Template, record: &Record, line: &mut String) {
 
 /// Values are a peer's to choose. Quotes, backslashes, control characters and what is no UTF-8 are escaped, so that no
 /// value can end its field, its line, or speak to a terminal.
-pub fn escape(bytes: &[u8], line: &mut String) {
+pub fn escape(bytes: &[u8], line: &mut Vec<u8>) {
+    if needs_none(bytes) {
+        return line.extend_from_slice(bytes);
+    }
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
+            let mut buffer = [0; 4];
+            let bytes = c.encode_utf8(&mut buffer).as_bytes();
             match c {
-                '"' => line.push_str("\\\""),
-                '\\' => line.push_str("\\\\"),
-                c if needs_escape(c) => {
-                    let mut buffer = [0; 4];
-                    c.encode_utf8(&mut buffer).bytes().for_each(|byte| hex(byte, line));
-                }
-                c => line.push(c),
+                '"' => line.extend_from_slice(b"\\\""),
+                '\\' => line.extend_from_slice(b"\\\\"),
+                c if needs_escape(c) => bytes.iter().for_each(|byte| hex(*byte, line)),
+                _ => line.extend_from_slice(bytes),
             }
         }
         chunk.invalid().iter().for_each(|byte| hex(*byte, line));
     }
+}
+
+/// True for nearly all there is: printable ASCII without quote and backslash. All bytes are looked at whatever they are, so
+/// that the compiler makes this many at a time.
+pub fn needs_none(bytes: &[u8]) -> bool {
+    let odd =
+        |byte: u8| u8::from(byte.wrapping_sub(b' ') > b'~' - b' ') | u8::from(byte == b'"') | u8::from(byte == b'\\');
+    bytes.iter().fold(0, |any, byte| any | odd(*byte)) == 0
 }
 
 /// Control characters (C0, DEL, C1) and what else ends a line or turns its direction.
@@ -61,6 +68,7 @@ pub fn needs_escape(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-fn hex(byte: u8, line: &mut String) {
-    let _ = write!(line, "\\x{byte:02x}");
+fn hex(byte: u8, line: &mut Vec<u8>) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    line.extend_from_slice(&[b'\\', b'x', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
 }

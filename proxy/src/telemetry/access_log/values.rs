@@ -4,15 +4,20 @@ use std::{net::SocketAddr, time::Duration};
 
 use http::{HeaderMap, HeaderName};
 
-use super::format::{Field, Header, Operator, Part};
+use super::{
+    format::{Field, Header, Operator, Part},
+    plain::Plain,
+};
 use crate::{telemetry::record::Record, tls::ClientCertificate};
 
 /// What an operator stands for in one record.
 pub enum Value<'a> {
     Missing,
     Number(u64),
+    /// Others have chosen them.
     Bytes(&'a [u8]),
     Text(String),
+    Plain(Plain),
 }
 
 impl<'a> Value<'a> {
@@ -23,10 +28,6 @@ impl<'a> Value<'a> {
         }
     }
 
-    fn millis(time: Duration) -> Self {
-        Self::Number(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
-    }
-
     fn cut(self, max: usize) -> Self {
         match self {
             Self::Bytes(bytes) => Self::Bytes(&bytes[..boundary(bytes, max)]),
@@ -34,9 +35,18 @@ impl<'a> Value<'a> {
                 text.truncate(boundary(text.as_bytes(), max));
                 Self::Text(text)
             }
-            other => other,
+            Self::Plain(plain) => {
+                let mut text = Vec::new();
+                plain.write(&mut text);
+                Self::Text(String::from_utf8_lossy(&text).into_owned()).cut(max)
+            }
+            Self::Missing | Self::Number(_) => self,
         }
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The last place not beyond `max` that does not split a UTF-8 character.
@@ -93,7 +103,7 @@ impl Field {
             Self::SourcePrincipal => Value::text(record.source_identity.as_deref()),
             Self::BytesReceived => Value::Number(record.bytes_received),
             Self::BytesSent => Value::Number(record.bytes_sent),
-            Self::Duration => Value::millis(record.duration),
+            Self::Duration => Value::Number(millis(record.duration)),
             Self::GrpcStatusNumber => record.grpc_status.map_or(Value::Missing, |status| Value::Number(status.into())),
             Self::UpstreamHost => Value::text(record.upstream_host.as_deref()),
             Self::UpstreamCluster => Value::text(record.cluster_name()),
@@ -121,11 +131,9 @@ fn names(names: &[String]) -> Value<'_> {
 }
 
 fn start_time(record: &Record, form: Option<&str>) -> Value<'static> {
+    let Some(form) = form else { return Value::Plain(Plain::Time(record.start)) };
     let Ok(time) = jiff::Timestamp::try_from(record.start) else { return Value::Missing };
-    match form {
-        None => Value::Text(format!("{time:.3}")),
-        Some(form) => jiff::fmt::strtime::format(form, time).map_or(Value::Missing, Value::Text),
-    }
+    jiff::fmt::strtime::format(form, time).map_or(Value::Missing, Value::Text)
 }
 
 fn request<'a>(record: &'a Record, header: &Header) -> Value<'a> {
@@ -149,7 +157,7 @@ fn response<'a>(record: &'a Record, name: &HeaderName) -> Value<'a> {
         Value::Missing if name == "x-envoy-upstream-service-time" => record
             .upstream_service_time
             // A header, hence a string in JSON too.
-            .map_or(Value::Missing, |time| Value::Text(time.as_millis().to_string())),
+            .map_or(Value::Missing, |time| Value::Plain(Plain::Digits(millis(time)))),
         value => value,
     }
 }
@@ -171,8 +179,8 @@ fn lookup<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Value<'a> {
 fn flags(record: &Record, name: fn(super::super::record::Flag) -> &'static str) -> Value<'static> {
     match record.flags.as_slice() {
         // Envoy writes `-` here in JSON too, where other missing values are null.
-        [] => Value::Bytes(b"-"),
-        [one] => Value::Bytes(name(*one).as_bytes()),
+        [] => Value::Plain(Plain::Word("-")),
+        [one] => Value::Plain(Plain::Word(name(*one))),
         many => Value::Text(many.iter().map(|flag| name(*flag)).collect::<Vec<_>>().join(",")),
     }
 }
@@ -180,8 +188,8 @@ fn flags(record: &Record, name: fn(super::super::record::Flag) -> &'static str) 
 fn address(address: Option<SocketAddr>, part: Part) -> Value<'static> {
     let Some(address) = address else { return Value::Missing };
     match part {
-        Part::Whole => Value::Text(address.to_string()),
-        Part::Ip => Value::Text(address.ip().to_string()),
+        Part::Whole => Value::Plain(Plain::Address(address)),
+        Part::Ip => Value::Plain(Plain::Ip(address.ip())),
         Part::Port => Value::Number(address.port().into()),
     }
 }
