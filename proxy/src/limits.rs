@@ -140,6 +140,13 @@ pub const LINGER_TIME: Duration = Duration::from_secs(1);
 pub const LINGER_BYTES: usize = 1024 * 1024;
 /// Concurrent streams of one downstream h2 connection; hyper's default is 200, Envoy's is unbounded.
 pub const H2_STREAMS: u32 = 256;
+/// First read of an HTTP/1.1 message, into a buffer of the thread: most responses are within it. Also the least that is
+/// read of a body at a time.
+pub const H1_READ_FIRST: usize = 16 * 1024;
+/// Bytes of buffer for request heads that a thread keeps; a head is some hundreds.
+pub const H1_WRITE_KEPT: usize = 16 * 1024;
+/// How often idle upstream connections are looked at: some may be old, and some closed by the upstream.
+pub const IDLE_CHECK: Duration = Duration::from_secs(1);
 /// How long a pooled connection that has just answered may take to be ready again before a new one is dialled.
 pub const REUSE_WAIT: Duration = Duration::from_millis(50);
 /// h2 windows towards upstreams: one stream may have this much unread, all of a connection together the second.

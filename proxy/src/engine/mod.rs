@@ -154,7 +154,6 @@ impl Engine {
     }
 
     /// Whether plain HTTP/1.1 takes our own way at both ends.
-    #[expect(dead_code, reason = "that way follows")]
     fn own_http1(&self) -> bool {
         #[cfg(test)]
         return !self.hyper_only;

@@ -11,9 +11,13 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::h1::client::{self, Conn};
+
 /// The body of an upstream's response.
 pub enum Answer {
     Hyper(Incoming),
+    /// Read from the connection itself, which is back in the pool when it has ended well.
+    Own(Box<Conn>),
 }
 
 /// Why a response did not come, or not to its end.
@@ -21,6 +25,8 @@ pub enum Answer {
 pub enum AnswerError {
     #[error(transparent)]
     Hyper(#[from] hyper::Error),
+    #[error(transparent)]
+    Own(#[from] client::Error),
 }
 
 impl Body for Answer {
@@ -30,18 +36,21 @@ impl Body for Answer {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
         match self.get_mut() {
             Self::Hyper(body) => Pin::new(body).poll_frame(cx).map_err(AnswerError::Hyper),
+            Self::Own(body) => Pin::new(body).poll_frame(cx).map_err(AnswerError::Own),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Hyper(body) => body.is_end_stream(),
+            Self::Own(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Hyper(body) => body.size_hint(),
+            Self::Own(body) => body.size_hint(),
         }
     }
 }
@@ -54,6 +63,7 @@ impl AnswerError {
                 let io = error.source().is_some_and(<dyn Error + 'static>::is::<io::Error>);
                 error.is_incomplete_message() || error.is_canceled() || error.is_closed() || io
             }
+            Self::Own(error) => error.closed(),
         }
     }
 
@@ -71,6 +81,7 @@ impl AnswerError {
         let h2 = self.h2().is_some_and(|h2| h2.is_library() || h2.reason() == Some(h2::Reason::PROTOCOL_ERROR));
         h2 || match self {
             Self::Hyper(error) => error.is_parse(),
+            Self::Own(error) => error.misread(),
         }
     }
 
@@ -82,6 +93,7 @@ impl AnswerError {
     fn h2(&self) -> Option<&h2::Error> {
         match self {
             Self::Hyper(error) => error.source()?.downcast_ref(),
+            Self::Own(_) => None,
         }
     }
 }

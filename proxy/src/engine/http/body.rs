@@ -13,7 +13,7 @@ pub use super::request_body::{Progress, RequestBody, Upload};
 use super::{
     answer::{Answer, AnswerError},
     log::RequestLog,
-    pool::Lease,
+    pool::{Lease, Sender},
 };
 use crate::{engine::balance::Observed, telemetry::record::Flag};
 
@@ -61,7 +61,7 @@ impl ResponseBody {
         progress: Arc<Progress>,
         deadline: Option<Deadline>,
     ) -> Self {
-        let source = if body.is_end_stream() { Source::Empty } else { Source::Upstream(body) };
+        let source = Source::Upstream(body);
         Self { source, log: Some(log), lease: Some(lease), progress: Some(progress), deadline, sent: 0 }.settled()
     }
 
@@ -72,7 +72,7 @@ impl ResponseBody {
 
     /// A body that is empty has ended: hyper will not ask for it.
     fn settled(mut self) -> Self {
-        if matches!(self.source, Source::Empty) {
+        if self.source.ended() {
             self.end();
         }
         self
@@ -92,11 +92,14 @@ impl ResponseBody {
     }
 
     fn end(&mut self) {
-        self.source = Source::Empty;
+        let source = std::mem::replace(&mut self.source, Source::Empty);
         self.deadline = None;
         if let Some(mut lease) = self.lease.take()
             && self.progress.as_ref().is_none_or(|progress| progress.complete.load(Ordering::Acquire))
         {
+            if let Source::Upstream(Answer::Own(conn)) = source {
+                lease.put(Sender::Own(conn));
+            }
             lease.give_back();
         }
         if let Some(log) = self.log.take() {

@@ -2,28 +2,29 @@
 
 use std::{
     io,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
 };
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::InspectReader;
 
 use super::{
     Connection,
+    h1::client::Conn,
     pool::{Key, Lease, Meta, Pools, Sender},
 };
 use crate::{
     engine::{
         Snapshot,
         accept::Arrival,
+        balance::Counted,
         dial::{self, DialError, Picked, Target},
+        stream::UpstreamIo,
     },
     limits,
-    mesh::{Discovery, Protocol, UpstreamTls},
+    mesh::{Discovery, Pool, Protocol, UpstreamTls},
 };
 
 /// What the request wants of its connection.
@@ -33,6 +34,8 @@ pub struct Wants {
     pub client_h2: bool,
     /// An upgrade is asked for, which only HTTP/1.1 can do.
     pub upgrade: bool,
+    /// It can do with a connection of our own: there is no body, and no upgrade is asked for.
+    pub plain: bool,
 }
 
 /// Whether to speak h2 where ALPN has not said so.
@@ -76,14 +79,18 @@ pub async fn connection(
     loop {
         let freed = pools.freed();
         let h2 = h2(of, target, wants);
-        if let Some(lease) = pools.checkout(&key, h2).await {
-            return Ok(lease);
+        let mut lease = pools.checkout(&key, h2, wants.plain).await;
+        if either && lease.is_none() {
+            lease = pools.checkout(&key, !h2, wants.plain).await;
         }
-        if either && let Some(lease) = pools.checkout(&key, !h2).await {
-            return Ok(lease);
+        if let Some(lease) = lease {
+            match suited(of, lease, wants, pool).await {
+                Some(lease) => return Ok(lease),
+                None => continue,
+            }
         }
         match dial::dial(&of.engine, snapshot, &of.pod, target, picked, may_h2).await {
-            Ok(upstream) => return establish(of, snapshot, target, key, upstream, h2).await,
+            Ok(upstream) => return establish(of, snapshot, target, key, upstream, h2, wants).await,
             Err(DialError::Overflow(limit)) => {
                 pools.evict(&target.cluster.name);
                 if pending.is_none() {
@@ -98,6 +105,18 @@ pub async fn connection(
     }
 }
 
+/// Gives hyper a connection of our own where the request is not for it. None: it has just ended.
+async fn suited(of: &Connection, mut lease: Lease, wants: Wants, pool: &Pool) -> Option<Lease> {
+    if !wants.plain
+        && let Some(conn) = lease.take_own()
+    {
+        let (io, guard) = conn.into_parts()?;
+        let sender = http1(of, lease.meta.clone(), io, guard, pool).await.ok()?;
+        lease.put(sender);
+    }
+    Some(lease)
+}
+
 async fn establish(
     of: &Connection,
     snapshot: &Snapshot,
@@ -105,41 +124,73 @@ async fn establish(
     key: Key,
     upstream: dial::Upstream,
     h2: bool,
+    wants: Wants,
 ) -> Result<Lease, DialError> {
     let pool = &target.cluster.pool;
     let pools = &of.pod.http;
-    let read = Arc::new(AtomicU64::new(0));
     let key = Key { address: upstream.address.clone(), tls: upstream.key.clone(), ..key };
     let text = dial::address_text(&upstream.address);
-    let meta = Meta::new(key, upstream.local, upstream.tls, read.clone(), snapshot.generation, pool);
+    let meta = Meta::new(key, upstream.local, upstream.tls, snapshot.generation, pool);
+    // A connection that broke before a byte came has answered nothing.
     let failed =
         |error: hyper::Error| DialError::Connect { address: text.clone(), source: Arc::new(io::Error::other(error)) };
-    // A connection that broke before a byte came has answered nothing.
-    let count = move |bytes: &[u8]| {
-        read.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-    };
-    let io = TokioIo::new(InspectReader::new(upstream.io, count));
-    let (weak, closed, idle, guard) =
-        (pools.downgrade(), of.pod.closed.clone(), pool.http_idle_timeout, upstream.guard);
-    let draining = of.engine.draining().clone();
+    let (io, guard) = (upstream.io, upstream.guard);
     let sender = if upstream.h2 || h2 {
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .max_header_list_size(limits::HEAD_BYTES as u32)
-            .initial_stream_window_size(limits::H2_WINDOW)
-            .initial_connection_window_size(limits::H2_CONNECTION_WINDOW)
-            .handshake(io)
-            .await
-            .map_err(failed)?;
-        let driven = Pools::drive(weak, meta.clone(), connection, idle, closed, draining);
-        tokio::spawn(async move { (driven.await, drop(guard)) });
-        Sender::H2(sender)
+        http2(of, meta.clone(), io, guard, pool).await.map_err(failed)?
+    } else if wants.plain && of.engine.own_http1() {
+        pools.ended_by(&of.pod.closed, of.engine.draining());
+        Sender::Own(Conn::new(io, guard))
     } else {
-        let (sender, connection) =
-            http1::Builder::new().max_headers(limits::HEAD_FIELDS).handshake(io).await.map_err(failed)?;
-        let driven = Pools::drive(weak, meta.clone(), connection.with_upgrades(), idle, closed, draining);
-        tokio::spawn(async move { (driven.await, drop(guard)) });
-        Sender::H1(sender)
+        http1(of, meta.clone(), io, guard, pool).await.map_err(failed)?
     };
     Ok(pools.add(sender, meta))
+}
+
+/// Speaks h2 on a new connection.
+async fn http2(
+    of: &Connection,
+    meta: Arc<Meta>,
+    io: UpstreamIo,
+    guard: Counted,
+    pool: &Pool,
+) -> Result<Sender, hyper::Error> {
+    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_header_list_size(limits::HEAD_BYTES as u32)
+        .initial_stream_window_size(limits::H2_WINDOW)
+        .initial_connection_window_size(limits::H2_CONNECTION_WINDOW)
+        .handshake(counted(io, &meta))
+        .await?;
+    drive(of, meta, connection, guard, pool);
+    Ok(Sender::H2(sender))
+}
+
+/// Has hyper speak HTTP/1.1.
+async fn http1(
+    of: &Connection,
+    meta: Arc<Meta>,
+    io: UpstreamIo,
+    guard: Counted,
+    pool: &Pool,
+) -> Result<Sender, hyper::Error> {
+    let builder = http1::Builder::new().max_headers(limits::HEAD_FIELDS).handshake(counted(io, &meta));
+    let (sender, connection) = builder.await?;
+    drive(of, meta, connection.with_upgrades(), guard, pool);
+    Ok(Sender::H1(sender))
+}
+
+fn counted(io: UpstreamIo, meta: &Meta) -> TokioIo<impl AsyncRead + AsyncWrite + Unpin + Send + 'static> {
+    let read = meta.read.clone();
+    TokioIo::new(InspectReader::new(io, move |bytes: &[u8]| {
+        read.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+    }))
+}
+
+fn drive<C>(of: &Connection, meta: Arc<Meta>, connection: C, guard: Counted, pool: &Pool)
+where
+    C: Future<Output: Send> + Send + 'static,
+{
+    let (weak, closed, draining) = (of.pod.http.downgrade(), of.pod.closed.clone(), of.engine.draining().clone());
+    let driven = Pools::drive(weak, meta, connection, pool.http_idle_timeout, closed, draining);
+    tokio::spawn(async move { (driven.await, drop(guard)) });
 }

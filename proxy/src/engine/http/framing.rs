@@ -51,6 +51,16 @@ enum State {
     FinalLf,
 }
 
+/// A piece of a body: so many bytes of one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// Chunk sizes and line ends.
+    Frame(usize),
+    Data(usize),
+    /// Trailer lines, or a part of them; the last ends with an empty line.
+    Trailers(usize),
+}
+
 impl Framing {
     pub fn length(bytes: u64) -> Self {
         Self { state: State::Length(bytes) }
@@ -62,6 +72,39 @@ impl Framing {
 
     pub fn ended(&self) -> bool {
         self.state == State::Length(0)
+    }
+
+    /// Passes over the next piece of the body in `bytes`, which are not empty.
+    pub fn piece(&mut self, bytes: &[u8]) -> Result<Piece, Violation> {
+        if let State::Length(left) | State::Data(left) = &mut self.state {
+            let length = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
+            *left -= length as u64;
+            if self.state == State::Data(0) {
+                self.state = State::DataCr;
+            }
+            return Ok(Piece::Data(length));
+        }
+        let trailers = self.in_trailers();
+        let mut at = 0;
+        while at < bytes.len() && !matches!(self.state, State::Length(_) | State::Data(_)) {
+            if self.in_trailers() != trailers {
+                break;
+            }
+            self.state = self.state.step(bytes[at])?;
+            at += 1;
+        }
+        Ok(if trailers { Piece::Trailers(at) } else { Piece::Frame(at) })
+    }
+
+    fn in_trailers(&self) -> bool {
+        matches!(
+            self.state,
+            State::TrailerStart { .. }
+                | State::TrailerName { .. }
+                | State::TrailerValue { .. }
+                | State::TrailerLf { .. }
+                | State::FinalLf
+        )
     }
 
     /// How many of `bytes` belong to this body. Fewer than all: the body has ended there.

@@ -11,6 +11,7 @@ mod client_cert;
 mod connect;
 mod forward;
 mod framing;
+mod h1;
 mod head_guard;
 mod head_rules;
 mod headers;

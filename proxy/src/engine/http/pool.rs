@@ -4,13 +4,12 @@
 //! certificates) and verified name: no request ever travels under another's identity. A reload or rotation changes the
 //! context's id, so an old connection is not found any more from that moment on, and swept soon after.
 
+mod keeper;
+mod meta;
+
 use std::{
     collections::HashMap,
-    net::IpAddr,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
-    },
+    sync::{Arc, OnceLock, Weak, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -19,23 +18,10 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::body::RequestBody;
-use crate::{
-    engine::dial::TlsKey,
-    limits,
-    mesh::{EndpointAddress, Pool},
-};
-
-/// What two requests must have in common to share a connection.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Key {
-    /// Cluster name.
-    pub cluster: String,
-    pub address: EndpointAddress,
-    pub tls: TlsKey,
-    /// The client that the application sees at the other end; None: our own address.
-    pub client: Option<IpAddr>,
-}
+use self::keeper::Ends;
+pub use self::meta::{Key, Meta};
+use super::{body::RequestBody, h1::client::Conn};
+use crate::limits;
 
 /// The upstream connections of one pod.
 #[derive(Default)]
@@ -48,6 +34,10 @@ struct Inner {
     entries: Mutex<Entries>,
     /// Told whenever a connection became free or ended.
     freed: Notify,
+    /// What ends all connections; set before the first one of our own.
+    ends: OnceLock<Ends>,
+    /// Told where an idle connection ends before the keeper looks again.
+    sooner: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -55,100 +45,28 @@ struct Entries {
     by_key: HashMap<Key, Entry>,
     /// The snapshot that the entries were last swept for.
     generation: u64,
+    /// When the keeper looks at the idle connections of our own again; None: it does not run.
+    look: Option<Instant>,
+    /// The engine drains, or the pod is gone: nothing is kept any more.
+    over: bool,
 }
 
 #[derive(Default)]
 struct Entry {
-    /// The last one put back is the first one taken, so that the rest can grow old and be closed.
+    /// Of our own, and since when they are idle. The last one put back is the first one taken, so that the rest can grow
+    /// old and be closed.
+    own: Vec<(Box<Conn>, Arc<Meta>, Instant)>,
+    /// hyper's, in the same order.
     idle: Vec<(http1::SendRequest<RequestBody>, Arc<Meta>)>,
     /// One, where `maxConcurrentStreams` does not ask for more.
     h2: Vec<(http2::SendRequest<RequestBody>, Arc<Meta>)>,
-}
-
-/// One upstream connection.
-#[derive(Debug)]
-pub struct Meta {
-    pub key: Key,
-    pub local: Option<std::net::SocketAddr>,
-    pub tls: bool,
-    /// Bytes that came from the upstream.
-    pub read: Arc<AtomicU64>,
-    /// The last snapshot under which it was found to be in order.
-    generation: AtomicU64,
-    max_requests: Option<u32>,
-    max_streams: Option<u32>,
-    /// `maxConnectionDuration`: no request begins when it is this old.
-    oldest: Option<Duration>,
-    requests: AtomicU32,
-    active: AtomicU32,
-    /// The engine drains: no further request begins.
-    retired: AtomicBool,
-    /// Milliseconds after `born` when it was last used.
-    used: AtomicU64,
-    born: Instant,
-}
-
-impl Meta {
-    pub fn new(
-        key: Key,
-        local: Option<std::net::SocketAddr>,
-        tls: bool,
-        read: Arc<AtomicU64>,
-        generation: u64,
-        pool: &Pool,
-    ) -> Arc<Self> {
-        Arc::new(Self {
-            key,
-            local,
-            tls,
-            read,
-            generation: generation.into(),
-            max_requests: pool.max_requests_per_connection.filter(|max| *max > 0),
-            max_streams: pool.max_concurrent_streams.filter(|max| *max > 0),
-            oldest: pool.max_connection_duration,
-            requests: AtomicU32::new(0),
-            active: AtomicU32::new(0),
-            retired: AtomicBool::new(false),
-            used: AtomicU64::new(0),
-            born: Instant::now(),
-        })
-    }
-
-    fn begin(&self) {
-        self.active.fetch_add(1, Ordering::AcqRel);
-        self.requests.fetch_add(1, Ordering::AcqRel);
-    }
-
-    fn end(&self) {
-        self.used.store(self.born.elapsed().as_millis() as u64, Ordering::Release);
-        self.active.fetch_sub(1, Ordering::AcqRel);
-    }
-
-    /// `maxRequestsPerConnection` or `maxConnectionDuration` is reached, or the engine drains.
-    fn spent(&self) -> bool {
-        self.retired.load(Ordering::Acquire)
-            || self.max_requests.is_some_and(|max| self.requests.load(Ordering::Acquire) >= max)
-            || self.oldest.is_some_and(|oldest| self.born.elapsed() >= oldest)
-    }
-
-    /// `maxConcurrentStreams` is reached.
-    fn full(&self) -> bool {
-        self.max_streams.is_some_and(|max| self.active.load(Ordering::Acquire) >= max)
-    }
-
-    /// How long it has been idle; None while in use.
-    fn idle(&self) -> Option<Duration> {
-        if self.active.load(Ordering::Acquire) > 0 {
-            return None;
-        }
-        Some(self.born.elapsed().saturating_sub(Duration::from_millis(self.used.load(Ordering::Acquire))))
-    }
 }
 
 /// How requests are sent on a connection.
 pub enum Sender {
     H1(http1::SendRequest<RequestBody>),
     H2(http2::SendRequest<RequestBody>),
+    Own(Box<Conn>),
 }
 
 /// A connection in use by one request.
@@ -176,17 +94,44 @@ impl Lease {
         self.reusable = false;
     }
 
+    /// Takes out the connection of our own, for one exchange.
+    pub fn take_own(&mut self) -> Option<Box<Conn>> {
+        match self.sender.take()? {
+            Sender::Own(conn) => Some(conn),
+            other => {
+                self.sender = Some(other);
+                None
+            }
+        }
+    }
+
+    /// Has the connection that was taken out, or what became of it, again.
+    pub fn put(&mut self, sender: Sender) {
+        self.sender = Some(sender);
+    }
+
     /// The exchange has ended well: the connection may serve the next one.
     pub fn give_back(&mut self) {
-        let Some(Sender::H1(sender)) = self.sender.take_if(|_| self.reusable) else { return };
+        let Some(sender) = self.sender.take_if(|_| self.reusable) else { return };
         let Some(pools) = self.pools.upgrade() else { return };
-        let mut entries = pools.entries.lock();
-        if sender.is_closed() || self.meta.spent() {
+        if self.meta.spent() {
             return;
         }
+        let meta = &self.meta;
+        let mut entries = pools.entries.lock();
         // Made under an older snapshot: nobody may ask for it any more.
-        if self.meta.generation.load(Ordering::Acquire) == entries.generation {
-            entries.by_key.entry(self.meta.key.clone()).or_default().idle.push((sender, self.meta.clone()));
+        if meta.generation.load(Ordering::Acquire) != entries.generation {
+            return;
+        }
+        match sender {
+            Sender::H1(sender) if !sender.is_closed() => {
+                entries.by_key.entry(meta.key.clone()).or_default().idle.push((sender, meta.clone()));
+            }
+            Sender::Own(conn) if conn.is_reusable() && !entries.over && pools.kept(&mut entries, meta) => {
+                let entry = entries.by_key.entry(meta.key.clone()).or_default();
+                entry.own.push((conn, meta.clone(), Instant::now()));
+            }
+            Sender::H1(_) | Sender::H2(_) | Sender::Own(_) => {}
         }
     }
 }
@@ -203,24 +148,27 @@ impl Drop for Lease {
 }
 
 impl Pools {
-    /// A connection for `key` that is alive, if there is one.
-    pub async fn checkout(&self, key: &Key, h2: bool) -> Option<Lease> {
+    /// A connection for `key` that is alive, if there is one: of ours or of hyper's, rather the kind that is asked for.
+    pub async fn checkout(&self, key: &Key, h2: bool, own: bool) -> Option<Lease> {
         loop {
-            let (sender, meta) = self.take(key, h2)?;
-            if let Sender::H1(mut sender) = sender {
+            let (mut sender, meta) = self.take(key, h2, own)?;
+            let alive = match &mut sender {
                 // It was put back when its response ended; the connection's own task may need a moment to notice.
-                let ready = tokio::time::timeout(limits::REUSE_WAIT, sender.ready()).await;
-                if matches!(ready, Ok(Ok(()))) {
-                    meta.begin();
-                    return Some(self.lease(Sender::H1(sender), meta, true));
+                Sender::H1(sender) => {
+                    matches!(tokio::time::timeout(limits::REUSE_WAIT, sender.ready()).await, Ok(Ok(())))
                 }
-            } else {
+                Sender::Own(conn) => conn.is_quiet(),
+                // Begun under the lock.
+                Sender::H2(_) => return Some(self.lease(sender, meta, true)),
+            };
+            if alive {
+                meta.begin();
                 return Some(self.lease(sender, meta, true));
             }
         }
     }
 
-    fn take(&self, key: &Key, h2: bool) -> Option<(Sender, Arc<Meta>)> {
+    fn take(&self, key: &Key, h2: bool, own: bool) -> Option<(Sender, Arc<Meta>)> {
         let mut entries = self.inner.entries.lock();
         let entry = entries.by_key.get_mut(key)?;
         let found = if h2 {
@@ -231,12 +179,12 @@ impl Pools {
                 meta.begin();
                 (Sender::H2(sender.clone()), meta.clone())
             })
+        } else if own {
+            entry.take_own().or_else(|| entry.take_hyper())
         } else {
-            std::iter::from_fn(|| entry.idle.pop())
-                .find(|(sender, meta)| !sender.is_closed() && !meta.spent())
-                .map(|(sender, meta)| (Sender::H1(sender), meta))
+            entry.take_hyper().or_else(|| entry.take_own())
         };
-        if entry.idle.is_empty() && entry.h2.is_empty() {
+        if entry.is_empty() {
             entries.by_key.remove(key);
         }
         found
@@ -318,7 +266,8 @@ impl Pools {
         entries.generation = generation;
         entries.by_key.retain(|key, entry| {
             let kept = keep(key);
-            let metas = entry.idle.iter().map(|(_, meta)| meta).chain(entry.h2.iter().map(|(_, meta)| meta));
+            let hyper = entry.idle.iter().map(|(_, meta)| meta).chain(entry.h2.iter().map(|(_, meta)| meta));
+            let metas = entry.own.iter().map(|(_, meta, _)| meta).chain(hyper);
             metas.filter(|_| kept).for_each(|meta| meta.generation.store(generation, Ordering::Release));
             kept
         });
@@ -329,14 +278,14 @@ impl Pools {
     /// Closes one idle connection of the cluster, to make room under `maxConnections` for another name or address.
     pub fn evict(&self, cluster: &str) {
         let mut entries = self.inner.entries.lock();
-        let oldest = entries
-            .by_key
-            .iter_mut()
-            .filter(|(key, entry)| key.cluster == cluster && !entry.idle.is_empty())
-            .map(|(_, entry)| entry)
-            .next();
-        if let Some(entry) = oldest {
-            entry.idle.remove(0);
+        let mut of_cluster =
+            entries.by_key.iter_mut().filter(|(key, _)| key.cluster == cluster).map(|(_, entry)| entry);
+        if let Some(entry) = of_cluster.find(|entry| !entry.own.is_empty() || !entry.idle.is_empty()) {
+            if entry.own.is_empty() {
+                entry.idle.remove(0);
+            } else {
+                entry.own.remove(0);
+            }
         }
     }
 
@@ -348,7 +297,24 @@ impl Pools {
     /// Idle h1 and open h2 connections, for tests and status.
     pub fn count(&self) -> usize {
         let entries = self.inner.entries.lock();
-        entries.by_key.values().map(|entry| entry.idle.len() + entry.h2.len()).sum()
+        entries.by_key.values().map(|entry| entry.own.len() + entry.idle.len() + entry.h2.len()).sum()
+    }
+}
+
+impl Entry {
+    fn take_own(&mut self) -> Option<(Sender, Arc<Meta>)> {
+        let mut idle = std::iter::from_fn(|| self.own.pop());
+        idle.find(|(_, meta, _)| !meta.spent()).map(|(conn, meta, _)| (Sender::Own(conn), meta))
+    }
+
+    fn take_hyper(&mut self) -> Option<(Sender, Arc<Meta>)> {
+        let mut idle = std::iter::from_fn(|| self.idle.pop());
+        idle.find(|(sender, meta)| !sender.is_closed() && !meta.spent())
+            .map(|(sender, meta)| (Sender::H1(sender), meta))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.own.is_empty() && self.idle.is_empty() && self.h2.is_empty()
     }
 }
 
@@ -363,7 +329,7 @@ impl WeakPools {
         if let Some(entry) = entries.by_key.get_mut(&meta.key) {
             entry.idle.retain(|(_, other)| !Arc::ptr_eq(other, meta));
             entry.h2.retain(|(_, other)| !Arc::ptr_eq(other, meta));
-            if entry.idle.is_empty() && entry.h2.is_empty() {
+            if entry.is_empty() {
                 entries.by_key.remove(&meta.key);
             }
         }

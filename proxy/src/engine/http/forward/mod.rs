@@ -119,7 +119,10 @@ pub async fn exchange(
         return reply(log, StatusCode::SERVICE_UNAVAILABLE, format!("{NO_ANSWER} overflow"));
     };
     log.held(counted);
-    let wants = Wants { client_h2, upgrade: upgrade.is_some() };
+    // An HTTP/1.0 request without Host stays one.
+    let named = !errand.authority.is_empty() || outgoing.headers.contains_key(HOST);
+    let plain = upload.is_empty() && upgrade.is_none() && named;
+    let wants = Wants { client_h2, upgrade: upgrade.is_some(), plain };
     let mut deadline = errand.deadline(&outgoing.progress);
     let outcome = {
         let attempts = pin!(attempts(&errand, &outgoing, &upload, wants, &mut log));

@@ -9,6 +9,7 @@ use super::{Errand, Outgoing};
 use crate::engine::http::{
     answer::{Answer, AnswerError},
     body::{RequestBody, Upload},
+    h1::client::{Conn, Lost},
     pool::{Lease, Sender},
     service::origin_form,
 };
@@ -34,6 +35,9 @@ pub async fn send(
     lease: &mut Lease,
     attempt: u32,
 ) -> Result<Response<Answer>, Failure> {
+    if let Some(conn) = lease.take_own() {
+        return send_own(errand, outgoing, conn, lease.reused, attempt).await;
+    }
     let bodiless = upload.is_empty();
     let before = lease.meta.read.load(Ordering::Relaxed);
     let (reused, read, tls) = (lease.reused, lease.meta.read.clone(), lease.meta.tls);
@@ -58,6 +62,7 @@ pub async fn send(
             outgoing.progress.open();
             wait(errand, outgoing, sender.try_send_request(request)).await
         }
+        Sender::Own(_) => return Err(Failure::Unsent),
     };
     result.map(|response| response.map(Answer::Hyper)).map_err(|mut error| {
         if error.take_message().is_some() {
@@ -73,6 +78,31 @@ pub async fn send(
             Failure::Lost(error)
         }
     })
+}
+
+/// The same on a connection of our own, for a request without body. The connection goes along with its response.
+async fn send_own(
+    errand: &Errand,
+    outgoing: &Outgoing,
+    mut conn: Box<Conn>,
+    reused: bool,
+    attempt: u32,
+) -> Result<Response<Answer>, Failure> {
+    let marked = errand.mark.map(|mark| {
+        let mut headers = outgoing.headers.clone();
+        mark(&mut headers, attempt);
+        headers
+    });
+    let headers = marked.as_ref().unwrap_or(&outgoing.headers);
+    let target = origin_form(&outgoing.uri);
+    let target = target.path_and_query().map_or("/", |target| target.as_str());
+    match conn.exchange(&outgoing.method, target, headers, &errand.authority).await {
+        Ok(response) => Ok(response.map(|()| Answer::Own(conn))),
+        Err(Lost { error, silent }) => {
+            let idle = reused && silent && outgoing.method.is_idempotent() && error.closed();
+            Err(if idle { Failure::Idle } else { Failure::Lost(error.into()) })
+        }
+    }
 }
 
 /// Waits for the response's head; meanwhile a client that was told to wait for a 100 may begin by itself (RFC 9110

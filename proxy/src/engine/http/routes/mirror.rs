@@ -116,7 +116,7 @@ fn copy(errand: &Errand, outgoing: &Outgoing, to: &Arc<Cluster>, client_h2: bool
     let progress = Progress::new(false, false);
     let (method, uri) = (outgoing.method.clone(), outgoing.uri.clone());
     let outgoing = Outgoing { method, uri, headers: fields, progress, expects: false };
-    Shadow { errand, outgoing, wants: Wants { client_h2, upgrade: false } }
+    Shadow { errand, outgoing, wants: Wants { client_h2, upgrade: false, plain: false } }
 }
 
 /// What a mirror's log sees of the name that was asked for (Envoy): `a:80` → `a-shadow:80`.
@@ -161,6 +161,7 @@ impl Shadow {
         let response = match sender {
             Sender::H1(sender) => sender.send_request(request).await?,
             Sender::H2(sender) => sender.send_request(request).await?,
+            Sender::Own(_) => return Err(Failure::Gone),
         };
         let status = response.status();
         drain(response.into_body(), &mut lease).await?;

@@ -83,6 +83,85 @@ async fn idle_and_spent_connections_are_closed() {
     assert_eq!(lab.pod.http.count(), 0);
 }
 
+/// An upstream that closes an idle connection must not find it half open for ever.
+#[tokio::test]
+async fn an_idle_connection_that_the_upstream_closes_is_closed_here() {
+    let (told, mut heard) = tokio::sync::mpsc::channel(1);
+    let address = upstream(move |mut raw, _| {
+        let told = told.clone();
+        async move {
+            raw.head().await;
+            raw.send(OK).await;
+            tokio::io::AsyncWriteExt::shutdown(&mut raw.stream).await.unwrap();
+            raw.rest().await;
+            told.send(()).await.unwrap();
+        }
+    })
+    .await;
+    let lab = Lab::to(address).await;
+    assert_eq!(get(&lab, "GET").await.1, "ok");
+    tokio::time::timeout(PATIENCE, heard.recv()).await.unwrap();
+    assert_eq!(lab.pod.http.count(), 0);
+}
+
+/// What idles ends with the pod, and with a drain: an upstream of the same node would wait for it in vain.
+#[tokio::test]
+async fn idle_connections_end_with_the_pod_and_with_a_drain() {
+    for drained in [false, true] {
+        let (told, mut heard) = tokio::sync::mpsc::channel(1);
+        let address = upstream(move |mut raw, _| {
+            let told = told.clone();
+            async move {
+                raw.head().await;
+                raw.send(OK).await;
+                raw.rest().await;
+                told.send(()).await.unwrap();
+            }
+        })
+        .await;
+        let lab = Lab::to(address).await;
+        assert_eq!(get(&lab, "GET").await.1, "ok");
+        if drained {
+            lab.engine.drain();
+        } else {
+            lab.pod.closed.cancel();
+        }
+        tokio::time::timeout(Duration::from_millis(900), heard.recv()).await.unwrap();
+        assert_eq!(lab.pod.http.count(), 0);
+    }
+}
+
+/// A request that only hyper can send goes out on a connection that ordinary ones have used, and the other way round.
+#[tokio::test]
+async fn requests_of_all_kinds_share_a_connection() {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = connections.clone();
+    let address = upstream(move |mut raw, _| {
+        count.fetch_add(1, Ordering::SeqCst);
+        async move {
+            loop {
+                let head = raw.head().await;
+                raw.exactly(field(&head, "content-length").map_or(0, |length| length.parse().unwrap())).await;
+                raw.send(OK).await;
+            }
+        }
+    })
+    .await;
+    let lab = Lab::to(address).await;
+    let mut client = lab.client().await;
+    for request in [
+        "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi",
+        "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    ] {
+        client.send(request).await;
+        assert_eq!(client.response().await.1, "ok", "{request:?}");
+    }
+    assert_eq!((connections.load(Ordering::SeqCst), lab.pod.http.count()), (1, 1));
+}
+
 #[tokio::test]
 async fn no_more_requests_at_a_time_than_allowed() {
     let address = upstream(|mut raw, _| async move {
