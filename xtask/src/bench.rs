@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Instant};
 
 use anyhow::{Context, Result};
-use egret_tests::bench::{self, Options, report, results::Results};
+use egret_tests::bench::{self, Options, plot, report, results::Results};
 
 use crate::{
     root, setup,
@@ -47,7 +47,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let text = report::markdown(&results);
     println!("\n{text}");
     let file = keep(&results, &text)?;
-    println!("Written to {}.json and .md ({:.0} s).", file.display(), start.elapsed().as_secs_f64());
+    println!("Written to {}.json, .md and .svg ({:.0} s).", file.display(), start.elapsed().as_secs_f64());
     Ok(())
 }
 
@@ -67,6 +67,7 @@ fn keep(results: &Results, text: &str) -> Result<PathBuf> {
     let file = folder.join(results.date.replace(':', ""));
     std::fs::write(file.with_extension("json"), serde_json::to_vec_pretty(results)?)?;
     std::fs::write(file.with_extension("md"), text)?;
+    std::fs::write(file.with_extension("svg"), plot::svg(results))?;
     Ok(file)
 }
 

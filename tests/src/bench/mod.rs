@@ -11,6 +11,7 @@ mod iptables;
 pub mod load;
 mod machine;
 pub mod peers;
+pub mod plot;
 pub mod report;
 pub mod results;
 mod stage;

@@ -67,7 +67,7 @@ fn shown(figure: &Figure) -> String {
 }
 
 /// Three digits that count, and no more.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
