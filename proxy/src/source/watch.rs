@@ -20,14 +20,23 @@ const LINKS: usize = 40;
 /// Bytes of events taken at once: some hundred of them.
 const BUFFER: usize = 16 * 1024;
 
-/// The folders to watch, and in each the names that matter; None: all.
+/// The folders to watch, and what matters in each.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Wanted(BTreeMap<PathBuf, Option<BTreeSet<OsString>>>);
+pub struct Wanted(BTreeMap<PathBuf, Matters>);
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Matters {
+    /// None: all.
+    names: Option<BTreeSet<OsString>>,
+    /// Some of them may be files that are written to. Where they are folders and links, a log beside them that grows with
+    /// each request must not wake us.
+    contents: bool,
+}
 
 impl Wanted {
     /// Everything directly inside a folder matters.
     pub fn folder(&mut self, path: &Path) {
-        self.0.insert(path.to_owned(), None);
+        self.0.insert(path.to_owned(), Matters { names: None, contents: true });
     }
 
     /// A path matters, and every link on the way to it: it may appear, vanish, be replaced, or lead elsewhere.
@@ -45,7 +54,7 @@ impl Wanted {
             let parent = if parent.as_os_str().is_empty() { PathBuf::from(".") } else { parent };
             match fs::symlink_metadata(&walked) {
                 Ok(meta) if meta.is_symlink() => {
-                    self.name(&parent, name);
+                    self.name(&parent, name, false);
                     if *links == 0 {
                         return;
                     }
@@ -54,16 +63,19 @@ impl Wanted {
                         self.follow(&parent.join(target), links);
                     }
                 }
-                Ok(_) if walked == path => self.name(&parent, name),
+                Ok(meta) if walked == path => self.name(&parent, name, !meta.is_dir()),
                 Ok(_) => {}
                 // What is not there can only appear in its parent.
-                Err(_) => return self.name(&parent, name),
+                Err(_) => return self.name(&parent, name, true),
             }
         }
     }
 
-    fn name(&mut self, folder: &Path, name: &std::ffi::OsStr) {
-        if let Some(names) = self.0.entry(folder.to_owned()).or_insert_with(|| Some(BTreeSet::new())) {
+    fn name(&mut self, folder: &Path, name: &std::ffi::OsStr, contents: bool) {
+        let new = || Matters { names: Some(BTreeSet::new()), contents: false };
+        let matters = self.0.entry(folder.to_owned()).or_insert_with(new);
+        matters.contents |= contents;
+        if let Some(names) = &mut matters.names {
             names.insert(name.to_owned());
         }
     }
@@ -72,7 +84,7 @@ impl Wanted {
 /// Waits for changes in folders.
 pub struct Watcher {
     events: Option<EventStream<Vec<u8>>>,
-    watched: HashMap<WatchDescriptor, Option<BTreeSet<OsString>>>,
+    watched: HashMap<WatchDescriptor, Matters>,
     /// Some where inotify does not see everything: when to look next.
     poll: Option<Instant>,
 }
@@ -98,34 +110,33 @@ impl Watcher {
         watcher
     }
 
-    /// Watches these folders and no others. True where one was added that was not watched before.
+    /// Watches these folders and no others. True where one was added that was not watched before, or not as closely.
     pub fn set(&mut self, wanted: &Wanted) -> bool {
         let Some(events) = &self.events else { return false };
         let mut watches = events.watches();
-        let mask = WatchMask::CREATE
-            | WatchMask::DELETE
-            | WatchMask::MOVE
-            | WatchMask::MODIFY
-            | WatchMask::CLOSE_WRITE
-            | WatchMask::ATTRIB
-            | WatchMask::DELETE_SELF
-            | WatchMask::MOVE_SELF
-            | WatchMask::ONLYDIR;
-        let mut watched: HashMap<WatchDescriptor, Option<BTreeSet<OsString>>> = HashMap::new();
+        let mut watched: HashMap<WatchDescriptor, Matters> = HashMap::new();
         let mut failed = None;
-        for (folder, names) in &wanted.0 {
-            match watches.add(folder, mask) {
+        for (folder, matters) in &wanted.0 {
+            match watches.add(folder, mask(matters.contents)) {
                 // Two paths may lead to one folder: what matters in either matters.
-                Ok(descriptor) => match watched.entry(descriptor).or_insert_with(|| Some(BTreeSet::new())) {
-                    known @ Some(_) if names.is_none() => *known = None,
-                    Some(known) => known.extend(names.iter().flatten().cloned()),
-                    None => {}
-                },
+                Ok(descriptor) => {
+                    let new = || Matters { names: Some(BTreeSet::new()), contents: false };
+                    let known = watched.entry(descriptor).or_insert_with(new);
+                    known.contents |= matters.contents;
+                    match (&mut known.names, &matters.names) {
+                        (Some(known), Some(names)) => known.extend(names.iter().cloned()),
+                        (known, None) => *known = None,
+                        (None, Some(_)) => {}
+                    }
+                }
                 Err(error) if scan::gone(&error) => {}
                 Err(error) => failed = Some(format!("{} cannot be watched ({})", folder.display(), advice(&error))),
             }
         }
-        let added = watched.keys().any(|descriptor| !self.watched.contains_key(descriptor));
+        let closer = |descriptor: &WatchDescriptor, now: &Matters| {
+            self.watched.get(descriptor).is_none_or(|before| now.contents && !before.contents)
+        };
+        let added = watched.iter().any(|(descriptor, now)| closer(descriptor, now));
         for (descriptor, _) in std::mem::replace(&mut self.watched, watched) {
             if !self.watched.contains_key(&descriptor) {
                 // It fails where the folder is gone, and the watch with it.
@@ -182,7 +193,7 @@ impl Watcher {
                     return;
                 }
                 Some(Ok(event)) if event.mask.contains(EventMask::IGNORED) => {}
-                Some(Ok(event)) => match (self.watched.get(&event.wd), event.name) {
+                Some(Ok(event)) => match (self.watched.get(&event.wd).map(|matters| &matters.names), event.name) {
                     (Some(Some(names)), Some(name)) if !names.contains(&name) => {}
                     (Some(_), _) => return,
                     // An event of a folder that is watched no longer.
@@ -203,6 +214,20 @@ impl Watcher {
     }
 }
 
+/// What the kernel is to tell of a folder. It adds to what it tells already: an event that is missed is worse than one too
+/// many.
+fn mask(contents: bool) -> WatchMask {
+    let of_names = WatchMask::CREATE
+        | WatchMask::DELETE
+        | WatchMask::MOVE
+        | WatchMask::ATTRIB
+        | WatchMask::DELETE_SELF
+        | WatchMask::MOVE_SELF
+        | WatchMask::ONLYDIR
+        | WatchMask::MASK_ADD;
+    if contents { of_names | WatchMask::MODIFY | WatchMask::CLOSE_WRITE } else { of_names }
+}
+
 impl Default for Watcher {
     fn default() -> Self {
         Self::new()
@@ -213,5 +238,39 @@ fn advice(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::ENOSPC) => "no inotify watches left: raise the sysctl fs.inotify.max_user_watches".to_owned(),
         _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The folder of the configuration may lie beside a log that grows with each request.
+    #[tokio::test]
+    async fn what_is_written_beside_a_folder_wakes_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, file, beside) = (dir.path().join("config"), dir.path().join("one.yaml"), dir.path().join("log"));
+        fs::create_dir(&folder).unwrap();
+        fs::write(&beside, "").unwrap();
+        async fn told(watcher: &mut Watcher) -> bool {
+            let event = watcher.events.as_mut().map(|events| events.next()).expect("inotify");
+            tokio::time::timeout(std::time::Duration::from_millis(100), event).await.is_ok()
+        }
+        let mut watcher = Watcher::new();
+        let mut wanted = Wanted::default();
+        wanted.path(&folder);
+        assert!(watcher.set(&wanted));
+        fs::write(&beside, "a line").unwrap();
+        assert!(!told(&mut watcher).await);
+        fs::rename(&folder, dir.path().join("gone")).unwrap();
+        assert!(told(&mut watcher).await);
+
+        // A file there is written to, and does matter: the folder is watched more closely.
+        fs::write(&file, "").unwrap();
+        wanted.path(&file);
+        assert!(watcher.set(&wanted) && !watcher.set(&wanted));
+        while told(&mut watcher).await {}
+        fs::write(&file, "changed").unwrap();
+        assert!(told(&mut watcher).await);
     }
 }
