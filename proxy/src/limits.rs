@@ -30,6 +30,11 @@ pub const COPY_BUFFER_MOST: usize = 256 * 1024;
 pub const COPY_ROUNDS: usize = 16;
 /// Copy buffers are let go this long after the last byte.
 pub const COPY_REST: Duration = Duration::from_secs(5);
+/// Threads that serve traffic, one for each CPU that the agent may use; beyond this a node agent gains nothing, and each
+/// holds memory.
+pub const WORKERS_MOST: usize = 64;
+/// Connections that an accept loop takes before others get their turn on its worker.
+pub const ACCEPT_ROUND: usize = 32;
 /// Pause of an accept loop after the process ran out of descriptors or memory: accept(2) would fail again at once.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Ports that are tried for a connection to an application that is to see its client's address: one that leads from that

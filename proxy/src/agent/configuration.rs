@@ -69,48 +69,41 @@ impl Configuration {
     }
 
     /// One reload: everything that changed at once. No change of a document (a certificate file was renewed) builds the
-    /// TLS contexts anew and leaves the rest.
+    /// TLS contexts anew and leaves the rest. Takes milliseconds to a second: never called where traffic is served.
     pub fn apply(&mut self, changes: Vec<FileChange>, fleet: &mut Fleet) {
-        // The work of some milliseconds to a second: the runtime moves other tasks away from this thread.
-        tokio::task::block_in_place(|| {
-            let mut batch_counts = None;
-            if !changes.is_empty() || self.generation == 0 {
-                let read: BTreeSet<_> = changes.iter().map(|change| change.path.clone()).collect();
-                let batch = self.store.apply(changes);
-                batch_counts = Some((batch.accepted, batch.rejected_now));
-                self.objects = batch.objects;
-                self.rejected = batch.rejected_now;
-                // What was found in files that did not change still holds.
-                self.findings.retain(|finding| !read.contains(&*finding.file));
-                self.findings.extend(batch.diagnostics);
-            }
-            self.put_in_force(fleet);
-            // Counted once it is in force: whoever sees the count rise finds the change served.
-            if let Some((accepted, rejected)) = batch_counts {
-                self.telemetry.metrics.reload(accepted, rejected);
-            }
-            sys::release_free_memory();
-        });
+        let mut batch_counts = None;
+        if !changes.is_empty() || self.generation == 0 {
+            let read: BTreeSet<_> = changes.iter().map(|change| change.path.clone()).collect();
+            let batch = self.store.apply(changes);
+            batch_counts = Some((batch.accepted, batch.rejected_now));
+            self.objects = batch.objects;
+            self.rejected = batch.rejected_now;
+            // What was found in files that did not change still holds.
+            self.findings.retain(|finding| !read.contains(&*finding.file));
+            self.findings.extend(batch.diagnostics);
+        }
+        self.put_in_force(fleet);
+        // Counted once it is in force: whoever sees the count rise finds the change served.
+        if let Some((accepted, rejected)) = batch_counts {
+            self.telemetry.metrics.reload(accepted, rejected);
+        }
+        sys::release_free_memory();
     }
 
     /// Namespaces come and go, and get addresses, without a change of the configuration.
     pub fn check_pods(&mut self, fleet: &mut Fleet) {
-        tokio::task::block_in_place(|| {
-            if fleet.changed() {
-                self.put_in_force(fleet);
-            } else if fleet.settle() {
-                self.shared.configured(self.generation, self.all_findings(), fleet);
-            }
-        });
+        if fleet.changed() {
+            self.put_in_force(fleet);
+        } else if fleet.settle() {
+            self.shared.configured(self.generation, self.all_findings(), fleet);
+        }
     }
 
     /// Mesh certificates run out, and so does the trust in former roots, without a change of the configuration.
     pub fn renew_identities(&mut self, fleet: &mut Fleet) {
-        tokio::task::block_in_place(|| {
-            if self.identities.renew() {
-                self.put_in_force(fleet);
-            }
-        });
+        if self.identities.renew() {
+            self.put_in_force(fleet);
+        }
     }
 
     /// False where some document is refused now.

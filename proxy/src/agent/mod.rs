@@ -15,7 +15,13 @@ use tokio::{
 
 use self::{configuration::Configuration, fleet::Fleet, shared::Shared, state_dir::StateDir};
 use crate::{
-    admin, capture::Capture, engine::Engine, identity::Identities, limits, source::Files, telemetry::Telemetry,
+    admin,
+    capture::Capture,
+    engine::{Engine, workers::Workers},
+    identity::Identities,
+    limits,
+    source::Files,
+    telemetry::Telemetry,
 };
 
 pub use state_dir::{DEFAULT as DEFAULT_STATE_DIR, instance};
@@ -38,18 +44,15 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     Capture::preflight()?;
     // Held for the life of the process: two agents on one state would fight over the same pins.
     let _lock = StateDir::lock(&options.state_dir)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("egret")
-        .build()
-        .context("cannot start the runtime")?;
-    let result = runtime.block_on(serve(&options));
-    // Connections that outlived the drain are cut, not waited for.
-    runtime.shutdown_background();
-    result
+    // Traffic has threads of its own: a reload, which may take this one a second, holds up no connection. Those that outlived
+    // the drain are cut, not waited for.
+    let (workers, _ending) = Workers::start().context("cannot start the threads that serve traffic")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    runtime.block_on(serve(&options, workers))
 }
 
-async fn serve(options: &Options) -> anyhow::Result<()> {
+async fn serve(options: &Options, workers: Workers) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let (mut files, first) = Files::open(options.config.clone())?;
     let admin = admin::listen(options.admin)?;
@@ -59,8 +62,9 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
     })?);
     let telemetry = Telemetry::new();
     let identities = Identities::new(&options.state_dir);
-    let engine = Arc::new(Engine::new(Configuration::empty(&identities), telemetry.clone()));
-    let shared = Shared::new(engine.clone(), telemetry.clone(), capture.clone());
+    let engine = Engine::new(Configuration::empty(&identities), telemetry.clone()).with_workers(workers.clone());
+    let engine = Arc::new(engine);
+    let shared = Shared::new(engine.clone(), telemetry.clone(), capture.clone(), workers);
     let _admin = admin::start(admin, shared.clone())?;
 
     let mut fleet = Fleet::new(capture.clone(), engine.clone());

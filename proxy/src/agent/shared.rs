@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc, time::Instant};
 
 use parking_lot::Mutex;
-use tokio::{runtime::Handle, sync::Notify};
+use tokio::sync::Notify;
 
 use super::fleet::Fleet;
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     },
     api::{Diagnostic, Severity},
     capture::Capture,
-    engine::{Engine, Snapshot, pod::Pod},
+    engine::{Engine, Snapshot, pod::Pod, workers::Workers},
     mesh::{EndpointAddress, Mesh, WorkloadId},
     telemetry::{
         Telemetry,
@@ -25,7 +25,7 @@ pub struct Shared {
     engine: Arc<Engine>,
     telemetry: Arc<Telemetry>,
     capture: Arc<Capture>,
-    runtime: Handle,
+    workers: Workers,
     started: Instant,
     drain: Notify,
     seen: Mutex<Seen>,
@@ -41,13 +41,12 @@ struct Seen {
 }
 
 impl Shared {
-    /// Must be called on the agent's runtime.
-    pub fn new(engine: Arc<Engine>, telemetry: Arc<Telemetry>, capture: Arc<Capture>) -> Arc<Self> {
+    pub fn new(engine: Arc<Engine>, telemetry: Arc<Telemetry>, capture: Arc<Capture>, workers: Workers) -> Arc<Self> {
         let shared = Arc::new(Self {
             engine,
             telemetry,
             capture,
-            runtime: Handle::current(),
+            workers,
             started: Instant::now(),
             drain: Notify::new(),
             seen: Mutex::default(),
@@ -180,7 +179,8 @@ impl AdminState for Shared {
             let pod = self.seen.lock().serving.get(workload).cloned();
             let pod = pod.ok_or_else(|| format!("pod {workload} is not enrolled"))?;
             let name = name.to_owned();
-            let lookup = self.runtime.spawn(async move { pod.resolver.lookup(&name).await });
+            // There, and not on the admin thread: a connection to a name server may be kept and used by traffic.
+            let lookup = self.workers.spawn(async move { pod.resolver.lookup(&name).await });
             match lookup.await {
                 Ok(Ok(addresses)) => Ok(addresses.to_vec()),
                 Ok(Err(error)) => Err(error.to_string()),

@@ -3,16 +3,19 @@
 use std::{
     io,
     net::SocketAddr,
+    os::fd::{AsFd, OwnedFd},
     sync::Arc,
     time::{Instant, SystemTime},
 };
 
-use tokio::net::{TcpListener, TcpStream};
+use socket2::SockRef;
+use tokio::{io::unix::AsyncFd, net::TcpStream};
 
-use super::{Engine, gateway, inbound, misdirected::Terminated, outbound, pod::Pod};
+use super::{Engine, InFlight, gateway, inbound, misdirected::Terminated, outbound, pod::Pod};
 use crate::{
     limits,
     mesh::{ListenerId, ServerTlsSettings},
+    sys,
     tls::{ClientCertificate, SessionParameters},
 };
 
@@ -88,11 +91,11 @@ impl ConnectionInfo {
 
 /// Accepts until the engine drains or the pod is unenrolled.
 pub(super) async fn run(engine: Arc<Engine>, listener: std::net::TcpListener, pod: Arc<Pod>, role: Role) {
-    let listener = match listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)) {
+    let port = listener.local_addr().map_or(0, |local| local.port());
+    let listener = match watched(listener) {
         Ok(listener) => listener,
         Err(error) => return log::error!("{}: the listener cannot be used: {error}", pod.id),
     };
-    let port = listener.local_addr().map_or(0, |local| local.port());
     match role {
         Role::Outbound => {}
         Role::Gateway(_) => pod.opens_gateway(port),
@@ -101,31 +104,52 @@ pub(super) async fn run(engine: Arc<Engine>, listener: std::net::TcpListener, po
     let ending = engine.ending(matches!(role, Role::Outbound));
     let mut failing = false;
     loop {
-        let accepted = tokio::select! {
+        let ready = tokio::select! {
             biased;
             () = ending.cancelled() => return,
             () = pod.closed.cancelled() => return,
-            accepted = listener.accept() => accepted,
+            ready = listener.readable() => ready,
         };
-        match accepted {
-            Ok((stream, peer)) => {
-                if failing {
-                    log::info!("{}: accepting connections again", pod.id);
-                    failing = false;
+        let mut ready = match ready {
+            Ok(ready) => ready,
+            Err(error) => return log::error!("{}: the listener cannot be watched: {error}", pod.id),
+        };
+        let mut taken = 0;
+        while let Ok(accepted) = ready.try_io(|listener| sys::accept(listener.as_fd())) {
+            match accepted {
+                Ok(accepted) => {
+                    if failing {
+                        log::info!("{}: accepting connections again", pod.id);
+                        failing = false;
+                    }
+                    spawn(&engine, &pod, role, port, accepted);
                 }
-                tokio::spawn(connection(engine.clone(), pod.clone(), (role, port), stream, peer));
+                // What accept(2) says of a connection that is gone already; the listener is fine.
+                Err(error) if of_the_connection(&error) => log::debug!("{}: accept: {error}", pod.id),
+                Err(error) => {
+                    if !failing {
+                        log::error!("{}: cannot accept connections: {error}; trying on (see `ulimit -n`)", pod.id);
+                        failing = true;
+                    }
+                    tokio::time::sleep(limits::ACCEPT_PAUSE).await;
+                    break;
+                }
             }
-            // What accept(2) says of a connection that is gone already; the listener is fine.
-            Err(error) if of_the_connection(&error) => log::debug!("{}: accept: {error}", pod.id),
-            Err(error) => {
-                if !failing {
-                    log::error!("{}: cannot accept connections: {error}; trying on (see `ulimit -n`)", pod.id);
-                    failing = true;
-                }
-                tokio::time::sleep(limits::ACCEPT_PAUSE).await;
+            taken += 1;
+            if taken == limits::ACCEPT_ROUND {
+                // More may wait; those that were taken get their turn first.
+                tokio::task::yield_now().await;
+                break;
             }
         }
     }
+}
+
+fn watched(listener: std::net::TcpListener) -> io::Result<AsyncFd<OwnedFd>> {
+    listener.set_nonblocking(true)?;
+    // Accepted sockets inherit it (tcp(7) does not say so; Linux copies the listening socket).
+    SockRef::from(&listener).set_tcp_nodelay(true)?;
+    sys::readable(listener.into())
 }
 
 /// accept(2), "Error handling": network errors already pending on the new socket.
@@ -148,22 +172,41 @@ fn of_the_connection(error: &io::Error) -> bool {
     )
 }
 
-async fn connection(engine: Arc<Engine>, pod: Arc<Pod>, at: (Role, u16), stream: TcpStream, peer: SocketAddr) {
-    let _in_flight = if matches!(at.0, Role::Outbound) { engine.enter_outbound() } else { engine.enter() };
-    let closed = pod.closed.clone();
+/// A connection on its way from the accept loop to the worker that serves it.
+struct Accepted {
+    engine: Arc<Engine>,
+    pod: Arc<Pod>,
+    role: Role,
+    /// The listener's.
+    port: u16,
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    /// Counted from its first moment on: a drain must not miss it.
+    _in_flight: InFlight,
+}
+
+fn spawn(engine: &Arc<Engine>, pod: &Arc<Pod>, role: Role, port: u16, at: (std::net::TcpStream, SocketAddr)) {
+    let _in_flight = if matches!(role, Role::Outbound) { engine.enter_outbound() } else { engine.enter() };
+    let (stream, peer) = at;
+    let accepted = Accepted { engine: engine.clone(), pod: pod.clone(), role, port, stream, peer, _in_flight };
+    engine.workers.spawn_connection(connection(accepted));
+}
+
+async fn connection(accepted: Accepted) {
+    let closed = accepted.pod.closed.clone();
     tokio::select! {
         biased;
         () = closed.cancelled() => {}
-        () = arrived(engine.clone(), pod, at, stream, peer) => {}
+        () = arrived(accepted) => {}
     }
 }
 
-/// `at`: what the listener is for, and its port.
-async fn arrived(engine: Arc<Engine>, pod: Arc<Pod>, at: (Role, u16), stream: TcpStream, peer: SocketAddr) {
-    if let Err(error) = stream.set_nodelay(true) {
-        log::debug!("{}: TCP_NODELAY: {error}", pod.id);
-    }
-    let (role, port) = at;
+async fn arrived(accepted: Accepted) {
+    let Accepted { engine, pod, role, port, stream, peer, _in_flight } = accepted;
+    let stream = match TcpStream::from_std(stream) {
+        Ok(stream) => stream,
+        Err(error) => return log::error!("{}: a connection cannot be watched: {error}", pod.id),
+    };
     match role {
         Role::Outbound => outbound::arrived(engine, pod, stream, peer).await,
         // Boxed: what is largest would be the size of every connection's task.
@@ -187,10 +230,8 @@ mod tests {
     /// What a connection may still become costs one that is HTTP nothing: all of its way once had room in the task, 9 KiB.
     #[test]
     fn the_task_of_a_connection_is_small() {
-        let all = [
-            size(|(engine, pod, at, stream, peer)| connection(engine, pod, at, stream, peer)),
-            size(|(engine, pod, id, stream, peer)| gateway::arrived(engine, pod, id, stream, peer)),
-        ];
+        let all =
+            [size(connection), size(|(engine, pod, id, stream, peer)| gateway::arrived(engine, pod, id, stream, peer))];
         assert!(all.iter().all(|size| *size <= 4096), "{all:?}");
     }
 }

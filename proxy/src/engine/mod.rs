@@ -30,6 +30,7 @@ pub mod stream;
 mod terminate;
 #[cfg(test)]
 mod tests;
+pub mod workers;
 
 use std::{
     sync::{
@@ -43,6 +44,7 @@ use arc_swap::ArcSwap;
 use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
+use self::workers::Workers;
 use crate::{
     mesh::{Cluster, Decision, HttpDecision, Mesh, Outbound, ServerTlsSettings, WorkloadId},
     telemetry::record::Record,
@@ -121,6 +123,7 @@ pub trait Sink: Send + Sync + 'static {
 pub struct Engine {
     current: ArcSwap<Snapshot>,
     sink: Arc<dyn Sink>,
+    workers: Workers,
     draining: CancellationToken,
     closing: CancellationToken,
     in_flight: AtomicUsize,
@@ -137,6 +140,7 @@ impl Engine {
         Self {
             current: ArcSwap::from_pointee(snapshot),
             sink,
+            workers: Workers::default(),
             draining: CancellationToken::new(),
             closing: CancellationToken::new(),
             in_flight: AtomicUsize::new(0),
@@ -145,6 +149,11 @@ impl Engine {
             #[cfg(test)]
             hyper_only: false,
         }
+    }
+
+    /// Serves on these workers instead of the current runtime.
+    pub fn with_workers(self, workers: Workers) -> Self {
+        Self { workers, ..self }
     }
 
     /// Leaves all of HTTP/1.1 to hyper.
@@ -183,7 +192,7 @@ impl Engine {
         pod: Arc<pod::Pod>,
         role: accept::Role,
     ) -> JoinHandle<()> {
-        tokio::spawn(accept::run(self.clone(), listener, pod, role))
+        self.workers.spawn(accept::run(self.clone(), listener, pod, role))
     }
 
     /// Stops accepting; HTTP connections close after the request in flight. Returns at once: see [`Engine::idle`].

@@ -4,6 +4,7 @@ use std::{
     ffi::CString,
     io,
     mem::size_of,
+    net::{SocketAddr, TcpStream},
     os::{
         fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
@@ -11,6 +12,7 @@ use std::{
     path::Path,
 };
 
+use socket2::SockAddr;
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// `SO_NETNS_COOKIE` (Linux 5.14): the number by which the kernel programs know a socket's network namespace. It is never
@@ -123,6 +125,27 @@ pub fn bpf_link_netns(link: BorrowedFd<'_>) -> io::Result<u32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(info.netns_ino) }
 }
 
+/// Takes a connection that waits at a listener: its socket is non-blocking and closed on exec from its first moment, and the
+/// client's address comes along (accept4(2)).
+///
+/// # Errors
+/// `WouldBlock` where none waits, and what accept4(2) lists.
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(TcpStream, SocketAddr)> {
+    // SAFETY: on success the kernel has written an address of the length that it tells, and the descriptor is a new one that
+    // nobody else knows.
+    let (accepted, peer) = unsafe {
+        SockAddr::try_init(|address, length| {
+            let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+            match libc::accept4(listener.as_raw_fd(), address.cast(), length, flags) {
+                -1 => Err(io::Error::last_os_error()),
+                fd => Ok(OwnedFd::from_raw_fd(fd)),
+            }
+        })
+    }?;
+    let peer = peer.as_socket().ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))?;
+    Ok((accepted.into(), peer))
+}
+
 /// A descriptor that tokio watches for input. Must be called within a tokio runtime.
 pub fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd gives the same open descriptor until it is dropped, which the AsyncFd does itself.
@@ -147,6 +170,19 @@ mod tests {
     fn a_descriptor_that_is_no_socket_is_an_error() {
         let file = std::fs::File::open("/dev/null").unwrap();
         assert_eq!(netns_cookie(file.as_fd()).unwrap_err().raw_os_error(), Some(libc::ENOTSOCK));
+    }
+
+    #[test]
+    fn an_accepted_connection_is_non_blocking_and_its_client_known() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        assert_eq!(accept(listener.as_fd()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, peer) = accept(listener.as_fd()).unwrap();
+        assert_eq!(peer, client.local_addr().unwrap());
+        assert!(socket2::SockRef::from(&accepted).nonblocking().unwrap());
+        let flags = nix::fcntl::fcntl(&accepted, nix::fcntl::FcntlArg::F_GETFD).unwrap();
+        assert_eq!(flags, libc::FD_CLOEXEC);
     }
 
     #[test]
