@@ -1,6 +1,6 @@
 //! The upstream: one nginx worker that answers with as little work as it can, so that it is not what is measured.
 
-use std::{fs::File, path::Path};
+use std::{fs::File, path::Path, time::Duration};
 
 use anyhow::Result;
 
@@ -20,6 +20,11 @@ pub const CLOSE: &str = "/close";
 pub const CALL: &str = "/bench.Bench/Call";
 pub const BIG_BYTES: u64 = 1 << 30;
 
+/// For each request of [`CLOSE`] a line: `r` where its connection's TLS session was resumed, else `.`; some bytes late.
+const RESUMED: &str = "resumed.log";
+/// How late a line may come at most.
+const LATE: Duration = Duration::from_millis(1100);
+
 pub fn start(outside: &Netns, pki: &Pki, dir: &Path) -> Result<Daemon> {
     let www = dir.join("www");
     std::fs::create_dir_all(&www)?;
@@ -33,6 +38,18 @@ pub fn start(outside: &Netns, pki: &Pki, dir: &Path) -> Result<Daemon> {
     Daemon::start("upstream", command, dir)
 }
 
+/// Runs something that asks for [`CLOSE`]: with what share of its connections the server resumed a TLS session, in percent.
+pub fn resumed<T>(dir: &Path, run: impl FnOnce() -> Result<T>) -> Result<(T, f64)> {
+    let path = dir.join(RESUMED);
+    let before = path.metadata().map_or(0, |meta| meta.len());
+    let done = run()?;
+    std::thread::sleep(LATE);
+    let log = std::fs::read(&path)?;
+    let lines = log.get(usize::try_from(before)?..).unwrap_or_default();
+    let count = |wanted: u8| lines.iter().filter(|byte| **byte == wanted).count() as f64;
+    Ok((done, 100.0 * count(b'r') / (count(b'r') + count(b'.')).max(1.0)))
+}
+
 fn config(pki: &Pki, dir: &Path) -> String {
     let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("  {kind}_temp_path {}/up-{kind};\n", dir.display()))
@@ -42,7 +59,7 @@ fn config(pki: &Pki, dir: &Path) -> String {
     format!(
         "daemon off;\nuser root;\nworker_processes 1;\npid {dir}/upstream-nginx.pid;\n\
          events {{ worker_connections 15000; }}\n\
-         http {{\n  access_log off;\n{temp}  tcp_nodelay on;\n  open_file_cache max=16;\n\
+         http {{\n  access_log off;\n  log_format resumed $ssl_session_reused;\n{temp}  tcp_nodelay on;\n  open_file_cache max=16;\n\
          \x20 keepalive_requests 1000000000;\n  keepalive_timeout 1h;\n  http2_max_concurrent_streams 1024;\n\
          \x20 server_tokens off;\n  default_type text/plain;\n  ssl_protocols TLSv1.3;\n{servers}}}\n",
         dir = dir.display()
@@ -63,13 +80,15 @@ fn server(host: &Host, pki: &Pki, dir: &Path) -> String {
          \x20   server_name {name};\n    ssl_certificate {crt};\n    ssl_certificate_key {key};\n\
          \x20   ssl_session_tickets {tickets};\n    ssl_session_cache off;\n{demand}    root {www};\n\
          \x20   location = {SMALL} {{ return 200 \"{body}\"; }}\n\
-         \x20   location = {CLOSE} {{ keepalive_timeout 0; return 200 \"{body}\"; }}\n\
+         \x20   location = {CLOSE} {{ keepalive_timeout 0; return 200 \"{body}\";\n\
+         \x20     access_log {resumed} resumed buffer=64k flush=1s; }}\n\
          \x20   location = {BIG} {{ }}\n\
          \x20   location = {CALL} {{ add_trailer grpc-status 0; default_type application/grpc; return 200 \"{message}\"; }}\n\
          \x20 }}\n",
         crt = pki.crt(host.certificate).display(),
         key = pki.key(host.certificate).display(),
         www = dir.join("www").display(),
+        resumed = dir.join(RESUMED).display(),
         body = "x".repeat(1024),
         // Not really a gRPC frame, whose first five bytes are no text: nobody between the ends looks inside.
         message = "y".repeat(128),

@@ -25,7 +25,8 @@ pub fn start<'a>(stage: &'a Stage, program: &Path, setup: &Setup, cpus: Cpus) ->
 
 fn bootstrap(stage: &Stage, setup: &Setup, room: &Path) -> Value {
     let hosts = configured(setup);
-    let clusters: Vec<Value> = hosts.iter().flat_map(|host| [http_cluster(stage, host), tls_cluster(host)]).collect();
+    let clusters: Vec<Value> =
+        hosts.iter().flat_map(|host| [http_cluster(stage, setup, host), tls_cluster(host)]).collect();
     json!({
         // Without it Envoy warns that it may accept connections without end.
         "overload_manager": {"resource_monitors": [{
@@ -172,7 +173,7 @@ fn virtual_listener(port: u16, chains: Value) -> Value {
     })
 }
 
-fn http_cluster(stage: &Stage, host: &Host) -> Value {
+fn http_cluster(stage: &Stage, setup: &Setup, host: &Host) -> Value {
     let file = |path: std::path::PathBuf| json!({"filename": shown(&path)});
     let mut common = json!({
         "tls_params": {"tls_minimum_protocol_version": "TLSv1_2", "tls_maximum_protocol_version": "TLSv1_3"},
@@ -186,11 +187,12 @@ fn http_cluster(stage: &Stage, host: &Host) -> Value {
         common["tls_certificates"] =
             json!([{"certificate_chain": file(stage.pki.crt("client")), "private_key": file(stage.pki.key("client"))}]);
     }
-    let tls = filter(
-        "envoy.transport_sockets.tls",
-        "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-        json!({"sni": host.name, "common_tls_context": common}),
-    );
+    let mut context = json!({"sni": host.name, "common_tls_context": common});
+    if let Some(most) = setup.session_keys {
+        context["max_session_keys"] = json!(most);
+    }
+    let tls =
+        filter("envoy.transport_sockets.tls", "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext", context);
     let protocol = if host.h2 { "http2_protocol_options" } else { "http_protocol_options" };
     let mut cluster = cluster(80, host);
     cluster["transport_socket"] = tls;

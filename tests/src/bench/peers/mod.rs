@@ -52,6 +52,8 @@ pub struct Setup {
     pub h2: bool,
     /// For long bodies: larger buffers, where a peer has them small.
     pub bulk: bool,
+    /// TLS sessions that a peer keeps for each host, where it is configurable; None: the peer's own default.
+    pub session_keys: Option<u32>,
 }
 
 /// A peer that is ready to serve the pod. Dropped: the pod has direct access again.

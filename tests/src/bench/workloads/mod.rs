@@ -12,6 +12,7 @@
 //! Rules: pin the proxy, the client and the server ([`Stage::apart`](super::stage::Stage::apart)); leave nothing behind, also
 //! where `?` ends the turn, so hold what must be undone in values with `Drop`; ask [`Bench::go_on`] in every wait of your own.
 
+mod churn;
 mod http;
 
 use anyhow::Result;
@@ -69,7 +70,7 @@ impl Row {
 /// All workloads, in the order in which they run.
 #[must_use]
 pub fn all() -> Vec<Box<dyn Workload>> {
-    http::all()
+    [http::all(), churn::all()].into_iter().flatten().collect()
 }
 
 /// The usual rows: the floors, every peer without a log, Envoy, nginx and egret also with one.
