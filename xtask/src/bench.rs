@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Instant};
 
 use anyhow::{Context, Result};
-use egret_tests::bench::{self, Options, plot, report, results::Results};
+use egret_tests::bench::{self, Options, instructions, plot, report, results::Results};
 
 use crate::{
     root, setup,
@@ -24,9 +24,18 @@ pub struct Arguments {
     /// Turns of each row, of which the median counts [default: 3, and 1 with --quick]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     runs: Option<u32>,
+    /// Only count the instructions of a request's pure parts, and compare them with what was kept
+    #[arg(long, conflicts_with_all = ["quick", "workload", "peer", "runs"])]
+    instructions: bool,
+    /// Keep these counts for later runs to be compared with
+    #[arg(long, requires = "instructions")]
+    keep: bool,
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
+    if arguments.instructions {
+        return count(arguments.keep);
+    }
     setup::need_root("benchmarking")?;
     setup::for_building()?;
     let envoy = setup::for_bench()?;
@@ -43,11 +52,29 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let outcome = bench::run(&options, &go_on, &|line| println!("{line}"));
     // What a turn left that was killed; each turn tidies up after itself.
     egret_tests::sweep();
-    let results = outcome?;
+    let mut results = outcome?;
+    if !options.quick && options.workloads.is_empty() && options.peers.is_empty() {
+        println!("instructions: a request's pure parts, counted by callgrind");
+        match instructions::instructions() {
+            Ok(counts) => results.instructions = counts.into_iter().map(|one| (one.part, one.instructions)).collect(),
+            Err(error) => eprintln!("{error:#}"),
+        }
+    }
     let text = report::markdown(&results);
     println!("\n{text}");
     let file = keep(&results, &text)?;
     println!("Written to {}.json, .md and .svg ({:.0} s).", file.display(), start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn count(keep: bool) -> Result<()> {
+    setup::for_building()?;
+    setup::for_counting()?;
+    let counts = instructions::instructions()?;
+    println!("\n{}", instructions::Table(&counts));
+    if keep {
+        instructions::keep(&counts)?;
+    }
     Ok(())
 }
 

@@ -43,8 +43,9 @@ const BENCH_TOOLS: &[Tool] = &[
     Tool("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream", "lets nginx pass TLS through"),
     Tool("iptables-restore", "iptables", "redirects a pod's connections to the other proxies, as Istio does"),
     Tool("setpriv", "util-linux", "runs the other proxies as Istio's user, on one CPU"),
-    Tool("valgrind", "valgrind", "counts instructions"),
 ];
+
+const COUNT_TOOLS: &[Tool] = &[Tool("valgrind", "valgrind", "counts instructions")];
 
 /// Everything that `cargo build` needs.
 pub fn for_building() -> Result<()> {
@@ -82,6 +83,7 @@ pub fn for_bench() -> Result<Option<PathBuf>> {
     for_lab()?;
     packages(LOAD_TOOLS)?;
     packages(BENCH_TOOLS)?;
+    for_counting()?;
     let folder = python_environment().with_file_name("bench-python");
     let why = "Envoy is missing: it is one of the proxies that egret is compared with.";
     if let Err(error) = python_packages(&folder, bench::REQUIREMENTS, why) {
@@ -93,6 +95,11 @@ pub fn for_bench() -> Result<Option<PathBuf>> {
     let versions = std::fs::read_dir(folder.join("lib")).into_iter().flatten().flatten();
     let places = versions.map(|version| version.path().join("site-packages/envoy/_bin/envoy"));
     Ok(places.into_iter().find(|path| path.is_file()))
+}
+
+/// What counts instructions.
+pub fn for_counting() -> Result<()> {
+    packages(COUNT_TOOLS)
 }
 
 /// Python packages with their versions, in an environment of their own.

@@ -85,6 +85,7 @@ pub fn run(options: &Options, go_on: &dyn Fn() -> Result<()>, tell: &dyn Fn(&str
         runs: options.runs,
         seconds: bench.measure().as_secs_f64(),
         workloads: Vec::new(),
+        instructions: std::collections::BTreeMap::new(),
     };
     for workload in chosen {
         tell(&format!("{}: {}", workload.name(), workload.title()));

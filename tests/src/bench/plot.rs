@@ -160,6 +160,7 @@ mod tests {
             runs: 3,
             seconds: 5.0,
             workloads: vec![empty, workload],
+            instructions: Default::default(),
         };
         let text = svg(&results);
         assert_eq!(text.matches("<rect").count(), 3, "{text}");

@@ -23,6 +23,12 @@ pub fn markdown(results: &Results) -> String {
     for workload in &results.workloads {
         text.push_str(&table(workload));
     }
+    if !results.instructions.is_empty() {
+        text.push_str("\n### Instructions of a request's pure parts\n\n| | instructions |\n|---|---:|\n");
+        for (part, count) in &results.instructions {
+            let _ = writeln!(text, "| {part} | {count} |");
+        }
+    }
     text
 }
 
@@ -55,8 +61,14 @@ pub fn table(workload: &Workload) -> String {
 }
 
 fn failures(row: &Row) -> String {
-    let first = row.failures.first().map_or("", String::as_str).lines().next().unwrap_or_default();
-    format!("\n{} of {}'s turns failed: {first}\n", row.failures.len(), row.label)
+    let said = row.failures.first().map_or("", String::as_str);
+    // The cause stands last.
+    let lines: Vec<_> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let shown = match &lines[..] {
+        [first, .., last] => format!("{first} … {last}"),
+        few => few.concat(),
+    };
+    format!("\n{} of {}'s turns failed: {shown}\n", row.failures.len(), row.label)
 }
 
 fn shown(figure: &Figure) -> String {
@@ -96,7 +108,7 @@ mod tests {
             | | proxy CPU, µs/request | rate, requests/s | errors |\n|---|---:|---:|---:|\n\
             | direct HTTP | – | 50000 | 0 |\n\
             | egret, log | 18.0 [17.0 – 19.0] | 31000 [30000 – 32000] | 3 |\n\
-            | Envoy, log | – | – | 0 |\n\n1 of Envoy, log's turns failed: Envoy ended at once:\n";
+            | Envoy, log | – | – | 0 |\n\n1 of Envoy, log's turns failed: Envoy ended at once: … long story\n";
         assert_eq!(table(&workload), wanted);
     }
 }

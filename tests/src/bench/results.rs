@@ -54,6 +54,9 @@ pub struct Results {
     /// Length of each measured load, in seconds.
     pub seconds: f64,
     pub workloads: Vec<Workload>,
+    /// Instructions of each pure part of a request's way; empty where they were not counted.
+    #[serde(default)]
+    pub instructions: BTreeMap<String, u64>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

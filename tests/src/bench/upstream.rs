@@ -30,6 +30,9 @@ pub fn start(outside: &Netns, pki: &Pki, dir: &Path) -> Result<Daemon> {
     std::fs::create_dir_all(&www)?;
     // A hole: it takes no room on the disk, and is read as fast as the page cache gives it.
     File::create(www.join("big"))?.set_len(BIG_BYTES)?;
+    let call = www.join(CALL.trim_start_matches('/'));
+    std::fs::create_dir_all(call.parent().unwrap_or(&www))?;
+    File::create(call)?;
     let path = dir.join("upstream.conf");
     std::fs::write(&path, config(pki, dir))?;
     let mut command = outside.command("prlimit");
@@ -66,6 +69,8 @@ fn config(pki: &Pki, dir: &Path) -> String {
     )
 }
 
+/// `return` would answer a POST before its message has come, and tell the client so by a late RST_STREAM, which a gRPC server
+/// does not do. `mirror` reads the message first; a file may not be POSTed to, and the error for that is the answer.
 fn server(host: &Host, pki: &Pki, dir: &Path) -> String {
     let Host { name, address, .. } = host;
     let tickets = if host.resumes { "on" } else { "off" };
@@ -83,7 +88,9 @@ fn server(host: &Host, pki: &Pki, dir: &Path) -> String {
          \x20   location = {CLOSE} {{ keepalive_timeout 0; return 200 \"{body}\";\n\
          \x20     access_log {resumed} resumed buffer=64k flush=1s; }}\n\
          \x20   location = {BIG} {{ }}\n\
-         \x20   location = {CALL} {{ add_trailer grpc-status 0; default_type application/grpc; return 200 \"{message}\"; }}\n\
+         \x20   location = {CALL} {{ mirror /read; error_page 405 =200 @answer; }}\n\
+         \x20   location = /read {{ internal; return 204; }}\n\
+         \x20   location @answer {{ add_trailer grpc-status 0; default_type application/grpc; return 200 \"{message}\"; }}\n\
          \x20 }}\n",
         crt = pki.crt(host.certificate).display(),
         key = pki.key(host.certificate).display(),

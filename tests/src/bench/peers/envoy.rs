@@ -20,7 +20,7 @@ pub fn start<'a>(stage: &'a Stage, program: &Path, setup: &Setup, cpus: Cpus) ->
     fs::write(&path, serde_json::to_vec(&bootstrap(stage, setup, &room))?)?;
     let mut command = stage.peer_in_pod(&shown(program), cpus.proxy);
     command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "error", "-c"]).arg(&path);
-    redirected(stage, "envoy", command, false)
+    redirected(stage, "envoy", &room, command, false)
 }
 
 fn bootstrap(stage: &Stage, setup: &Setup, room: &Path) -> Value {

@@ -22,20 +22,20 @@ pub fn start<'a>(stage: &'a Stage, setup: &Setup, cpus: Cpus) -> Result<Running<
     let mut text = format!(
         "global\n  nbthread 1\n  maxconn 12000\n  no strict-limits\n{buffers}{log}  ssl-default-server-options ssl-min-ver TLSv1.3\n\
          \x20 ca-base {pki}\n  crt-base {pki}\n\
-         defaults\n  timeout connect 10s\n  timeout client 1h\n  timeout server 1h\n  timeout http-keep-alive 1h\n{logged}\
-         frontend out\n  mode http\n  bind :{OUTBOUND} backlog 4096\n  \
-         use_backend %[req.hdr(host),field(1,:),lower,map({http})]\n\
-         frontend through\n  mode tcp\n  bind :{PASSTHROUGH} backlog 4096\n  tcp-request inspect-delay 5s\n  \
+         defaults\n  timeout connect 10s\n  timeout client 1h\n  timeout server 1h\n  timeout http-keep-alive 1h\n\
+         frontend out\n  mode http\n{http_log}  bind :{OUTBOUND} backlog 4096\n  use_backend %[req.hdr(host),field(1,:),lower,map({http})]\n\
+         frontend through\n  mode tcp\n{tcp_log}  bind :{PASSTHROUGH} backlog 4096\n  tcp-request inspect-delay 5s\n  \
          tcp-request content accept if {{ req.ssl_hello_type 1 }}\n  \
          use_backend %[req.ssl_sni,lower,map({tls})]\n",
         // Larger ones cost memory for each connection: only where they serve.
         buffers = if setup.bulk { "  tune.bufsize 65536\n" } else { "" },
         log = if setup.log == Log::Off { "" } else { "  log stdout format raw local0 info\n" },
-        logged = match setup.log {
+        http_log = match setup.log {
             Log::Off => String::new(),
             Log::Text => "  log global\n  option httplog\n".to_owned(),
             Log::Json => format!("  log global\n  log-format {JSON}\n"),
         },
+        tcp_log = if setup.log == Log::Off { "" } else { "  log global\n  option tcplog\n" },
         pki = shown(&stage.dir().join("pki")),
         http = shown(&http),
         tls = shown(&tls),
@@ -44,7 +44,7 @@ pub fn start<'a>(stage: &'a Stage, setup: &Setup, cpus: Cpus) -> Result<Running<
     fs::write(&path, text)?;
     let mut command = stage.peer_in_pod("haproxy", cpus.proxy);
     command.arg("-db").arg("-f").arg(&path);
-    redirected(stage, "haproxy", command, true)
+    redirected(stage, "haproxy", &room, command, true)
 }
 
 fn backends(host: &Host) -> String {

@@ -128,8 +128,9 @@ impl Running<'_> {
 
 /// Starts a peer that listens on Istio's port, waits for it, and redirects the pod's connections to it. `apart`: port 443
 /// goes to a listener of its own.
-fn redirected<'a>(stage: &'a Stage, name: &str, command: Command, apart: bool) -> Result<Running<'a>> {
-    let mut daemon = Daemon::start(name, command, stage.dir())?;
+fn redirected<'a>(stage: &'a Stage, name: &str, room: &Path, command: Command, apart: bool) -> Result<Running<'a>> {
+    // What it says goes to its room, so that an error shows nothing of its last turn.
+    let mut daemon = Daemon::start(name, command, room)?;
     let at = (std::net::Ipv4Addr::LOCALHOST, OUTBOUND).into();
     // Ten thousand hosts take some seconds.
     let listening = until(&format!("{name} to listen"), Duration::from_secs(60), || {
@@ -138,7 +139,7 @@ fn redirected<'a>(stage: &'a Stage, name: &str, command: Command, apart: bool) -
         }
         stage.pod.connect(at).is_ok().then_some(true)
     });
-    let said = || format!("{}{}", daemon.stdout(), daemon.stderr());
+    let said = || daemon.stderr();
     ensure!(listening.with_context(said)?, "{name} ended at once: {}", said());
     let redirect = Redirect::new(stage, apart)?;
     Ok(Running { _redirect: Some(redirect), process: Some(Box::new(daemon)), tls: false })

@@ -20,7 +20,7 @@ pub fn start<'a>(stage: &'a Stage, setup: &Setup, cpus: Cpus) -> Result<Running<
     fs::write(&path, config(stage, setup, &room))?;
     let mut command = stage.peer_in_pod("nginx", cpus.proxy);
     command.arg("-p").arg(&room).arg("-c").arg(&path).arg("-e").arg(room.join("error.log"));
-    redirected(stage, "nginx-peer", command, true)
+    redirected(stage, "nginx", &room, command, true)
 }
 
 fn config(stage: &Stage, setup: &Setup, room: &Path) -> String {
@@ -37,7 +37,7 @@ fn config(stage: &Stage, setup: &Setup, room: &Path) -> String {
     // A name may be long; nginx wants its tables to be sized by hand.
     let tables = format!("hash_max_size {}; ", (hosts.len() * 4).max(2048));
     let mut text = format!(
-        "daemon off;\nload_module {STREAM};\nworker_processes 1;\npid {room}/nginx.pid;\n\
+        "daemon off;\nload_module {STREAM};\nworker_processes 1;\npid {room}/own.pid;\n\
          error_log {room}/error.log warn;\nevents {{ worker_connections 15000; }}\nhttp {{\n{log}{temp}\
          \x20 server_names_{tables}server_names_hash_bucket_size 128;\n  keepalive_requests 1000000000;\n  keepalive_timeout 1h;\n  \
          http2_max_concurrent_streams 1024;\n  \
