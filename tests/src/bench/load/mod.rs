@@ -1,5 +1,6 @@
 //! Load generators: what they are told to do, and what they say came of it.
 
+mod curl;
 mod h2load;
 mod wrk;
 
@@ -13,6 +14,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
+pub use curl::Curl;
 pub use h2load::H2load;
 pub use wrk::Wrk;
 

@@ -12,8 +12,10 @@
 //! Rules: pin the proxy, the client and the server ([`Stage::apart`](super::stage::Stage::apart)); leave nothing behind, also
 //! where `?` ends the turn, so hold what must be undone in values with `Drop`; ask [`Bench::go_on`] in every wait of your own.
 
+mod bulk;
 mod churn;
 mod http;
+mod passthrough;
 
 use anyhow::Result;
 
@@ -70,7 +72,12 @@ impl Row {
 /// All workloads, in the order in which they run.
 #[must_use]
 pub fn all() -> Vec<Box<dyn Workload>> {
-    [http::all(), churn::all()].into_iter().flatten().collect()
+    let mut all = http::all();
+    all.extend(churn::all());
+    all.push(Box::new(passthrough::Short));
+    all.push(Box::new(bulk::passthrough()));
+    all.push(Box::new(bulk::origination()));
+    all
 }
 
 /// The usual rows: the floors, every peer without a log, Envoy, nginx and egret also with one.
