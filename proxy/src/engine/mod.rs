@@ -35,7 +35,7 @@ pub mod workers;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -126,6 +126,8 @@ pub struct Engine {
     workers: Workers,
     draining: CancellationToken,
     closing: CancellationToken,
+    /// The same two for those who ask for each request: asking a token takes a lock.
+    ending: [AtomicBool; 2],
     in_flight: AtomicUsize,
     /// Those of `in_flight` that a pod made.
     outbound: AtomicUsize,
@@ -143,6 +145,7 @@ impl Engine {
             workers: Workers::default(),
             draining: CancellationToken::new(),
             closing: CancellationToken::new(),
+            ending: Default::default(),
             in_flight: AtomicUsize::new(0),
             outbound: AtomicUsize::new(0),
             ended: Notify::new(),
@@ -200,6 +203,7 @@ impl Engine {
     /// What pods call goes first. Gateways and pods' own ports follow once that is done, [`crate::limits::DRAIN_HOPS`] later at
     /// most: a request on its first hop may have its second one here too.
     pub fn drain(self: &Arc<Self>) {
+        self.ending[usize::from(true)].store(true, Ordering::Release);
         self.draining.cancel();
         let engine = self.clone();
         tokio::spawn(async move {
@@ -213,6 +217,7 @@ impl Engine {
                 }
             };
             let _ = tokio::time::timeout(crate::limits::DRAIN_HOPS, done).await;
+            engine.ending[usize::from(false)].store(true, Ordering::Release);
             engine.closing.cancel();
         });
     }
@@ -225,6 +230,11 @@ impl Engine {
     /// Cancelled once connections of this kind are no longer accepted, and those that there are end.
     pub fn ending(&self, outbound: bool) -> &CancellationToken {
         if outbound { &self.draining } else { &self.closing }
+    }
+
+    /// Whether that has come to pass.
+    pub fn ends(&self, outbound: bool) -> bool {
+        self.ending[usize::from(outbound)].load(Ordering::Acquire)
     }
 
     /// Waits until nothing is in flight, `deadline` at most; answers how many connections still are.

@@ -27,6 +27,7 @@ use tokio::{
 use super::{
     framing::Framing,
     head_rules::{self, Violation},
+    linger::Linger,
 };
 use crate::limits;
 
@@ -64,11 +65,13 @@ struct Core<IO> {
     /// Heads handed on whose answer has not ended.
     busy: usize,
     idle: Duration,
+    /// What a head that has begun may still take.
+    head_time: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     timing: Timing,
     verdict: Option<Verdict>,
     token: http::Method,
-    linger: Option<usize>,
+    linger: Option<Linger>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -86,11 +89,14 @@ enum Timing {
     Nothing,
     Head,
     Idle,
-    Linger,
 }
 
-/// Makes the pair. `idle` is how long a connection without a request is kept.
-pub fn guard<IO: AsyncRead + AsyncWrite + Unpin>(io: IO, idle: Duration) -> (Guard<IO>, Handle<IO>) {
+/// Makes the pair. `idle` is how long a connection without a request is kept; `head_time` how long the first head may take.
+pub fn guard<IO: AsyncRead + AsyncWrite + Unpin>(
+    io: IO,
+    idle: Duration,
+    head_time: Duration,
+) -> (Guard<IO>, Handle<IO>) {
     let secret = format!("EGRET-{}", uuid::Uuid::new_v4().simple());
     let token = http::Method::from_bytes(secret.as_bytes()).unwrap_or(http::Method::CONNECT);
     let core = Arc::new(Mutex::new(Core {
@@ -103,6 +109,7 @@ pub fn guard<IO: AsyncRead + AsyncWrite + Unpin>(io: IO, idle: Duration) -> (Gua
         eof: false,
         busy: 0,
         idle,
+        head_time,
         timer: None,
         timing: Timing::Nothing,
         verdict: None,
@@ -223,6 +230,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Core<IO> {
         };
         self.scanned = 0;
         self.timing = Timing::Nothing;
+        self.head_time = limits::HEAD_TIME;
         match head_rules::check(&self.raw[..length]) {
             Err(violation) => self.refuse(violation),
             Ok(head) => {
@@ -273,7 +281,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Core<IO> {
         let (timing, span) = if self.raw.is_empty() || self.raw[..] == *b"\r" {
             (Timing::Idle, self.idle)
         } else {
-            (Timing::Head, limits::HEAD_TIME)
+            (Timing::Head, self.head_time)
         };
         ready!(self.poll_timer(cx, timing, span));
         if timing == Timing::Head {
@@ -351,35 +359,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Core<IO> {
         Poll::Ready(Ok(()))
     }
 
-    /// Closing with unread bytes makes the kernel send a reset, which can overtake the answer and destroy it: read on
-    /// for a moment after our own end has been sent (RFC 9112 section 9.6).
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let unread = matches!(self.state, State::Refused | State::Body(_)) || !self.raw.is_empty();
-        if self.linger.is_none() {
-            ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
-            self.linger = Some(0);
-        }
-        if !unread || self.eof {
-            return Poll::Ready(Ok(()));
-        }
-        let mut chunk = [std::mem::MaybeUninit::<u8>::uninit(); 8192];
-        loop {
-            let mut buffer = ReadBuf::uninit(&mut chunk);
-            match Pin::new(&mut self.io).poll_read(cx, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
-                    let sum = self.linger.unwrap_or(0) + buffer.filled().len();
-                    self.linger = Some(sum);
-                    if sum > limits::LINGER_BYTES {
-                        return Poll::Ready(Ok(()));
-                    }
-                }
-                Poll::Ready(_) => return Poll::Ready(Ok(())),
-                Poll::Pending => {
-                    ready!(self.poll_timer(cx, Timing::Linger, limits::LINGER_TIME));
-                    return Poll::Ready(Ok(()));
-                }
-            }
-        }
+        self.timer = None;
+        let linger = self.linger.get_or_insert_with(|| Linger::new(unread && !self.eof));
+        linger.poll(Pin::new(&mut self.io), cx)
     }
 }
 

@@ -76,6 +76,8 @@ pub struct Head {
     pub framing: Framing,
     /// No request follows this one: HTTP/1.0 without keep-alive, or `Connection: close`.
     pub last: bool,
+    /// More than HTTP/1.1's plain question and answer: another version, another form of target, CONNECT, Upgrade, Expect.
+    pub special: bool,
 }
 
 /// Length of the head that `bytes` begin with, its final empty line included. `scanned` is how much of it earlier calls
@@ -104,13 +106,46 @@ pub fn is_hopeless(bytes: &[u8]) -> bool {
     })
 }
 
+/// Takes the parts of a head as they are judged, in their order.
+pub trait Reader<'h> {
+    fn method(&mut self, _: &'h [u8]) {}
+
+    /// A target whose form and authority are in order.
+    ///
+    /// # Errors
+    /// It is no URI.
+    fn target(&mut self, target: &'h [u8]) -> Result<(), Violation>;
+
+    /// A field that is in order; the value without white space around it.
+    ///
+    /// # Errors
+    /// The reader cannot hold it.
+    fn field(&mut self, _name: &'h [u8], _value: &'h [u8]) -> Result<(), Violation> {
+        Ok(())
+    }
+}
+
+/// Keeps nothing.
+struct Judge;
+
+impl<'h> Reader<'h> for Judge {
+    fn target(&mut self, target: &'h [u8]) -> Result<(), Violation> {
+        Uri::try_from(target).map(|_| ()).map_err(|_| Violation::Target)
+    }
+}
+
 /// Judges one whole head, the final empty line included.
 pub fn check(head: &[u8]) -> Result<Head, Violation> {
+    read(head, &mut Judge)
+}
+
+/// Judges one whole head and hands its parts to the reader. On an error what it was handed is void.
+pub fn read<'h>(head: &'h [u8], reader: &mut impl Reader<'h>) -> Result<Head, Violation> {
     if head.len() > limits::HEAD_BYTES {
         return Err(Violation::TooLarge);
     }
     let mut lines = head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
-    let request = request_line(lines.next().unwrap_or_default())?;
+    let request = request_line(lines.next().unwrap_or_default(), reader)?;
     let mut fields = Fields { keep_alive: request.http11, ..Fields::default() };
     let mut count = 0;
     for line in lines.take_while(|line| !line.is_empty()) {
@@ -118,16 +153,18 @@ pub fn check(head: &[u8]) -> Result<Head, Violation> {
         if count > limits::HEAD_FIELDS {
             return Err(Violation::TooLarge);
         }
-        fields.add(line)?;
+        fields.add(line, reader)?;
     }
     fields.judge(&request)
 }
 
 struct RequestLine {
     http11: bool,
+    /// CONNECT, or a target that is not in origin-form.
+    special: bool,
 }
 
-fn request_line(line: &[u8]) -> Result<RequestLine, Violation> {
+fn request_line<'h>(line: &'h [u8], reader: &mut impl Reader<'h>) -> Result<RequestLine, Violation> {
     if line.contains(&b'\r') {
         return Err(Violation::BareCr);
     }
@@ -147,12 +184,13 @@ fn request_line(line: &[u8]) -> Result<RequestLine, Violation> {
         }
         _ => return Err(Violation::RequestLine),
     };
-    check_target(method, target)?;
-    Ok(RequestLine { http11 })
+    reader.method(method);
+    check_target(method, target, reader)?;
+    Ok(RequestLine { http11, special: method == b"CONNECT" || target[0] != b'/' })
 }
 
 /// RFC 9112 section 3.2: the four forms, each where it belongs.
-fn check_target(method: &[u8], target: &[u8]) -> Result<(), Violation> {
+fn check_target<'h>(method: &[u8], target: &'h [u8], reader: &mut impl Reader<'h>) -> Result<(), Violation> {
     if target.is_empty() || target.iter().any(|byte| *byte <= b' ' || *byte == 0x7f) {
         return Err(Violation::Target);
     }
@@ -175,12 +213,12 @@ fn check_target(method: &[u8], target: &[u8]) -> Result<(), Violation> {
             check_authority(authority)?;
         }
     }
-    Uri::try_from(target).map(|_| ()).map_err(|_| Violation::Target)
+    reader.target(target)
 }
 
 /// `host[:port]` and nothing else (RFC 9110 section 7.2); an empty one is legal and names nothing.
 pub fn check_authority(value: &[u8]) -> Result<(), Violation> {
-    if value.is_empty() {
+    if value.is_empty() || is_plain_authority(value) {
         return Ok(());
     }
     if value.iter().any(|byte| !byte.is_ascii_graphic() || matches!(byte, b'@' | b'/' | b'\\' | b'?' | b'#' | b',')) {
@@ -197,6 +235,20 @@ pub fn check_authority(value: &[u8]) -> Result<(), Violation> {
     }
 }
 
+/// What nearly all requests name: letters, digits, dots and hyphens, then perhaps a port. Whatever else is legal takes the
+/// way through the parser.
+fn is_plain_authority(value: &[u8]) -> bool {
+    let end = value.iter().position(|byte| !byte.is_ascii_alphanumeric() && !matches!(byte, b'.' | b'-'));
+    let (host, port) = value.split_at(end.unwrap_or(value.len()));
+    let port = match port {
+        [] => true,
+        // Four digits are a port whatever they are.
+        [b':', digits @ ..] => (1..=4).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    port && (1..=limits::HOST_NAME_BYTES).contains(&host.len())
+}
+
 #[derive(Default)]
 struct Fields {
     hosts: u32,
@@ -205,10 +257,11 @@ struct Fields {
     chunked: bool,
     close: bool,
     keep_alive: bool,
+    special: bool,
 }
 
 impl Fields {
-    fn add(&mut self, line: &[u8]) -> Result<(), Violation> {
+    fn add<'h>(&mut self, line: &'h [u8], reader: &mut impl Reader<'h>) -> Result<(), Violation> {
         if matches!(line[0], b' ' | b'\t') {
             return Err(Violation::Folded);
         }
@@ -238,8 +291,10 @@ impl Fields {
         } else if name.eq_ignore_ascii_case(b"connection") {
             self.close |= has_word(value, b"close");
             self.keep_alive |= has_word(value, b"keep-alive");
+        } else if name.eq_ignore_ascii_case(b"upgrade") || name.eq_ignore_ascii_case(b"expect") {
+            self.special = true;
         }
-        Ok(())
+        reader.field(name, value)
     }
 
     fn judge(&self, request: &RequestLine) -> Result<Head, Violation> {
@@ -252,7 +307,8 @@ impl Fields {
             (true, None) => Framing::chunked(),
             (false, length) => Framing::length(length.unwrap_or(0)),
         };
-        Ok(Head { framing, last: self.close || !self.keep_alive })
+        let special = self.special || request.special || !request.http11;
+        Ok(Head { framing, last: self.close || !self.keep_alive, special })
     }
 }
 
@@ -264,13 +320,28 @@ fn plain_number(value: &[u8]) -> Option<u64> {
     std::str::from_utf8(value).ok()?.parse().ok().filter(|length| *length <= i64::MAX as u64)
 }
 
-fn has_word(value: &[u8], word: &[u8]) -> bool {
+pub fn has_word(value: &[u8], word: &[u8]) -> bool {
     value.split(|byte| *byte == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(word))
 }
 
 /// `tchar` of RFC 9110 section 5.6.2.
 pub fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    const TOKEN: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut at = 0;
+        while at < 256 {
+            table[at] = (at as u8).is_ascii_alphanumeric();
+            at += 1;
+        }
+        let marks = b"!#$%&'*+-.^_`|~";
+        let mut at = 0;
+        while at < marks.len() {
+            table[marks[at] as usize] = true;
+            at += 1;
+        }
+        table
+    };
+    TOKEN[usize::from(byte)]
 }
 
 #[cfg(test)]
@@ -285,7 +356,7 @@ mod tests {
     #[test]
     fn ordinary_heads_pass() {
         let get = judged("GET /a?b=c HTTP/1.1\r\nHost: example.com:8080\r\nAccept: */*\r\n\r\n").unwrap();
-        assert_eq!(get, Head { framing: Framing::length(0), last: false });
+        assert_eq!(get, Head { framing: Framing::length(0), last: false, special: false });
         assert!(judged("GET / HTTP/1.0\r\n\r\n").unwrap().last);
         assert!(!judged("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n").unwrap().last);
         assert!(judged("GET / HTTP/1.1\r\nHost: a\r\nConnection: x, Close\r\n\r\n").unwrap().last);

@@ -51,7 +51,7 @@ pub fn strip_h2c(headers: &mut HeaderMap) {
 }
 
 /// The comma-separated words of all lines of a header.
-fn words<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> + use<'h> {
+pub fn words<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> + use<'h> {
     headers
         .get_all(name)
         .iter()

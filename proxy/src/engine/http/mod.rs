@@ -15,6 +15,7 @@ mod h1;
 mod head_guard;
 mod head_rules;
 mod headers;
+mod linger;
 mod log;
 #[doc(hidden)]
 pub mod parts;
@@ -38,6 +39,7 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use http::HeaderValue;
@@ -106,7 +108,27 @@ pub async fn serve(engine: Arc<Engine>, pod: Arc<Pod>, io: ClientIo, info: Conne
 
 async fn serve_h1(engine: Arc<Engine>, pod: Arc<Pod>, io: ClientIo, info: ConnectionInfo) {
     let reset = Arc::new(AtomicBool::new(false));
-    let (io, guard) = head_guard::guard(Downstream { io, reset: reset.clone() }, limits::IDLE_TIMEOUT);
+    let io = Downstream { io, reset: reset.clone() };
+    if !engine.own_http1() {
+        return serve_hyper((engine, pod, info), io, limits::HEAD_TIME).await;
+    }
+    let connection = Arc::new(Connection::new(engine, pod, info, None, reset));
+    match h1::server::serve(&connection, io).await {
+        h1::server::Ended::Closed => {}
+        h1::server::Ended::Unusual { io, head_time } => {
+            let of = (connection.engine.clone(), connection.pod.clone(), connection.info.clone());
+            drop(connection);
+            // Boxed: few connections need the room.
+            Box::pin(serve_hyper(of, io, head_time)).await;
+        }
+    }
+}
+
+/// Serves HTTP/1 by hyper. A head that has begun has `head_time`, later ones their own.
+async fn serve_hyper(of: (Arc<Engine>, Arc<Pod>, ConnectionInfo), io: Downstream, head_time: Duration) {
+    let (engine, pod, info) = of;
+    let reset = io.reset.clone();
+    let (io, guard) = head_guard::guard(io, limits::IDLE_TIMEOUT, head_time);
     let connection = Arc::new(Connection::new(engine, pod, info, Some(guard), reset));
     let service = service_fn({
         let connection = connection.clone();
@@ -127,6 +149,8 @@ async fn serve_h1(engine: Arc<Engine>, pod: Arc<Pod>, io: ClientIo, info: Connec
     let mut drained = false;
     loop {
         tokio::select! {
+            // First: a request that was read already is answered, whatever begins meanwhile.
+            biased;
             result = &mut serving => return note(result),
             () = closed.cancelled() => return,
             () = draining.cancelled(), if !drained => {

@@ -12,7 +12,6 @@ use hyper::body::Incoming;
 /// The body of a request on its way through the pipeline.
 pub enum Payload {
     /// There is none.
-    #[expect(dead_code, reason = "the server of our own, which makes these, follows")]
     Empty,
     /// From hyper's server.
     Hyper(Incoming),

@@ -5,3 +5,5 @@
 
 pub mod client;
 mod head;
+mod scratch;
+pub mod server;

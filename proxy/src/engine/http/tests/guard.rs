@@ -6,6 +6,7 @@ use rand::{RngExt as _, SeedableRng, rngs::StdRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::super::{head_guard::guard, head_rules::Violation};
+use crate::limits::HEAD_TIME;
 
 /// One request of random form, whole and in order.
 fn request(random: &mut StdRng) -> Vec<u8> {
@@ -39,7 +40,7 @@ async fn pipelined_requests_pass_unchanged_however_they_are_cut() {
         let mut sent = good.clone();
         sent.extend_from_slice(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\nGET /never HTTP/1.1\r\nHost: a\r\n\r\n");
         let (mut client, server) = tokio::io::duplex(random.random_range(1..5000));
-        let (mut io, handle) = guard(server, Duration::from_secs(3600));
+        let (mut io, handle) = guard(server, Duration::from_secs(3600), HEAD_TIME);
         let writing = tokio::spawn(async move {
             let mut rest = &sent[..];
             while !rest.is_empty() {
@@ -72,16 +73,16 @@ async fn pipelined_requests_pass_unchanged_however_they_are_cut() {
 #[tokio::test(start_paused = true)]
 async fn time_counts_for_heads_that_have_begun_and_for_idleness_apart() {
     let (mut client, server) = tokio::io::duplex(1000);
-    let (mut io, handle) = guard(server, Duration::from_secs(600));
+    let (mut io, handle) = guard(server, Duration::from_secs(600), HEAD_TIME);
     let start = tokio::time::Instant::now();
     client.write_all(b"\r\nGET / HT").await.unwrap();
     let mut chunk = vec![0; 1000];
     let read = io.read(&mut chunk).await.unwrap();
-    assert_eq!(start.elapsed().as_secs(), crate::limits::HEAD_TIME.as_secs());
+    assert_eq!(start.elapsed().as_secs(), HEAD_TIME.as_secs());
     let method = std::str::from_utf8(&chunk[..read]).unwrap().split(' ').next().unwrap().parse().unwrap();
     assert_eq!(handle.refusal(&method).unwrap().violation, Violation::TooSlow);
     let (mut client, server) = tokio::io::duplex(1000);
-    let (mut io, handle) = guard(server, Duration::from_secs(600));
+    let (mut io, handle) = guard(server, Duration::from_secs(600), HEAD_TIME);
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     assert!(io.read(&mut chunk).await.unwrap() > 0);
     // Not idle while an answer is owed, and then idle for its time.

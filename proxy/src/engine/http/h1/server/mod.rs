@@ -1,0 +1,162 @@
+//! The downstream side: heads are read, judged by the same rules as everywhere ([`super::super::head_rules`]) and answered
+//! by the pipeline that hyper's requests go through too. What is unusual (a body, an upgrade, HTTP/1.0, a violation, …) is
+//! put back before anything of it was answered, and hyper has the connection from there to its end.
+
+mod encode;
+mod exchange;
+mod quiet;
+mod request;
+
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::Request;
+
+use self::quiet::Quiet;
+use super::{
+    super::{
+        Connection, Downstream,
+        head_rules::{self, Head},
+        payload::Payload,
+    },
+    scratch,
+};
+use crate::{engine::accept::Arrival, limits};
+
+/// What became of the connection.
+pub enum Ended {
+    Closed,
+    /// The next head, which was put back, is hyper's to answer, and what follows it; it has so long to become whole.
+    Unusual {
+        io: Downstream,
+        head_time: Duration,
+    },
+}
+
+struct Server<'a> {
+    of: &'a Arc<Connection>,
+    io: Downstream,
+    /// Read and not yet used: part of a head, or what was sent before it was asked for.
+    raw: BytesMut,
+    /// How much of `raw` was searched for the end of a head.
+    scanned: usize,
+    eof: bool,
+    /// The last head said that no request follows: the client may close its half and still wait for the answer.
+    last: bool,
+}
+
+/// What comes next on the connection.
+enum Next {
+    Request(Request<Payload>),
+    Unusual(Duration),
+    Closed,
+}
+
+/// Serves the connection while it is plain HTTP/1.1. Idle, it holds no buffer.
+pub async fn serve(of: &Arc<Connection>, io: Downstream) -> Ended {
+    let outbound = matches!(of.info.arrival, Arrival::Outbound);
+    let drain = pin!(of.engine.ending(outbound).cancelled());
+    let timer = pin!(tokio::time::sleep(limits::IDLE_TIMEOUT));
+    let mut quiet = Quiet::new(&of.engine, outbound, drain, timer);
+    let mut server = Server { of, io, raw: BytesMut::new(), scanned: 0, eof: false, last: false };
+    loop {
+        let request = match poll_fn(|cx| server.poll_next(cx, &mut quiet)).await {
+            Next::Request(request) => request,
+            Next::Unusual(head_time) => {
+                let Server { mut io, raw, .. } = server;
+                io.io.put_back(raw.freeze());
+                return Ended::Unusual { io, head_time };
+            }
+            Next::Closed => return Ended::Closed,
+        };
+        // Boxed: an exchange is large, and idle connections are many.
+        if !Box::pin(server.exchange(request, &quiet)).await {
+            return Ended::Closed;
+        }
+        quiet.begin();
+    }
+}
+
+impl Server<'_> {
+    fn poll_next(&mut self, cx: &mut Context<'_>, quiet: &mut Quiet<'_, '_>) -> Poll<Next> {
+        loop {
+            if let Some(next) = self.take_head() {
+                return Poll::Ready(next);
+            }
+            if self.eof {
+                return Poll::Ready(Next::Closed);
+            }
+            match self.poll_fill(cx) {
+                Poll::Ready(Ok(())) => continue,
+                Poll::Ready(Err(error)) => {
+                    ::log::debug!("downstream connection: {error}");
+                    return Poll::Ready(Next::Closed);
+                }
+                Poll::Pending => {}
+            }
+            if self.raw.is_empty() || self.raw[..] == *b"\r" {
+                ready!(quiet.poll_over(cx));
+                return Poll::Ready(Next::Closed);
+            }
+            ready!(quiet.poll_late(cx));
+            return Poll::Ready(Next::Unusual(Duration::ZERO));
+        }
+    }
+
+    /// Reads what there is; notes the end.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        let (raw, eof) = (&mut self.raw, &mut self.eof);
+        scratch::poll_read(Pin::new(&mut self.io), cx, |bytes| {
+            *eof = bytes.is_empty();
+            raw.extend_from_slice(bytes);
+        })
+    }
+
+    /// The head that `raw` begins with; None: more bytes are needed.
+    fn take_head(&mut self) -> Option<Next> {
+        // Empty lines before a request are ignored (RFC 9112 section 2.2).
+        loop {
+            match self.raw[..] {
+                [b'\r', b'\n', ..] => self.raw.advance(2),
+                [b'\n', ..] => self.raw.advance(1),
+                _ => break,
+            }
+            self.scanned = 0;
+        }
+        let Some(length) = head_rules::head_end(&self.raw, self.scanned) else {
+            self.scanned = self.raw.len();
+            let vain = self.raw.len() > limits::HEAD_BYTES || head_rules::is_hopeless(&self.raw);
+            return vain.then_some(Next::Unusual(limits::HEAD_TIME));
+        };
+        self.scanned = 0;
+        let head = self.raw.split_to(length).freeze();
+        match request::parse(&head) {
+            Ok((request, judged)) if is_plain(&judged) => {
+                self.last = judged.last;
+                if self.raw.is_empty() {
+                    self.raw = BytesMut::new();
+                }
+                Some(Next::Request(request))
+            }
+            _ => {
+                self.put_back(head);
+                Some(Next::Unusual(limits::HEAD_TIME))
+            }
+        }
+    }
+
+    fn put_back(&mut self, head: Bytes) {
+        let rest = std::mem::replace(&mut self.raw, BytesMut::from(&head[..]));
+        self.raw.unsplit(rest);
+    }
+}
+
+fn is_plain(head: &Head) -> bool {
+    !head.special && head.framing.ended()
+}
