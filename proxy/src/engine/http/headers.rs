@@ -20,9 +20,14 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// Removes what was meant for us alone. `TE: trailers` is said again to the next hop.
 pub fn strip(headers: &mut HeaderMap) {
+    const OURS: [HeaderName; 6] = [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE];
+    // Most messages have none of these, and looking is cheaper than removing.
+    if !headers.keys().any(|name| OURS.contains(name)) {
+        return;
+    }
     let named: Vec<HeaderName> = words(headers, &CONNECTION).filter_map(|word| word.parse().ok()).collect();
     let trailers = words(headers, &TE).any(|word| word.eq_ignore_ascii_case("trailers"));
-    for name in named.iter().chain(&[CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE]) {
+    for name in named.iter().chain(&OURS) {
         headers.remove(name);
     }
     if trailers {

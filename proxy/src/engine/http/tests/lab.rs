@@ -141,8 +141,13 @@ impl Lab {
     }
 
     pub async fn at(snapshot: Snapshot, original: SocketAddr, role: Role) -> Self {
+        Self::on(snapshot, original, role, super::HYPER_ONLY).await
+    }
+
+    /// On one of the two ways through HTTP/1.1.
+    pub async fn on(snapshot: Snapshot, original: SocketAddr, role: Role, hyper_only: bool) -> Self {
         let records = Arc::new(Records::default());
-        let engine = Arc::new(Engine::new(snapshot, records.clone()).with_hyper_only(super::HYPER_ONLY));
+        let engine = Arc::new(Engine::new(snapshot, records.clone()).with_hyper_only(hyper_only));
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();

@@ -1,6 +1,8 @@
 //! Real loopback TCP: a client, the engine, an upstream. Clients and upstreams are written by hand where the bytes
 //! matter; each test's comment tells what went wrong for somebody once.
 
+mod both_ways;
+mod ends;
 mod framing;
 mod guard;
 mod h2;
@@ -19,6 +21,7 @@ const HYPER_ONLY: bool = false;
 #[path = "."]
 #[expect(clippy::duplicate_mod, reason = "the same tests on another way through the engine")]
 mod on_hyper {
+    mod ends;
     mod framing;
     mod h2;
     mod hops;

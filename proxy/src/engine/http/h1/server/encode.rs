@@ -48,7 +48,7 @@ pub fn head(out: &mut Vec<u8>, parts: &response::Parts, body: &impl Body, asked:
             CONTENT_LENGTH => {
                 let length = std::str::from_utf8(value.as_bytes()).ok().and_then(|length| length.parse::<u64>().ok());
                 // A length that is not the body's is told to HEAD alone, which gets none.
-                let fits = asked.head || (!bodiless && (exact.is_none() || length == exact));
+                let fits = asked.head || (!bodiless && exact != Some(0) && (exact.is_none() || length == exact));
                 if told_length.is_some() || length.is_none() || !fits {
                     continue;
                 }
