@@ -15,6 +15,7 @@ pub mod plot;
 pub mod report;
 pub mod results;
 mod stage;
+mod targets;
 mod upstream;
 pub mod workloads;
 
