@@ -23,6 +23,7 @@ pub fn markdown(results: &Results) -> String {
     for workload in &results.workloads {
         text.push_str(&table(workload));
     }
+    text.extend(super::targets::markdown(results));
     if !results.instructions.is_empty() {
         text.push_str("\n### Instructions of a request's pure parts\n\n| | instructions |\n|---|---:|\n");
         for (part, count) in &results.instructions {

@@ -16,18 +16,16 @@ struct Target {
     aim: Option<Bound>,
 }
 
-/// So many times what others have, or so much.
+/// So many times what others have.
 #[derive(Clone, Copy)]
 enum Bound {
     /// Of the row of this label.
     Times(f64, &'static str),
     /// Of the peer that has the least.
     TimesBest(f64),
-    /// In the figure's own unit.
-    Of(f64),
 }
 
-use Bound::{Of, Times, TimesBest};
+use Bound::{Times, TimesBest};
 
 const fn target(workload: &'static str, figure: &'static str, must: Bound, aim: Option<Bound>) -> Target {
     Target { workload, figure, must, aim }
@@ -80,7 +78,6 @@ impl Target {
             (None, _) => "–".to_owned(),
             (Some(bound), Times(times, peer)) => format!("{} ({times} × {peer})", number(bound)),
             (Some(bound), TimesBest(times)) => format!("{} ({times} × the best peer)", number(bound)),
-            (Some(bound), Of(_)) => number(bound),
         };
         let aim = self.aim.map_or_else(|| "–".to_owned(), |of| shown(aim, of));
         let mut line = String::new();
@@ -101,7 +98,6 @@ impl Target {
 
     fn bound(&self, workload: &Workload, bound: Bound) -> Option<f64> {
         match bound {
-            Of(value) => Some(value),
             Times(times, peer) => {
                 workload.rows.iter().find(|row| row.label == peer).and_then(|row| self.value(row)).map(|of| times * of)
             }
