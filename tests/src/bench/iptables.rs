@@ -23,6 +23,18 @@ impl<'a> Redirect<'a> {
         restore(stage, &rules(apart))?;
         Ok(Self { stage })
     }
+
+    /// Redirects every outbound connection to [`OUTBOUND`] by one rule, after so many others that do not fit, as a node with
+    /// many Services has them.
+    pub fn among(stage: &'a Stage, others: u32) -> Result<Self> {
+        let rule = |to: &str| format!("-A OUTPUT -p tcp {to}--dport 80 -j REDIRECT --to-ports {OUTBOUND}\n");
+        // 198.18.0.0/15 is for benchmarks, and nobody's.
+        let others: String = (0..others)
+            .map(|number| rule(&format!("-d {}/32 ", std::net::Ipv4Addr::from(0xc612_0000 + number))))
+            .collect();
+        restore(stage, &format!("*nat\n{others}{}COMMIT\n", rule("")))?;
+        Ok(Self { stage })
+    }
 }
 
 impl Drop for Redirect<'_> {

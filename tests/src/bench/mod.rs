@@ -5,6 +5,7 @@
 //! its rows have a turn, several times around. What it found is a [`results::Results`], written as JSON and as Markdown.
 
 mod cpu;
+mod crowd;
 pub mod hosts;
 pub mod instructions;
 mod iptables;

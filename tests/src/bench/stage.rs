@@ -21,7 +21,8 @@ use crate::{
 
 /// Address of the pod.
 pub const POD: &str = "10.97.0.2";
-const OUTSIDE: &str = "10.97.0.1";
+/// The outside's address on the wire to the pod.
+pub const OUTSIDE: &str = "10.97.0.1";
 /// The user that the peers run as: Istio's, whose connections its rules let pass.
 pub const PROXY_USER: u32 = 1337;
 /// Descriptors of each program: 10,000 connections and their upstreams. A machine may allow less, also to root.

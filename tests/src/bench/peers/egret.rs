@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -63,6 +63,34 @@ impl Agent {
         });
         ensure!(ready.with_context(|| self.daemon.stderr())?, "egret ended at once: {}", self.daemon.stderr());
         Ok(())
+    }
+}
+
+impl Agent {
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.daemon.pid()
+    }
+
+    /// Changes the configuration's folder, and waits until what it holds then is in force: how long that took.
+    pub fn reload(&self, change: impl FnOnce(&Path) -> Result<()>) -> Result<Duration> {
+        let before = self.reloads()?;
+        let start = Instant::now();
+        change(&self.config)?;
+        loop {
+            if self.reloads()? > before {
+                return Ok(start.elapsed());
+            }
+            ensure!(start.elapsed() < READY_TIME, "no reload: {}", self.daemon.stderr());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Batches of changes that were taken in, and were good.
+    fn reloads(&self) -> Result<f64> {
+        let (_, text) = request(self.admin, "GET", "/metrics")?;
+        let value = text.lines().find_map(|line| line.strip_prefix("egret_config_reloads_total{result=\"accepted\"} "));
+        value.and_then(|value| value.parse().ok()).context("egret does not count its reloads")
     }
 }
 

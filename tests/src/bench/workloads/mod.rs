@@ -14,6 +14,7 @@
 
 mod bulk;
 mod churn;
+mod connects;
 mod http;
 mod passthrough;
 
@@ -77,6 +78,7 @@ pub fn all() -> Vec<Box<dyn Workload>> {
     all.push(Box::new(passthrough::Short));
     all.push(Box::new(bulk::passthrough()));
     all.push(Box::new(bulk::origination()));
+    all.push(Box::new(connects::Connects));
     all
 }
 
