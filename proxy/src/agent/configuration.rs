@@ -32,7 +32,6 @@ pub struct Configuration {
     shared: Arc<Shared>,
     identities: Arc<Identities>,
     store: Store,
-    objects: Objects,
     rejected: usize,
     /// Findings of the documents; those of the compiler come with each table.
     findings: Vec<Diagnostic>,
@@ -60,7 +59,6 @@ impl Configuration {
             shared,
             identities,
             store: Store::default(),
-            objects: Objects::default(),
             rejected: 0,
             findings: Vec::new(),
             told: BTreeSet::new(),
@@ -76,7 +74,6 @@ impl Configuration {
             let read: BTreeSet<_> = changes.iter().map(|change| change.path.clone()).collect();
             let batch = self.store.apply(changes);
             batch_counts = Some((batch.accepted, batch.rejected_now));
-            self.objects = batch.objects;
             self.rejected = batch.rejected_now;
             // What was found in files that did not change still holds.
             self.findings.retain(|finding| !read.contains(&*finding.file));
@@ -117,10 +114,10 @@ impl Configuration {
     }
 
     fn put_in_force(&mut self, fleet: &mut Fleet) {
-        let wanted: Wanted = mesh::enrolled_pods(&self.objects);
+        let wanted: Wanted = mesh::enrolled_pods(self.store.objects());
         let addresses = fleet.open(&wanted);
-        let mesh = mesh::compile(&self.objects, &addresses);
-        let reader = Reader { objects: &self.objects };
+        let mesh = mesh::compile(self.store.objects(), &addresses);
+        let reader = Reader { objects: self.store.objects() };
         let identities = mesh.workloads.values().map(|workload| workload.identity.clone()).collect();
         let plug_in = reader.secret(&mesh.settings.root_namespace, PLUG_IN_SECRET);
         self.identities.update(&mesh.settings, identities, plug_in.as_deref());

@@ -1,6 +1,15 @@
 //! What every object bears, and how messages name it.
 
-use std::{cmp::Ordering, collections::BTreeMap, fmt, path::Path, sync::Arc};
+use std::{
+    cmp::Ordering,
+    collections::BTreeMap,
+    fmt,
+    path::Path,
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+};
 
 /// `kind namespace/name`, the identity of an object; API versions of one kind are the same object. The namespace of what
 /// belongs to the whole cluster (a Namespace) is empty.
@@ -37,11 +46,42 @@ pub struct ObjectMeta {
 #[derive(Clone, Debug)]
 pub struct Origin {
     pub file: Arc<Path>,
-    /// Line and column (from 1) where the document starts.
-    pub start: (u32, u32),
+    /// Where the document starts.
+    pub start: Start,
+    /// Shared by documents of one shape: lines count from the document's first.
     pub positions: Arc<Positions>,
     /// Of an object that was made from others (the Gateway API's): which field of it is which of theirs.
     pub made_from: Arc<BTreeMap<String, Written>>,
+}
+
+/// Line and column where a document starts, both from 1. What is written above it moves it, and nothing else of it changes: so
+/// the line may be set anew while the object is in use.
+#[derive(Debug)]
+pub struct Start {
+    line: AtomicU32,
+    column: u32,
+}
+
+impl Start {
+    #[must_use]
+    pub fn new((line, column): (u32, u32)) -> Self {
+        Self { line: AtomicU32::new(line), column }
+    }
+
+    #[must_use]
+    pub fn get(&self) -> (u32, u32) {
+        (self.line.load(Relaxed), self.column)
+    }
+
+    pub fn set_line(&self, line: u32) {
+        self.line.store(line, Relaxed);
+    }
+}
+
+impl Clone for Start {
+    fn clone(&self) -> Self {
+        Self::new(self.get())
+    }
 }
 
 /// A field as its author wrote it, from which another one was made.
@@ -52,16 +92,16 @@ pub struct Written {
     pub field: String,
 }
 
-/// Field path (`spec.ports[0].number`) to line and column, both from 1. There are tens of fields to an object and tens of
-/// thousands of objects, so they lie close together: two allocations an object, not one a field.
-#[derive(Clone, Default, PartialEq, Eq)]
+/// Field path (`spec.ports[0].number`) to line (from 1, which is the document's first) and column. There are tens of fields to
+/// an object and tens of thousands of objects, so they lie close together: two allocations, not one a field.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Positions {
     /// All paths, one after the other, sorted.
     paths: Box<str>,
     fields: Box<[FieldPosition]>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct FieldPosition {
     /// Where its path ends in `paths`; it begins where the one before ends.
     end: u32,
@@ -116,10 +156,19 @@ impl fmt::Debug for Positions {
 }
 
 impl Origin {
+    /// Of an object that is written as it is.
+    #[must_use]
+    pub fn not_made() -> Arc<BTreeMap<String, Written>> {
+        static NOT_MADE: LazyLock<Arc<BTreeMap<String, Written>>> = LazyLock::new(Arc::default);
+        NOT_MADE.clone()
+    }
+
     /// Line and column of `field`, or of the nearest enclosing field that the document has.
     #[must_use]
     pub fn locate(&self, field: &str) -> (u32, u32) {
-        enclosing(field).find_map(|path| self.positions.get(path)).unwrap_or(self.start)
+        let (first, column) = self.start.get();
+        let found = enclosing(field).find_map(|path| self.positions.get(path));
+        found.map_or((first, column), |(line, column)| (first.saturating_add(line).saturating_sub(1), column))
     }
 
     /// What `field`, or the nearest field around it, was made from, with the path of `field` there. None: written as it is.
@@ -203,7 +252,7 @@ mod tests {
     fn a_finding_about_what_was_made_is_one_about_what_was_written() {
         let origin = |file: &str, fields: &[(&str, (u32, u32))], made_from| Origin {
             file: Arc::from(Path::new(file)),
-            start: (1, 1),
+            start: Start::new((1, 1)),
             positions: Arc::new(fields.iter().map(|(field, at)| ((*field).to_owned(), *at)).collect()),
             made_from: Arc::new(made_from),
         };

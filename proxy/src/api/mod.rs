@@ -12,5 +12,5 @@ pub mod security;
 pub mod sidecar;
 pub mod virtual_service;
 
-pub use meta::{Diagnostic, ObjectId, ObjectMeta, Origin, Positions, Severity, Written};
+pub use meta::{Diagnostic, ObjectId, ObjectMeta, Origin, Positions, Severity, Start, Written};
 pub use objects::{AnyObject, Object, Objects};

@@ -45,12 +45,11 @@ fn summary(objects: usize, errors: usize, warnings: usize) -> String {
 
 /// All findings, in order of file and line, and the number of objects read.
 pub(super) fn findings(paths: &[PathBuf]) -> (Vec<Diagnostic>, usize) {
-    let batch = match source::load(paths) {
-        Ok(batch) => batch,
+    let (objects, batch) = match source::load(paths) {
+        Ok(loaded) => loaded,
         // The same, as findings.
         Err(_) => return (source::check(paths), 0),
     };
-    let objects = batch.objects;
     let mesh = mesh::compile(&objects, &PodAddresses::new());
     let mut findings = batch.diagnostics;
     findings.extend(mesh.diagnostics.iter().cloned());

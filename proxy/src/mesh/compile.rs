@@ -147,7 +147,7 @@ fn excuse(mesh: &Mesh, findings: &mut Findings) {
 
 fn origins<S>(kind: &Kind<S>) -> impl Iterator<Item = (ObjectId, Location)> {
     kind.values().map(|object: &Arc<Object<S>>| {
-        let location = Location { file: object.origin.file.clone(), line: object.origin.start.0 };
+        let location = Location { file: object.origin.file.clone(), line: object.origin.start.get().0 };
         (object.id.clone(), location)
     })
 }

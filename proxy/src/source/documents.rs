@@ -3,9 +3,14 @@
 
 mod embedded;
 mod foreign;
+pub mod parts;
 mod positions;
 
-use std::{borrow::Cow, collections::BTreeSet, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    path::Path,
+    sync::Arc,
+};
 
 use self::{
     embedded::{inner, replace},
@@ -16,7 +21,9 @@ use super::{
     kinds,
     yaml::{self, Fault, Node, Position, Value},
 };
-use crate::api::{AnyObject, Diagnostic, Object, ObjectId, ObjectMeta, Origin, Severity, gateway_api};
+use crate::api::{
+    AnyObject, Diagnostic, Object, ObjectId, ObjectMeta, Origin, Positions, Severity, Start, gateway_api,
+};
 
 /// What a file holds.
 #[derive(Debug, Default)]
@@ -50,25 +57,50 @@ const CLUSTER_WIDE: &[&str] = &["Namespace", "GatewayClass"];
 /// Reads every document of a file (`.json` is JSON, all else YAML, several documents each).
 #[must_use]
 pub fn parse_file(path: Arc<Path>, text: &str) -> Parsed {
-    let mut reader = Reader { path, parsed: Parsed::default(), skipped: BTreeSet::new() };
-    // JSON is YAML but for its tabs, and inside a JSON string there are none.
-    let json = reader.path.extension().is_some_and(|extension| extension == "json");
-    let text = if json && text.contains('\t') { Cow::from(text.replace('\t', " ")) } else { Cow::from(text) };
-    for document in yaml::documents(&text) {
-        match document {
-            Ok(document) => reader.document(&document.root, &document.faults),
-            Err(fault) => {
-                reader.parsed.not_yaml = true;
-                reader.refuse(None, vec![finding(&fault)]);
-            }
-        }
+    let read = parts::read(&path, text, Vec::new(), &mut Shapes::default());
+    let mut whole = Parsed::default();
+    for part in read.parts {
+        part.into_parsed(&mut whole);
     }
-    reader.parsed
+    whole.tell_once();
+    whole
 }
 
-struct Reader {
+impl Parsed {
+    /// What is about no object is about a kind that is not read: told once.
+    pub fn tell_once(&mut self) {
+        let mut told: BTreeSet<String> = BTreeSet::new();
+        self.diagnostics.retain(|said| said.object.is_some() || told.insert(said.message.clone()));
+    }
+}
+
+/// The positions of documents read so far: thousands of documents have one shape.
+#[derive(Debug, Default)]
+pub struct Shapes {
+    known: HashSet<Arc<Positions>>,
+    /// How many may be known before those that nobody uses any more are looked for.
+    most: usize,
+}
+
+impl Shapes {
+    fn shared(&mut self, positions: Positions) -> Arc<Positions> {
+        if let Some(known) = self.known.get(&positions) {
+            return known.clone();
+        }
+        if self.known.len() >= self.most {
+            self.known.retain(|known| Arc::strong_count(known) > 1);
+            self.most = (self.known.len() * 2).max(64);
+        }
+        let positions = Arc::new(positions);
+        self.known.insert(positions.clone());
+        positions
+    }
+}
+
+struct Reader<'a> {
     path: Arc<Path>,
     parsed: Parsed,
+    shapes: &'a mut Shapes,
     /// Kinds that an info was given for.
     skipped: BTreeSet<String>,
 }
@@ -81,7 +113,21 @@ struct Header<'a> {
     root: &'a Node,
 }
 
-impl Reader {
+impl Reader<'_> {
+    fn part(&mut self, part: yaml::Part<'_>) {
+        let mut found = Vec::new();
+        part.documents(&mut found);
+        for document in found {
+            match document {
+                Ok(document) => self.document(&document.root, &document.faults),
+                Err(fault) => {
+                    self.parsed.not_yaml = true;
+                    self.refuse(None, vec![finding(&fault)]);
+                }
+            }
+        }
+    }
+
     fn document(&mut self, root: &Node, faults: &[Fault]) {
         let Some(header) = self.header(root) else { return };
         let list = matches!(root.get("items"), Some(Node { value: Value::List(_), .. }));
@@ -282,9 +328,9 @@ impl Reader {
         match (id, meta, spec) {
             (Some(id), Some(meta), Some(spec)) if !errors => {
                 self.note(Some(&id), found);
-                let positions = Arc::new(positions(header.root, dialect));
-                let (file, start) = (self.path.clone(), header.root.at);
-                let origin = Origin { file, start, positions, made_from: Arc::default() };
+                let positions = self.shapes.shared(positions(header.root, dialect));
+                let (file, start) = (self.path.clone(), Start::new(header.root.at));
+                let origin = Origin { file, start, positions, made_from: Origin::not_made() };
                 self.parsed.objects.push(wrap(Arc::new(Object { id, meta, spec, origin })));
             }
             (id, ..) => self.refuse(id, found),

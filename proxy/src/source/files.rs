@@ -2,19 +2,19 @@
 //! batches that rest: an editor's rename-and-replace or a Kubernetes mount's symlink swap is some events and one change.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, hash_map::DefaultHasher},
-    hash::{Hash, Hasher},
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     time::Duration,
 };
 
 use tokio::time::{Instant, timeout_at};
+use twox_hash::XxHash64;
 
 pub use super::scan::FilesError;
 use super::{
     scan::{self, Listing, Stamp},
     store::FileChange,
-    watch::{Wanted, Watcher},
+    watch::{Hint, Step, Wanted, Watcher},
 };
 use crate::limits;
 
@@ -43,6 +43,30 @@ struct Known {
     digest: Option<u64>,
 }
 
+/// Hints that have not been looked into.
+#[derive(Debug)]
+struct Pending {
+    first: Instant,
+    last: Instant,
+    /// As long as nothing but these files has changed, which were there before: they are whole, or (false) being written.
+    only: Option<BTreeMap<PathBuf, bool>>,
+}
+
+impl Pending {
+    fn any() -> Self {
+        let now = Instant::now();
+        Self { first: now, last: now, only: None }
+    }
+
+    /// How long it must rest.
+    fn rest(&self) -> Duration {
+        match &self.only {
+            Some(files) if files.values().all(|whole| *whole) => limits::RELOAD_WRITTEN,
+            _ => limits::RELOAD_QUIET,
+        }
+    }
+}
+
 /// Configuration files and folders, watched.
 #[derive(Debug)]
 pub struct Files {
@@ -50,8 +74,11 @@ pub struct Files {
     known: BTreeMap<PathBuf, Known>,
     extra: BTreeMap<PathBuf, Option<Stamp>>,
     watcher: Watcher,
-    /// First and last hint that has not been looked into.
-    pending: Option<(Instant, Instant)>,
+    /// Some of what is there are symbolic links.
+    linked: bool,
+    pending: Option<Pending>,
+    /// When changes were told last.
+    told: Option<Instant>,
     /// Folders whose failure was told.
     complained: BTreeSet<PathBuf>,
 }
@@ -68,7 +95,9 @@ impl Files {
             known: BTreeMap::new(),
             extra: BTreeMap::new(),
             watcher: Watcher::new(),
+            linked: false,
             pending: None,
+            told: None,
             complained: BTreeSet::new(),
         };
         let changes = files.look();
@@ -85,8 +114,7 @@ impl Files {
                     let stamp = Stamp::of(&path);
                     // Who named the path has read it already: a change between the two must not be lost.
                     if stamp.is_some_and(|stamp| stamp.younger(EXTRA_FRESH)) {
-                        let now = Instant::now();
-                        self.pending.get_or_insert((now, now));
+                        self.pending.get_or_insert_with(Pending::any).only = None;
                         None
                     } else {
                         stamp
@@ -98,30 +126,75 @@ impl Files {
         self.install();
     }
 
-    /// The next changes, once they rest for [`limits::RELOAD_QUIET`], or after [`limits::RELOAD_LONGEST`] all the same.
-    /// Never empty. Safe to cancel: nothing is lost.
+    /// The next changes, once they rest for [`limits::RELOAD_QUIET`], or after [`limits::RELOAD_LONGEST`] all the same. After
+    /// a rest, files that were there before and are whole now need only [`limits::RELOAD_WRITTEN`]. Never empty. Safe to
+    /// cancel: nothing is lost.
     pub async fn next(&mut self) -> Changes {
         loop {
             if self.pending.is_none() {
-                self.watcher.hint().await;
+                let hint = self.watcher.hint().await;
                 let now = Instant::now();
-                self.pending = Some((now, now));
+                let rested = self.told.is_none_or(|told| now - told >= limits::RELOAD_QUIET);
+                self.pending = Some(Pending { first: now, last: now, only: rested.then(BTreeMap::new) });
+                self.note(hint);
             }
-            while let Some((first, last)) = self.pending {
-                let longest = first + limits::RELOAD_LONGEST;
-                let until = longest.min(last + limits::RELOAD_QUIET);
+            while let Some(pending) = &self.pending {
+                let longest = pending.first + limits::RELOAD_LONGEST;
+                let until = longest.min(pending.last + pending.rest());
                 // Hints that never cease would win against the clock.
-                if Instant::now() >= longest || timeout_at(until, self.watcher.hint()).await.is_err() {
+                if Instant::now() >= longest {
                     break;
                 }
-                self.pending = Some((first, Instant::now()));
+                let Ok(hint) = timeout_at(until, self.watcher.hint()).await else { break };
+                self.note(hint);
             }
-            self.pending = None;
-            let changes = self.look();
+            let only = self.pending.take().and_then(|pending| pending.only);
+            let changes = match only {
+                Some(files) => self.look_at(files.into_keys()),
+                None => self.look(),
+            };
             if !changes.files.is_empty() || !changes.extra.is_empty() {
+                self.told = Some(Instant::now());
                 return changes;
             }
         }
+    }
+
+    fn note(&mut self, hint: Hint) {
+        let Some(pending) = &mut self.pending else { return };
+        pending.last = Instant::now();
+        let Some(only) = &mut pending.only else { return };
+        match hint {
+            // Where links lead is looked up anew.
+            _ if self.linked => {}
+            Hint::File { path, step, .. } if self.known.contains_key(&path) => {
+                match step {
+                    Step::Begun => only.insert(path, false),
+                    Step::Whole => only.insert(path, true),
+                    Step::Touched => Some(*only.entry(path).or_insert(true)),
+                    Step::Gone => return pending.only = None,
+                };
+                return;
+            }
+            // What an editor or `sed -i` writes before it takes the file's place.
+            Hint::File { path, asked: false, .. }
+                if !self.extra.contains_key(&path) && !scan::is_configuration(&path) =>
+            {
+                return;
+            }
+            Hint::File { .. } | Hint::Any => {}
+        }
+        pending.only = None;
+    }
+
+    /// Reads these files, of which it is known that nothing else has changed.
+    fn look_at(&mut self, paths: impl Iterator<Item = PathBuf>) -> Changes {
+        let mut changes = Changes::default();
+        for path in paths {
+            let before = self.known.remove(&path);
+            self.read(path, before, &mut changes);
+        }
+        changes
     }
 
     /// Finds what changed since it looked last.
@@ -138,25 +211,13 @@ impl Files {
         let mut known = std::mem::take(&mut self.known);
         for path in listing.files {
             let before = known.remove(&path);
-            // Before reading: what is written meanwhile makes the stamp differ next time.
-            let stamp = Stamp::of(&path);
-            if let Some(before) = before.as_ref().filter(|before| before.stamp.is_some() && before.stamp == stamp) {
-                self.known.insert(path, Known { stamp, digest: before.digest });
+            if let Some(same) =
+                before.as_ref().filter(|before| before.stamp.is_some() && before.stamp == Stamp::of(&path))
+            {
+                self.known.insert(path, Known { ..*same });
                 continue;
             }
-            let content = scan::read(&path);
-            if content.as_ref().is_err_and(scan::gone) {
-                if before.is_some() {
-                    changes.files.push(FileChange { path, content: None });
-                }
-                continue;
-            }
-            let digest = content.as_ref().ok().map(digest);
-            let stamp = stamp.filter(|stamp| !stamp.younger(FRESH));
-            if before.is_none_or(|before| before.digest != digest) {
-                changes.files.push(FileChange { path: path.clone(), content: Some(content) });
-            }
-            self.known.insert(path, Known { stamp, digest });
+            self.read(path, before, &mut changes);
         }
         for (path, before) in known {
             if listing.unreadable.iter().any(|(folder, _)| path.starts_with(folder)) {
@@ -175,6 +236,25 @@ impl Files {
         changes
     }
 
+    /// Reads a file; a change where its content is another one than before.
+    fn read(&mut self, path: PathBuf, before: Option<Known>, changes: &mut Changes) {
+        // Before reading: what is written meanwhile makes the stamp differ next time.
+        let stamp = Stamp::of(&path);
+        let content = scan::read(&path);
+        if content.as_ref().is_err_and(scan::gone) {
+            if before.is_some() {
+                changes.files.push(FileChange { path, content: None });
+            }
+            return;
+        }
+        let digest = content.as_ref().ok().map(|content| XxHash64::oneshot(0, content));
+        let stamp = stamp.filter(|stamp| !stamp.younger(FRESH));
+        if before.is_none_or(|before| before.digest != digest) {
+            changes.files.push(FileChange { path: path.clone(), content: Some(content) });
+        }
+        self.known.insert(path, Known { stamp, digest });
+    }
+
     /// Brings the watches up to what is there now: folders come and go, links lead elsewhere.
     fn install(&mut self) -> Listing {
         let mut rounds = 0;
@@ -185,8 +265,10 @@ impl Files {
             for path in self.roots.iter().chain(self.extra.keys()) {
                 wanted.path(path);
             }
+            self.linked = false;
             for path in listing.files.iter().filter(|path| path.is_symlink()).chain(&listing.dangling) {
                 wanted.path(path);
+                self.linked = true;
             }
             for folder in &listing.folders {
                 wanted.folder(folder);
@@ -198,12 +280,6 @@ impl Files {
             }
         }
     }
-}
-
-fn digest(content: &Vec<u8>) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    content.hash(&mut hasher);
-    hasher.finish()
 }
 
 #[cfg(test)]

@@ -16,23 +16,25 @@ pub mod yaml;
 use std::path::PathBuf;
 
 pub use files::{Changes, Files, FilesError};
-pub use store::{Batch, FileChange, Store};
+pub use store::{Batch, Changed, FileChange, Store};
 
-use crate::api::{Diagnostic, Severity};
+use crate::api::{Diagnostic, Objects, Severity};
 
 /// Reads files and folders once, without watching.
 ///
 /// # Errors
 /// A path that is missing or cannot be looked at.
-pub fn load(paths: &[PathBuf]) -> Result<Batch, FilesError> {
-    Ok(Store::default().apply(scan::load(paths)?))
+pub fn load(paths: &[PathBuf]) -> Result<(Objects, Batch), FilesError> {
+    let mut store = Store::default();
+    let batch = store.apply(scan::load(paths)?);
+    Ok((store.into_objects(), batch))
 }
 
 /// What `egret check` has to say about files and folders by themselves; a missing path is an error like the others.
 #[must_use]
 pub fn check(paths: &[PathBuf]) -> Vec<Diagnostic> {
     match load(paths) {
-        Ok(batch) => batch.diagnostics,
+        Ok((_, batch)) => batch.diagnostics,
         Err(error) => {
             let (path, message) = match error {
                 FilesError::Missing { path } => (path, "no such file or folder".to_owned()),

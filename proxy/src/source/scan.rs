@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
+    ffi::OsStr,
     fs, io,
     io::Read,
     os::unix::fs::MetadataExt,
@@ -68,18 +69,25 @@ fn folder(path: &Path, meta: &fs::Metadata, visited: &mut HashSet<(u64, u64)>, l
     };
     let mut names: Vec<_> = entries.into_iter().map(|entry| entry.file_name()).collect();
     names.sort();
-    for name in names.iter().filter(|name| !name.as_encoded_bytes().starts_with(b".")) {
+    for name in names.iter().filter(|name| !hidden(name)) {
         let path = path.join(name);
         match fs::metadata(&path) {
             Ok(meta) if meta.is_dir() => folder(&path, &meta, visited, listing),
-            Ok(_) if configuration(&path) => drop(listing.files.insert(path)),
+            Ok(_) if is_configuration(&path) => drop(listing.files.insert(path)),
             Err(error) if gone(&error) => listing.dangling.push(path),
             _ => {}
         }
     }
 }
 
-fn configuration(path: &Path) -> bool {
+/// Names that start with a dot.
+fn hidden(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b".")
+}
+
+/// True of a name that files with configuration have, where it does not start with a dot.
+#[must_use]
+pub fn is_configuration(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml" || extension == "json")
 }
 
@@ -119,10 +127,12 @@ pub fn start(roots: &[PathBuf]) -> Result<Listing, FilesError> {
 /// Those of the file system; `InvalidData` for a pipe or device, `FileTooLarge` beyond [`limits::CONFIG_FILE_BYTES`].
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     // Opening a pipe would wait for its writer.
-    if !fs::metadata(path)?.is_file() {
+    let meta = fs::metadata(path)?;
+    if !meta.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "is not a regular file"));
     }
-    let mut content = Vec::new();
+    let room = meta.len().min(limits::CONFIG_FILE_BYTES) + 1;
+    let mut content = Vec::with_capacity(usize::try_from(room).unwrap_or_default());
     fs::File::open(path)?.take(limits::CONFIG_FILE_BYTES + 1).read_to_end(&mut content)?;
     if content.len() as u64 > limits::CONFIG_FILE_BYTES {
         let message = format!("is larger than {} MiB", limits::CONFIG_FILE_BYTES / 1024 / 1024);

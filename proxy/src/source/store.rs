@@ -4,14 +4,17 @@
 //! every object that it had and does not name now, for one of them may be the broken one. So a slip of the pen never takes
 //! a TLS rule away.
 
+mod file;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    hash::{BuildHasher, RandomState},
     io,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
-use super::documents::{Parsed, Refused, parse_file};
+use self::file::File;
+use super::documents::{Parsed, Shapes, parts::Part};
 use crate::api::{AnyObject, Diagnostic, ObjectId, Objects, Severity};
 
 /// What became of one file.
@@ -22,11 +25,13 @@ pub struct FileChange {
     pub content: Option<io::Result<Vec<u8>>>,
 }
 
-/// The state after a batch of changes.
+/// What a batch of changes was.
 #[derive(Debug)]
 pub struct Batch {
-    /// Every object in force.
-    pub objects: Objects,
+    /// Objects that came, changed or went.
+    pub changed: Vec<Changed>,
+    /// Documents lie on other lines than before, and nothing else of them has changed.
+    pub moved: bool,
     /// Documents refused now, in all files (`egret_config_objects_rejected`).
     pub rejected_now: usize,
     /// What there is to say about the files of this batch, in order of file and line.
@@ -35,127 +40,208 @@ pub struct Batch {
     pub accepted: bool,
 }
 
-#[derive(Debug, Default)]
-struct File {
-    objects: HashMap<ObjectId, AnyObject>,
-    refused: usize,
+/// An object before and after a batch; None: it was not there, or is no more.
+#[derive(Clone, Debug)]
+pub struct Changed {
+    pub before: Option<AnyObject>,
+    pub after: Option<AnyObject>,
 }
-
-/// Two files that hold one object, and what to say about it.
-type Double<'a> = ([&'a Path; 2], Diagnostic);
 
 /// All files, and the objects that each of them gave.
 #[derive(Debug, Default)]
 pub struct Store {
     /// By path, whose order decides between two files that hold the same object.
     files: BTreeMap<PathBuf, File>,
+    /// Every object in force.
+    objects: Objects,
+    copies: Copies,
+    shapes: Shapes,
 }
 
+/// How often each object is there, in all files together: most are once.
+#[derive(Debug, Default)]
+struct Copies {
+    /// By a digest, which takes less than the names. Two objects with one digest cost a look through the files, no more.
+    count: HashMap<u64, u32>,
+    hasher: RandomState,
+}
+
+impl Copies {
+    fn of(&self, id: &ObjectId) -> u32 {
+        self.count.get(&self.hasher.hash_one(id)).copied().unwrap_or(0)
+    }
+
+    fn add(&mut self, id: &ObjectId) {
+        *self.count.entry(self.hasher.hash_one(id)).or_insert(0) += 1;
+    }
+
+    fn take(&mut self, id: &ObjectId) {
+        let digest = self.hasher.hash_one(id);
+        if let Some(count) = self.count.get_mut(&digest) {
+            *count -= 1;
+            if *count == 0 {
+                self.count.remove(&digest);
+            }
+        }
+    }
+}
+
+/// The copies of one object, each with its file, by path and place in the file: the last one counts.
+type Held<'a> = Vec<(&'a Path, &'a AnyObject)>;
+
 impl Store {
+    /// Every object in force.
+    #[must_use]
+    pub fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
+    #[must_use]
+    pub fn into_objects(self) -> Objects {
+        self.objects
+    }
+
     /// Takes a batch of changes as one.
     pub fn apply(&mut self, changes: Vec<FileChange>) -> Batch {
-        let (before, _) = self.merge();
-        let mut diagnostics = Vec::new();
-        let mut changed = BTreeSet::new();
-        let mut orphans = Vec::new();
-        let mut accepted = true;
+        // What came or went, and the last version that came.
+        let mut touched: HashMap<ObjectId, Option<AnyObject>> = HashMap::new();
+        let (mut files, mut orphans) = (BTreeSet::new(), Vec::new());
+        let mut moved = false;
         for FileChange { path, content } in changes {
-            changed.insert(path.clone());
-            let Some(content) = content else {
-                self.files.remove(&path);
-                continue;
-            };
-            let file: Arc<Path> = Arc::from(path.as_path());
-            let parsed = parse(file, content);
-            accepted &= parsed.refused.is_empty();
-            let refused_ids: Vec<_> = parsed.refused.iter().filter_map(|refused| refused.id.clone()).collect();
-            orphans.extend(refused_ids.into_iter().map(|id| (path.clone(), id)));
-            self.files.entry(path).or_default().update(parsed, &mut diagnostics);
+            let before = self.files.remove(&path).unwrap_or_default();
+            files.insert(path.clone());
+            if let Some(content) = content {
+                let (file, changed) = before.read_again(&path, content, &mut self.shapes);
+                moved |= changed.moved;
+                for id in file.refused_ids() {
+                    orphans.push((path.clone(), id.clone()));
+                }
+                for object in changed.came {
+                    self.copies.add(object.id());
+                    touched.insert(object.id().clone(), Some(object));
+                }
+                for object in changed.went {
+                    self.copies.take(object.id());
+                    touched.entry(object.id().clone()).or_insert(None);
+                }
+                self.files.insert(path, file);
+            } else {
+                for object in before.objects() {
+                    self.copies.take(object.id());
+                    touched.entry(object.id().clone()).or_insert(None);
+                }
+            }
         }
-        self.adopt(orphans, &before);
-        let (merged, doubles) = self.merge();
-        diagnostics.extend(
-            doubles.into_iter().filter(|(paths, _)| paths.iter().any(|p| changed.contains(*p))).map(|(_, d)| d),
-        );
+        self.adopt(orphans, &mut touched);
+        let changed = self.decide(touched);
+        let mut diagnostics: Vec<_> = files.iter().flat_map(|path| self.said(path)).collect();
+        diagnostics.extend(self.doubles(&files));
         diagnostics.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
         once_each_kind(&mut diagnostics);
-        let mut objects = Objects::default();
-        merged.into_values().for_each(|object| objects.insert(object));
         let rejected_now = self.files.values().map(|file| file.refused).sum();
-        Batch { objects, rejected_now, diagnostics, accepted }
+        let accepted = files.iter().filter_map(|path| self.files.get(path)).all(|file| file.refused == 0);
+        Batch { changed, moved, rejected_now, diagnostics, accepted }
     }
 
     /// A refused object whose good version lay in another file, and is there no more, stays in force as well: somebody
     /// moved it and broke it in one go.
-    fn adopt(&mut self, orphans: Vec<(PathBuf, ObjectId)>, before: &BTreeMap<ObjectId, AnyObject>) {
+    fn adopt(&mut self, orphans: Vec<(PathBuf, ObjectId)>, touched: &mut HashMap<ObjectId, Option<AnyObject>>) {
         for (path, id) in orphans {
-            let held = self.files.values().any(|file| file.objects.contains_key(&id));
-            if let (false, Some(object), Some(file)) = (held, before.get(&id), self.files.get_mut(&path)) {
-                file.objects.insert(id, object.clone());
+            let held = self.copies.of(&id) > 0 && self.held(|held| *held == id).contains_key(&id);
+            if let (false, Some(object), Some(file)) = (held, self.objects.find(&id), self.files.get_mut(&path)) {
+                self.copies.add(&id);
+                touched.insert(id, Some(object.clone()));
+                file.keep(object);
             }
         }
     }
 
-    /// One version of each object, and a warning for each that more than one file holds: the last path counts.
-    fn merge(&self) -> (BTreeMap<ObjectId, AnyObject>, Vec<Double<'_>>) {
-        let mut merged: BTreeMap<ObjectId, AnyObject> = BTreeMap::new();
-        let mut holder: HashMap<&ObjectId, &Path> = HashMap::new();
-        let mut doubles = Vec::new();
+    /// Puts in force what counts of what was touched, and tells what that changed.
+    fn decide(&mut self, touched: HashMap<ObjectId, Option<AnyObject>>) -> Vec<Changed> {
+        let (simple, several): (Vec<_>, Vec<_>) =
+            touched.into_iter().partition(|(id, came)| self.copies.of(id) == u32::from(came.is_some()));
+        let several: HashSet<ObjectId> = several.into_iter().map(|(id, _)| id).collect();
+        let mut winners = simple;
+        if !several.is_empty() {
+            let held = self.held(|id| several.contains(id));
+            let last = several.iter().map(|id| {
+                let last = held.get(id).and_then(|copies| copies.last());
+                (id.clone(), last.map(|(_, object)| (*object).clone()))
+            });
+            winners.extend(last.collect::<Vec<_>>());
+        }
+        let mut changed = Vec::new();
+        for (id, after) in winners {
+            let before = self.objects.find(&id);
+            match (&before, &after) {
+                (Some(before), Some(after)) if before.is(after) => continue,
+                (None, None) => continue,
+                _ => {}
+            }
+            if let Some(before) = &before {
+                self.objects.remove(before);
+            }
+            if let Some(after) = &after {
+                self.objects.insert(after.clone());
+            }
+            changed.push(Changed { before, after });
+        }
+        changed
+    }
+
+    /// Every copy of the objects asked for.
+    fn held(&self, wanted: impl Fn(&ObjectId) -> bool) -> HashMap<ObjectId, Held<'_>> {
+        let mut held: HashMap<ObjectId, Held<'_>> = HashMap::new();
         for (path, file) in &self.files {
-            for (id, object) in &file.objects {
-                if let (Some(earlier), Some(holder)) =
-                    (merged.insert(id.clone(), object.clone()), holder.insert(id, path))
-                {
-                    let by = object.origin();
-                    let message =
-                        format!("is in {}:{} too, and that one counts (the last path)", by.file.display(), by.start.0);
-                    doubles.push(([holder, path.as_path()], whole(&earlier, Severity::Warning, message)));
+            for object in file.objects().filter(|object| wanted(object.id())) {
+                held.entry(object.id().clone()).or_default().push((path, object));
+            }
+        }
+        held
+    }
+
+    /// What is to say about the documents of a file by themselves.
+    fn said(&self, path: &Path) -> Vec<Diagnostic> {
+        let mut said = Parsed::default();
+        for other in self.files.get(path).into_iter().flat_map(|file| &file.parts).filter_map(Part::other) {
+            said.diagnostics.extend(other.diagnostics.iter().cloned());
+        }
+        said.tell_once();
+        let parts = self.files.get(path).into_iter().flat_map(|file| &file.parts).filter_map(Part::other);
+        said.diagnostics.extend(parts.flat_map(|other| &other.refused).flat_map(|refused| &refused.errors).cloned());
+        said.diagnostics
+    }
+
+    /// A warning for each copy of an object after which comes another one, as far as the files of this batch hold them.
+    fn doubles(&self, files: &BTreeSet<PathBuf>) -> Vec<Diagnostic> {
+        if self.copies.count.values().all(|count| *count == 1) {
+            return Vec::new();
+        }
+        let mut said = Vec::new();
+        for copies in self.held(|id| self.copies.of(id) > 1).into_values() {
+            for pair in copies.windows(2) {
+                let [(earlier_path, earlier), (path, later)] = pair else { continue };
+                let line = later.origin().start.get().0;
+                if earlier_path == path && files.contains(*path) {
+                    let message = format!("is on line {line} of this file too, and that one counts");
+                    said.push(whole(earlier, Severity::Warning, message));
+                } else if earlier_path != path && (files.contains(*earlier_path) || files.contains(*path)) {
+                    let file = later.origin().file.display();
+                    let message = format!("is in {file}:{line} too, and that one counts (the last path)");
+                    said.push(whole(earlier, Severity::Warning, message));
                 }
             }
         }
-        (merged, doubles)
-    }
-}
-
-impl File {
-    fn update(&mut self, parsed: Parsed, diagnostics: &mut Vec<Diagnostic>) {
-        let refused: BTreeSet<_> = parsed.refused.iter().filter_map(|refused| refused.id.clone()).collect();
-        let unnamed = parsed.not_yaml || parsed.refused.iter().any(|refused| refused.id.is_none());
-        self.objects.retain(|id, _| unnamed || refused.contains(id));
-        self.refused = parsed.refused.len();
-        diagnostics.extend(parsed.diagnostics);
-        diagnostics.extend(parsed.refused.into_iter().flat_map(|refused| refused.errors));
-        let mut seen: BTreeSet<ObjectId> = BTreeSet::new();
-        for object in parsed.objects {
-            let id = object.id().clone();
-            let line = object.origin().start.0;
-            let earlier = self.objects.insert(id.clone(), object);
-            if let (false, Some(earlier)) = (seen.insert(id), earlier) {
-                let message = format!("is on line {line} of this file too, and that one counts");
-                diagnostics.push(whole(&earlier, Severity::Warning, message));
-            }
-        }
+        said
     }
 }
 
 /// A finding about an object as a whole.
 fn whole(object: &AnyObject, severity: Severity, message: String) -> Diagnostic {
     let origin = object.origin();
-    let (line, column) = origin.start;
+    let (line, column) = origin.start.get();
     let (object, file, field) = (Some(object.id().clone()), origin.file.clone(), String::new());
     Diagnostic { severity, object, file, line, column, field, message }
-}
-
-/// Text and objects of one file; what is no text at all is refused as one document.
-fn parse(file: Arc<Path>, content: io::Result<Vec<u8>>) -> Parsed {
-    let message = match content.map(String::from_utf8) {
-        Ok(Ok(text)) => return parse_file(file, &text),
-        Ok(Err(error)) => format!("not YAML: byte {} is not UTF-8", error.utf8_error().valid_up_to()),
-        Err(error) => format!("cannot be read: {error}"),
-    };
-    let (severity, field) = (Severity::Error, String::new());
-    let error = Diagnostic { severity, object: None, file, line: 1, column: 1, field, message };
-    Parsed { refused: vec![Refused { id: None, errors: vec![error] }], not_yaml: true, ..Parsed::default() }
 }
 
 /// A folder full of Deployments is worth one info, not one a file.

@@ -81,10 +81,39 @@ impl Wanted {
     }
 }
 
+/// What may have changed.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Hint {
+    /// What is at this path, and is no folder. `asked`: the path is one of [`Wanted::path`].
+    File { path: PathBuf, step: Step, asked: bool },
+    /// Anything: look at everything, once it rests.
+    Any,
+}
+
+/// What became of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// It has begun to change: it is being written, most likely.
+    Begun,
+    /// It was written and closed, or another one took its place: it is whole.
+    Whole,
+    /// Who may read it was changed, or when it was used.
+    Touched,
+    Gone,
+}
+
+/// A folder that is watched.
+#[derive(Debug)]
+struct Watched {
+    /// Empty where several paths lead to it.
+    path: PathBuf,
+    matters: Matters,
+}
+
 /// Waits for changes in folders.
 pub struct Watcher {
     events: Option<EventStream<Vec<u8>>>,
-    watched: HashMap<WatchDescriptor, Matters>,
+    watched: HashMap<WatchDescriptor, Watched>,
     /// Some where inotify does not see everything: when to look next.
     poll: Option<Instant>,
 }
@@ -114,14 +143,19 @@ impl Watcher {
     pub fn set(&mut self, wanted: &Wanted) -> bool {
         let Some(events) = &self.events else { return false };
         let mut watches = events.watches();
-        let mut watched: HashMap<WatchDescriptor, Matters> = HashMap::new();
+        let mut watched: HashMap<WatchDescriptor, Watched> = HashMap::new();
         let mut failed = None;
         for (folder, matters) in &wanted.0 {
             match watches.add(folder, mask(matters.contents)) {
                 // Two paths may lead to one folder: what matters in either matters.
                 Ok(descriptor) => {
-                    let new = || Matters { names: Some(BTreeSet::new()), contents: false };
+                    let matter = Matters { names: Some(BTreeSet::new()), contents: false };
+                    let new = || Watched { path: folder.clone(), matters: matter };
                     let known = watched.entry(descriptor).or_insert_with(new);
+                    if known.path != *folder {
+                        known.path = PathBuf::new();
+                    }
+                    let known = &mut known.matters;
                     known.contents |= matters.contents;
                     match (&mut known.names, &matters.names) {
                         (Some(known), Some(names)) => known.extend(names.iter().cloned()),
@@ -133,8 +167,8 @@ impl Watcher {
                 Err(error) => failed = Some(format!("{} cannot be watched ({})", folder.display(), advice(&error))),
             }
         }
-        let closer = |descriptor: &WatchDescriptor, now: &Matters| {
-            self.watched.get(descriptor).is_none_or(|before| now.contents && !before.contents)
+        let closer = |descriptor: &WatchDescriptor, now: &Watched| {
+            self.watched.get(descriptor).is_none_or(|before| now.matters.contents && !before.matters.contents)
         };
         let added = watched.iter().any(|(descriptor, now)| closer(descriptor, now));
         for (descriptor, _) in std::mem::replace(&mut self.watched, watched) {
@@ -166,7 +200,7 @@ impl Watcher {
     }
 
     /// Returns when something may have changed. Safe to cancel.
-    pub async fn hint(&mut self) {
+    pub async fn hint(&mut self) -> Hint {
         loop {
             let poll = self.poll;
             let looking = async move {
@@ -178,26 +212,28 @@ impl Watcher {
             let Some(events) = &mut self.events else {
                 looking.await;
                 self.poll = Some(Instant::now() + limits::RELOAD_POLL);
-                return;
+                return Hint::Any;
             };
             let event = tokio::select! {
                 event = events.next() => event,
                 () = looking => {
                     self.poll = Some(Instant::now() + limits::RELOAD_POLL);
-                    return;
+                    return Hint::Any;
                 }
             };
             match event {
                 Some(Ok(event)) if event.mask.contains(EventMask::Q_OVERFLOW) => {
                     log::warn!("changes of files came faster than inotify holds: looking at all of them");
-                    return;
+                    return Hint::Any;
                 }
                 Some(Ok(event)) if event.mask.contains(EventMask::IGNORED) => {}
-                Some(Ok(event)) => match (self.watched.get(&event.wd).map(|matters| &matters.names), event.name) {
-                    (Some(Some(names)), Some(name)) if !names.contains(&name) => {}
-                    (Some(_), _) => return,
+                Some(Ok(event)) => match self.watched.get(&event.wd) {
+                    Some(watched) => match (&watched.matters.names, event.name) {
+                        (Some(names), Some(name)) if !names.contains(&name) => {}
+                        (_, name) => return watched.hint(event.mask, name),
+                    },
                     // An event of a folder that is watched no longer.
-                    (None, _) => {}
+                    None => {}
                 },
                 failed => {
                     let reason = match failed {
@@ -207,7 +243,7 @@ impl Watcher {
                     self.events = None;
                     self.watched.clear();
                     self.fall_back(&format!("inotify failed ({reason})"));
-                    return;
+                    return Hint::Any;
                 }
             }
         }
@@ -226,6 +262,26 @@ fn mask(contents: bool) -> WatchMask {
         | WatchMask::ONLYDIR
         | WatchMask::MASK_ADD;
     if contents { of_names | WatchMask::MODIFY | WatchMask::CLOSE_WRITE } else { of_names }
+}
+
+impl Watched {
+    fn hint(&self, event: EventMask, name: Option<OsString>) -> Hint {
+        let step = if event.intersects(EventMask::CLOSE_WRITE | EventMask::MOVED_TO) {
+            Step::Whole
+        } else if event.intersects(EventMask::MODIFY | EventMask::CREATE) {
+            Step::Begun
+        } else if event.contains(EventMask::ATTRIB) {
+            Step::Touched
+        } else {
+            Step::Gone
+        };
+        match name {
+            Some(name) if !event.contains(EventMask::ISDIR) && !self.path.as_os_str().is_empty() => {
+                Hint::File { path: self.path.join(name), step, asked: self.matters.names.is_some() }
+            }
+            _ => Hint::Any,
+        }
+    }
 }
 
 impl Default for Watcher {

@@ -113,32 +113,45 @@ pub struct Fault {
 #[must_use]
 pub fn documents(text: &str) -> Vec<Result<Document, Fault>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut found = Vec::new();
-    for chunk in chunks(text) {
-        Builder::new(&chunk).read(&mut found);
+    let (mut rest, mut offset, mut found) = (text, 0, Vec::new());
+    while !rest.is_empty() {
+        let part = Part { text: &rest[..part_length(rest)], offset };
+        part.documents(&mut found);
+        (offset, rest) = (part.offset + part.lines(), &rest[part.text.len()..]);
     }
     found
 }
 
 /// A part of a stream from one `---` to the next.
-struct Chunk<'a> {
-    text: &'a str,
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    pub text: &'a str,
     /// Lines before it.
-    offset: u32,
+    pub offset: u32,
 }
 
-/// Cuts at `---` lines. What precedes one and holds only comments and directives stays with the document it announces.
-fn chunks(text: &str) -> Vec<Chunk<'_>> {
-    let mut found = Vec::new();
-    let (mut start, mut offset, mut bare) = (0, 0, true);
-    let mut at = 0;
-    for (line, content) in (0u32..).zip(text.split_inclusive('\n')) {
-        let marker = content
-            .strip_prefix("---")
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
+impl Part<'_> {
+    /// Its documents: one or none, unless `...` ends one before.
+    pub fn documents(&self, found: &mut Vec<Result<Document, Fault>>) {
+        Builder::new(self).read(found);
+    }
+
+    #[must_use]
+    pub fn lines(&self) -> u32 {
+        let lines = self.text.bytes().filter(|byte| *byte == b'\n').count();
+        u32::try_from(lines).unwrap_or(u32::MAX)
+    }
+}
+
+/// Bytes up to the first `---` line that ends a document. What precedes one and holds only comments and directives stays with
+/// the document it announces.
+#[must_use]
+pub fn part_length(text: &str) -> usize {
+    let (mut at, mut bare) = (0, true);
+    for content in text.split_inclusive('\n') {
+        let marker = is_marker(content);
         if marker && !bare {
-            found.push(Chunk { text: &text[start..at], offset });
-            (start, offset) = (at, line);
+            return at;
         }
         if marker {
             // A marker with nothing before it opens a document; the next one closes it, even an empty one.
@@ -149,8 +162,13 @@ fn chunks(text: &str) -> Vec<Chunk<'_>> {
         }
         at += content.len();
     }
-    found.push(Chunk { text: &text[start..], offset });
-    found
+    text.len()
+}
+
+/// True of a text that begins with a `---` line.
+#[must_use]
+pub fn is_marker(text: &str) -> bool {
+    text.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
 }
 
 /// A collection that is still open.
@@ -177,7 +195,7 @@ struct Anchored {
 }
 
 struct Builder<'a> {
-    chunk: &'a Chunk<'a>,
+    part: &'a Part<'a>,
     stack: Vec<Frame>,
     anchors: HashMap<usize, Anchored>,
     /// What anchors and aliases have copied so far.
@@ -186,12 +204,12 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(chunk: &'a Chunk<'a>) -> Self {
-        Self { chunk, stack: Vec::new(), anchors: HashMap::new(), copied: 0, faults: Vec::new() }
+    fn new(part: &'a Part<'a>) -> Self {
+        Self { part, stack: Vec::new(), anchors: HashMap::new(), copied: 0, faults: Vec::new() }
     }
 
     fn read(mut self, found: &mut Vec<Result<Document, Fault>>) {
-        for event in Parser::new_from_str(self.chunk.text) {
+        for event in Parser::new_from_str(self.part.text) {
             let step = match event {
                 Ok((event, span)) => self.event(event, span),
                 Err(error) => {
@@ -215,7 +233,7 @@ impl<'a> Builder<'a> {
 
     fn position(&self, line: usize, column: usize) -> Position {
         let line = u32::try_from(line).unwrap_or(u32::MAX).max(1);
-        (line.saturating_add(self.chunk.offset), u32::try_from(column).unwrap_or(u32::MAX - 1) + 1)
+        (line.saturating_add(self.part.offset), u32::try_from(column).unwrap_or(u32::MAX - 1) + 1)
     }
 
     /// Takes one event; Some when it completes a document.

@@ -16,7 +16,7 @@ pub fn gateway(namespace: &str, name: &str, selector: &[(&str, &str)]) -> AnyObj
         spec,
         origin: Origin {
             file: Arc::from(Path::new("test.yaml")),
-            start: (1, 1),
+            start: crate::api::Start::new((1, 1)),
             positions: Arc::default(),
             made_from: Arc::default(),
         },

@@ -28,7 +28,7 @@ const READ: &[(&str, &[&str])] = &[
     ("gateway.networking.k8s.io", &["BackendTLSPolicy", "Gateway", "HTTPRoute", "ReferenceGrant", "TLSRoute"]),
 ];
 
-impl Reader {
+impl Reader<'_> {
     /// A kind that is not read: a warning where traffic would go otherwise if it were, else one info for each kind.
     pub(super) fn foreign(&mut self, header: &Header<'_>, faults: &[Fault]) {
         if !faults.is_empty() {

@@ -10,7 +10,7 @@ use crate::{
     },
 };
 
-/// Every field path of a document with its place. Mesh settings are found by their own paths too (`trustDomain`),
+/// Every field path of a document with its place, whose lines count from the document's first. Mesh settings are found by their own paths too (`trustDomain`),
 /// whatever holds them.
 pub(super) fn positions(root: &Node, dialect: Dialect) -> Positions {
     let mut map = HashMap::new();
@@ -23,7 +23,8 @@ pub(super) fn positions(root: &Node, dialect: Dialect) -> Positions {
             }
         }
     }
-    map.into_iter().collect()
+    let before = root.at.0.saturating_sub(1);
+    map.into_iter().map(|(path, (line, column))| (path, (line.saturating_sub(before), column))).collect()
 }
 
 fn walk(node: &Node, path: &str, dialect: Dialect, map: &mut HashMap<String, Position>) {

@@ -271,3 +271,50 @@ async fn what_cannot_be_read_is_an_error_of_that_file() {
     assert!(matches!(&missing, FilesError::Missing { path } if path.ends_with("nope")));
     assert!(missing.to_string().contains("no such file or folder"), "{missing}");
 }
+
+/// A paused clock moves only where everybody waits: what passes is what was waited for.
+#[tokio::test(start_paused = true)]
+async fn a_file_that_was_there_is_told_as_soon_as_it_is_whole() {
+    let dir = folder();
+    let root = dir.path();
+    for name in ["a.yaml", "b.yaml", "link.yaml.target"] {
+        fs::write(root.join(name), "1").unwrap();
+    }
+    let (mut files, _) = open(root);
+    let rest = async |files: &mut Files, change: &dyn Fn(), want: &[&str]| {
+        tokio::time::sleep(limits::RELOAD_QUIET * 2).await;
+        change();
+        let start = Instant::now();
+        assert_eq!(next(root, files).await, want);
+        start.elapsed() < limits::RELOAD_QUIET / 2
+    };
+    let write = |name: &str, text: &str| fs::write(root.join(name), text).unwrap();
+    assert!(rest(&mut files, &|| write("a.yaml", "2"), &["a.yaml=2"]).await, "written and closed");
+    let replace = || {
+        write(".a.yaml.tmp", "3");
+        fs::rename(root.join(".a.yaml.tmp"), root.join("a.yaml")).unwrap();
+    };
+    assert!(rest(&mut files, &replace, &["a.yaml=3"]).await, "replaced");
+    let both = || {
+        write("a.yaml", "4");
+        write("b.yaml", "4");
+    };
+    assert!(rest(&mut files, &both, &["a.yaml=4", "b.yaml=4"]).await, "two in one go");
+    let open = fs::File::options().write(true).open(root.join("a.yaml")).unwrap();
+    let part = || std::io::Write::write_all(&mut &open, b"5").unwrap();
+    assert!(!rest(&mut files, &part, &["a.yaml=5"]).await, "it may still be being written");
+    drop(open);
+    let _ = timeout(limits::RELOAD_QUIET * 2, files.next()).await;
+    assert!(!rest(&mut files, &|| write("c.yaml", "1"), &["c.yaml=1"]).await, "what is new may be one of several");
+    assert!(!rest(&mut files, &|| fs::remove_file(root.join("b.yaml")).unwrap(), &["b.yaml gone"]).await, "gone");
+    // What goes on changing is told in batches.
+    write("a.yaml", "6");
+    next(root, &mut files).await;
+    write("a.yaml", "7");
+    let start = Instant::now();
+    assert_eq!(next(root, &mut files).await, ["a.yaml=7"]);
+    assert!(start.elapsed() >= limits::RELOAD_QUIET, "{:?}", start.elapsed());
+    symlink("link.yaml.target", root.join("link.yaml")).unwrap();
+    next(root, &mut files).await;
+    assert!(!rest(&mut files, &|| write("a.yaml", "8"), &["a.yaml=8"]).await, "links may lead elsewhere now");
+}
