@@ -160,6 +160,8 @@ pub const H1_READ_FIRST: usize = 16 * 1024;
 pub const H1_WRITE_KEPT: usize = 16 * 1024;
 /// How often idle upstream connections are looked at: some may be old, and some closed by the upstream.
 pub const IDLE_CHECK: Duration = Duration::from_secs(1);
+/// Idle connections among which one is searched that the worker itself has opened; another's takes some system calls more.
+pub const LOCAL_SEARCH: usize = 16;
 /// How long a pooled connection that has just answered may take to be ready again before a new one is dialled.
 pub const REUSE_WAIT: Duration = Duration::from_millis(50);
 /// h2 windows towards upstreams: one stream may have this much unread, all of a connection together the second.

@@ -9,7 +9,6 @@ use std::{
     time::Instant,
 };
 
-use rustls_pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{net::TcpSocket, time::timeout_at};
 
@@ -75,8 +74,8 @@ impl Picked {
 pub struct TlsKey {
     /// Changes whenever the rule, its certificates or its CA change; 0 for plain text.
     pub context_id: u64,
-    /// The name sent (or the address checked); None for plain text.
-    pub name: Option<ServerName<'static>>,
+    /// The name sent (or the address checked), as text; None for plain text.
+    pub name: Option<Box<str>>,
 }
 
 /// An upstream connection, TLS done. Counted against `maxConnections` until dropped.
@@ -156,16 +155,26 @@ pub async fn pick(
     target: &Target<'_>,
     tried: &[EndpointAddress],
 ) -> Result<Picked, DialError> {
+    pick_by(&pod.cluster(target.cluster), snapshot, pod, target, tried).await
+}
+
+/// The same where the cluster's counters are at hand.
+pub async fn pick_by(
+    state: &Arc<ClusterState>,
+    snapshot: &Snapshot,
+    pod: &Pod,
+    target: &Target<'_>,
+    tried: &[EndpointAddress],
+) -> Result<Picked, DialError> {
     let cluster = target.cluster;
     let candidates = endpoints::endpoints(snapshot, pod, target).await?;
-    let state = pod.cluster(cluster);
     let workload = cluster.locality.as_ref().and_then(|_| snapshot.mesh.workloads.get(&pod.id));
     let from = workload.map(|workload| From { locality: &workload.locality, labels: &workload.labels });
     let wish = Wish { cluster, from, hash: target.hash, tried, families: &pod.families };
     let chosen = state.choose(&wish, &candidates).and_then(|index| candidates.get(index));
     let endpoint = chosen.ok_or(DialError::NoEndpoints)?.clone();
     let guard = state.use_endpoint(&endpoint.address);
-    Ok(Picked { endpoint, candidates, cluster: cluster.clone(), _guard: guard, state })
+    Ok(Picked { endpoint, candidates, cluster: cluster.clone(), _guard: guard, state: state.clone() })
 }
 
 /// What a pooled connection to `endpoint` must match; fails where the cluster's TLS rule cannot be honoured.
@@ -177,11 +186,11 @@ pub fn tls_key(snapshot: &Snapshot, pod: &Pod, target: &Target<'_>, endpoint: &E
 fn key(context: Option<&ClientContext>, target: &Target<'_>) -> Result<TlsKey, DialError> {
     let Some(context) = context else { return Ok(TlsKey { context_id: 0, name: None }) };
     let name = context.server_name(upstream_name(target)).map_err(refused)?;
-    Ok(TlsKey { context_id: context.id, name: Some(name) })
+    Ok(TlsKey { context_id: context.id, name: Some(name.to_str().into()) })
 }
 
 /// The TLS context of the cluster; None where it has no TLS rule, and only there.
-fn context(
+pub(super) fn context(
     snapshot: &Snapshot,
     pod: &Pod,
     cluster: &Cluster,
@@ -209,12 +218,12 @@ fn is_itself(pod: &Pod, endpoint: &Endpoint) -> bool {
     captured && matches!(&endpoint.address, EndpointAddress::Ip(address) if pod.is_own(address.ip()))
 }
 
-fn refused(error: impl fmt::Display) -> DialError {
+pub(super) fn refused(error: impl fmt::Display) -> DialError {
     DialError::Refused(error.to_string().into())
 }
 
 /// The Host asked for (HTTP); else the service's own name, which a wildcard does not have.
-fn upstream_name<'a>(target: &Target<'a>) -> UpstreamName<'a> {
+pub(super) fn upstream_name<'a>(target: &Target<'a>) -> UpstreamName<'a> {
     let service = || Some(target.cluster.host.as_str()).filter(|host| !host.is_empty() && !host.contains('*'));
     UpstreamName { host: target.host.map(host_name).filter(|host| !host.is_empty()).or_else(service) }
 }

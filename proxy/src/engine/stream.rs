@@ -3,6 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
+    os::fd::AsFd as _,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -30,6 +31,24 @@ impl Socket {
             Self::Tcp(stream) => stream.local_addr().ok(),
             Self::Unix(_) => None,
         }
+    }
+
+    /// Has the runtime of the calling task tell when it is ready, and no longer the one that it was opened on.
+    ///
+    /// # Errors
+    /// The kernel gives no descriptor, or the runtime takes none.
+    fn adopt(&mut self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => {
+                let copy = std::net::TcpStream::from(stream.as_fd().try_clone_to_owned()?);
+                *stream = TcpStream::from_std(copy)?;
+            }
+            Self::Unix(stream) => {
+                let copy = std::os::unix::net::UnixStream::from(stream.as_fd().try_clone_to_owned()?);
+                *stream = UnixStream::from_std(copy)?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes closing it a reset (RST) instead of an orderly end. Unix sockets have no such thing.
@@ -60,6 +79,17 @@ impl UpstreamIo {
         match self {
             Self::Plain(socket) => socket,
             Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
+    /// Goes on as a connection of the runtime that this is called on: what wakes its task then needs no other thread.
+    ///
+    /// # Errors
+    /// The kernel gives no descriptor, or the runtime takes none.
+    pub fn adopt(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(socket) => socket.adopt(),
+            Self::Tls(stream) => stream.get_mut().0.adopt(),
         }
     }
 }

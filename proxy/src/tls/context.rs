@@ -1,6 +1,7 @@
 //! One usable rule: the rustls configuration with identity, trust and session store, and the handshake.
 
 use std::{
+    borrow::Cow,
     net::IpAddr,
     sync::{
         Arc,
@@ -158,6 +159,24 @@ impl ClientContext {
             Ok(name) => Ok(ServerName::DnsName(name)),
             Err(_) => Err(TlsError::BadName { name: text.escape_default().to_string() }),
         }
+    }
+
+    /// The text of [`Self::server_name`], for finding a connection: not judged, and mostly not copied.
+    ///
+    /// # Errors
+    /// There is no name.
+    pub fn name_text<'n>(&'n self, name: UpstreamName<'n>) -> Result<Cow<'n, str>, TlsError> {
+        if let Some(mesh) = &self.mesh {
+            return Ok(mesh.name.to_str());
+        }
+        let text = self.sni.as_deref().or(name.host).ok_or(TlsError::NoName)?;
+        let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+        if let Ok(address) = bare.parse::<IpAddr>() {
+            return Ok(Cow::Owned(address.to_string()));
+        }
+        let text = text.strip_suffix('.').unwrap_or(text);
+        let upper = text.bytes().any(|byte| byte.is_ascii_uppercase());
+        Ok(if upper { Cow::Owned(text.to_ascii_lowercase()) } else { Cow::Borrowed(text) })
     }
 
     /// A certificate that was valid at the last reload may have expired since.

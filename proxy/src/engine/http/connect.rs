@@ -13,7 +13,7 @@ use tokio_util::io::InspectReader;
 use super::{
     Connection,
     h1::client::Conn,
-    pool::{Key, Lease, Meta, Pools, Sender},
+    pool::{Key, Lease, Meta, Pools, Sender, Wanted},
 };
 use crate::{
     engine::{
@@ -61,11 +61,14 @@ pub async fn connection(
     picked: &Picked,
     wants: Wants,
 ) -> Result<Lease, DialError> {
-    let tls = dial::tls_key(snapshot, &of.pod, target, &picked.endpoint)?;
-    let key = Key {
-        cluster: target.cluster.name.clone(),
-        address: picked.endpoint.address.clone(),
-        tls,
+    let context = dial::context(snapshot, &of.pod, target.cluster, &picked.endpoint)?;
+    let name = context.as_deref().map(|context| context.name_text(dial::upstream_name(target)));
+    let name = name.transpose().map_err(dial::refused)?;
+    let wanted = Wanted {
+        cluster: &target.cluster.name,
+        address: &picked.endpoint.address,
+        context_id: context.as_ref().map_or(0, |context| context.id),
+        name: name.as_deref(),
         client: target.client,
     };
     let pools = &of.pod.http;
@@ -73,30 +76,26 @@ pub async fn connection(
     // ALPN may choose h2 where the service does not say it: then the connection is found as h2, too.
     let may_h2 = !wants.upgrade && (wants.client_h2 || !pool.use_client_protocol);
     let offers_h2 = matches!(&target.cluster.tls, UpstreamTls::Originate(tls) if tls.alpn.iter().any(|p| p == "h2"));
-    let either = offers_h2 && may_h2;
+    let h2 = h2(of, target, wants);
+    let other = (offers_h2 && may_h2).then_some(!h2);
+    if let Some(lease) = pooled(of, &wanted, h2, other, wants, pool).await {
+        return Ok(lease);
+    }
     let deadline = tokio::time::Instant::now() + pool.connect_timeout;
     let mut pending = None;
     loop {
         let freed = pools.freed();
-        let h2 = h2(of, target, wants);
-        let mut lease = pools.checkout(&key, h2, wants.plain).await;
-        if either && lease.is_none() {
-            lease = pools.checkout(&key, !h2, wants.plain).await;
-        }
-        if let Some(lease) = lease {
-            match suited(of, lease, wants, pool).await {
-                Some(lease) => return Ok(lease),
-                None => continue,
-            }
+        if let Some(lease) = pooled(of, &wanted, h2, other, wants, pool).await {
+            return Ok(lease);
         }
         match dial::dial(&of.engine, snapshot, &of.pod, target, picked, may_h2).await {
-            Ok(upstream) => return establish(of, snapshot, target, key, upstream, h2, wants).await,
+            Ok(upstream) => return establish(of, snapshot, target, upstream, h2, wants).await,
             Err(DialError::Overflow(limit)) => {
                 pools.evict(&target.cluster.name);
                 if pending.is_none() {
                     pending = of.pod.cluster(target.cluster).pending(pool);
                 }
-                if pending.is_none() || tokio::time::timeout_at(deadline, freed).await.is_err() {
+                if pending.is_none() || tokio::time::timeout_at(deadline, freed.wait()).await.is_err() {
                     return Err(DialError::Overflow(limit));
                 }
             }
@@ -105,31 +104,53 @@ pub async fn connection(
     }
 }
 
-/// Gives hyper a connection of our own where the request is not for it. None: it has just ended.
-async fn suited(of: &Connection, mut lease: Lease, wants: Wants, pool: &Pool) -> Option<Lease> {
-    if !wants.plain
-        && let Some(conn) = lease.take_own()
-    {
-        let (io, guard) = conn.into_parts()?;
-        let sender = http1(of, lease.meta.clone(), io, guard, pool).await.ok()?;
-        lease.put(sender);
+/// A connection from the pool, of the kind `h2` or else of the `other`. One of our own becomes hyper's where the request is
+/// not for it.
+async fn pooled(
+    of: &Connection,
+    wanted: &Wanted<'_>,
+    h2: bool,
+    other: Option<bool>,
+    wants: Wants,
+    pool: &Pool,
+) -> Option<Lease> {
+    let pools = &of.pod.http;
+    loop {
+        let mut lease = pools.checkout(wanted, h2, wants.plain).await;
+        if let (None, Some(other)) = (&lease, other) {
+            lease = pools.checkout(wanted, other, wants.plain).await;
+        }
+        let mut lease = lease?;
+        if wants.plain {
+            return Some(lease);
+        }
+        let Some(conn) = lease.take_own() else { return Some(lease) };
+        if let Some((io, guard)) = conn.into_parts()
+            && let Ok(sender) = http1(of, lease.meta.clone(), io, guard, pool).await
+        {
+            lease.put(sender);
+            return Some(lease);
+        }
     }
-    Some(lease)
 }
 
 async fn establish(
     of: &Connection,
     snapshot: &Snapshot,
     target: &Target<'_>,
-    key: Key,
     upstream: dial::Upstream,
     h2: bool,
     wants: Wants,
 ) -> Result<Lease, DialError> {
     let pool = &target.cluster.pool;
     let pools = &of.pod.http;
-    let key = Key { address: upstream.address.clone(), tls: upstream.key.clone(), ..key };
     let text = dial::address_text(&upstream.address);
+    let key = Key {
+        cluster: target.cluster.name.clone(),
+        address: upstream.address,
+        tls: upstream.key,
+        client: target.client,
+    };
     let meta = Meta::new(key, upstream.local, upstream.tls, snapshot.generation, pool);
     // A connection that broke before a byte came has answered nothing.
     let failed =

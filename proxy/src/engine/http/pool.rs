@@ -8,18 +8,21 @@ mod keeper;
 mod meta;
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, OnceLock, Weak, atomic::Ordering},
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use hashbrown::HashMap;
 use hyper::client::conn::{http1, http2};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use self::keeper::Ends;
-pub use self::meta::{Key, Meta};
+pub use self::meta::{Key, Meta, Wanted};
 use super::{body::RequestBody, h1::client::Conn};
 use crate::limits;
 
@@ -32,8 +35,11 @@ pub struct Pools {
 #[derive(Default)]
 struct Inner {
     entries: Mutex<Entries>,
-    /// Told whenever a connection became free or ended.
+    /// Told whenever a connection became free or ended, where somebody waits for that.
     freed: Notify,
+    waiting: AtomicUsize,
+    /// As in `entries`.
+    generation: AtomicU64,
     /// What ends all connections; set before the first one of our own.
     ends: OnceLock<Ends>,
     /// Told where an idle connection ends before the keeper looks again.
@@ -42,7 +48,7 @@ struct Inner {
 
 #[derive(Default)]
 struct Entries {
-    by_key: HashMap<Key, Entry>,
+    by_key: HashMap<Arc<Key>, Entry>,
     /// The snapshot that the entries were last swept for.
     generation: u64,
     /// When the keeper looks at the idle connections of our own again; None: it does not run.
@@ -142,14 +148,14 @@ impl Drop for Lease {
         // An h1 connection that was not given back is closed by this.
         self.sender = None;
         if let Some(pools) = self.pools.upgrade() {
-            pools.freed.notify_waiters();
+            pools.tell();
         }
     }
 }
 
 impl Pools {
     /// A connection for `key` that is alive, if there is one: of ours or of hyper's, rather the kind that is asked for.
-    pub async fn checkout(&self, key: &Key, h2: bool, own: bool) -> Option<Lease> {
+    pub async fn checkout(&self, key: &Wanted<'_>, h2: bool, own: bool) -> Option<Lease> {
         loop {
             let (mut sender, meta) = self.take(key, h2, own)?;
             let alive = match &mut sender {
@@ -157,7 +163,7 @@ impl Pools {
                 Sender::H1(sender) => {
                     matches!(tokio::time::timeout(limits::REUSE_WAIT, sender.ready()).await, Ok(Ok(())))
                 }
-                Sender::Own(conn) => conn.is_quiet(),
+                Sender::Own(conn) => conn.is_ready(),
                 // Begun under the lock.
                 Sender::H2(_) => return Some(self.lease(sender, meta, true)),
             };
@@ -168,10 +174,10 @@ impl Pools {
         }
     }
 
-    fn take(&self, key: &Key, h2: bool, own: bool) -> Option<(Sender, Arc<Meta>)> {
+    fn take(&self, key: &Wanted<'_>, h2: bool, own: bool) -> Option<(Sender, Arc<Meta>)> {
         let mut entries = self.inner.entries.lock();
         let entry = entries.by_key.get_mut(key)?;
-        let found = if h2 {
+        if h2 {
             entry.h2.retain(|(sender, meta)| !sender.is_closed() && !meta.spent());
             let free = entry.h2.iter().find(|(_, meta)| !meta.full());
             free.map(|(sender, meta)| {
@@ -183,11 +189,7 @@ impl Pools {
             entry.take_own().or_else(|| entry.take_hyper())
         } else {
             entry.take_hyper().or_else(|| entry.take_own())
-        };
-        if entry.is_empty() {
-            entries.by_key.remove(key);
         }
-        found
     }
 
     /// The use of the connection has begun already.
@@ -210,7 +212,7 @@ impl Pools {
                 entry.h2.push((sender.clone(), meta.clone()));
             }
         }
-        self.inner.freed.notify_waiters();
+        self.inner.tell();
         self.lease(sender, meta, false)
     }
 
@@ -264,15 +266,16 @@ impl Pools {
             return;
         }
         entries.generation = generation;
+        self.inner.generation.store(generation, Ordering::Release);
         entries.by_key.retain(|key, entry| {
-            let kept = keep(key);
+            let kept = !entry.is_empty() && keep(key);
             let hyper = entry.idle.iter().map(|(_, meta)| meta).chain(entry.h2.iter().map(|(_, meta)| meta));
             let metas = entry.own.iter().map(|(_, meta, _)| meta).chain(hyper);
             metas.filter(|_| kept).for_each(|meta| meta.generation.store(generation, Ordering::Release));
             kept
         });
         drop(entries);
-        self.inner.freed.notify_waiters();
+        self.inner.tell();
     }
 
     /// Closes one idle connection of the cluster, to make room under `maxConnections` for another name or address.
@@ -282,16 +285,26 @@ impl Pools {
             entries.by_key.iter_mut().filter(|(key, _)| key.cluster == cluster).map(|(_, entry)| entry);
         if let Some(entry) = of_cluster.find(|entry| !entry.own.is_empty() || !entry.idle.is_empty()) {
             if entry.own.is_empty() {
+                // Its task tells when it has ended.
                 entry.idle.remove(0);
             } else {
-                entry.own.remove(0);
+                let conn = entry.own.remove(0);
+                drop(entries);
+                drop(conn);
+                self.inner.tell();
             }
         }
     }
 
+    /// The snapshot that was last swept for.
+    pub fn generation(&self) -> u64 {
+        self.inner.generation.load(Ordering::Acquire)
+    }
+
     /// Waits until a connection becomes free or ends. Make it before looking, then await.
-    pub fn freed(&self) -> tokio::sync::futures::Notified<'_> {
-        self.inner.freed.notified()
+    pub fn freed(&self) -> Freed<'_> {
+        self.inner.waiting.fetch_add(1, Ordering::SeqCst);
+        Freed { notified: self.inner.freed.notified(), _waiting: Waiting(&self.inner.waiting) }
     }
 
     /// Idle h1 and open h2 connections, for tests and status.
@@ -301,10 +314,48 @@ impl Pools {
     }
 }
 
+impl Inner {
+    /// A connection became free or ended.
+    fn tell(&self) {
+        // Whoever waits is counted before it looks, and whoever frees looks after it has freed.
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.freed.notify_waiters();
+        }
+    }
+}
+
+/// See [`Pools::freed`].
+pub struct Freed<'a> {
+    notified: tokio::sync::futures::Notified<'a>,
+    _waiting: Waiting<'a>,
+}
+
+/// Counts as waiting until dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Freed<'_> {
+    pub async fn wait(self) {
+        self.notified.await;
+    }
+}
+
 impl Entry {
     fn take_own(&mut self) -> Option<(Sender, Arc<Meta>)> {
-        let mut idle = std::iter::from_fn(|| self.own.pop());
-        idle.find(|(_, meta, _)| !meta.spent()).map(|(conn, meta, _)| (Sender::Own(conn), meta))
+        loop {
+            let newest = self.own.len().checked_sub(1)?;
+            let looked_at = newest.saturating_sub(limits::LOCAL_SEARCH)..=newest;
+            let local = looked_at.rev().find(|index| self.own[*index].0.is_local());
+            let (conn, meta, _) = self.own.remove(local.unwrap_or(newest));
+            if !meta.spent() {
+                return Some((Sender::Own(conn), meta));
+            }
+        }
     }
 
     fn take_hyper(&mut self) -> Option<(Sender, Arc<Meta>)> {
@@ -334,6 +385,6 @@ impl WeakPools {
             }
         }
         drop(entries);
-        pools.freed.notify_waiters();
+        pools.tell();
     }
 }

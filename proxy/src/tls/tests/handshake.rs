@@ -249,3 +249,15 @@ async fn every_curve_agrees_on_a_key() {
         }
     }
 }
+
+/// Connections are looked for by the text of the name: two names of one server must not differ, nor two servers' be equal.
+#[test]
+fn a_name_has_one_text() {
+    let lab = Lab::example();
+    let context = build(&lab.trusting("root")).unwrap();
+    for host in ["A.Example", "a.example.", "b.example", "192.0.2.1", "[2001:DB8:0::1]", "2001:db8::1"] {
+        let name = UpstreamName { host: Some(host) };
+        assert_eq!(context.name_text(name).unwrap(), context.server_name(name).unwrap().to_str(), "{host}");
+    }
+    assert!(context.name_text(UpstreamName::default()).is_err());
+}

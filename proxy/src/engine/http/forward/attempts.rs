@@ -1,6 +1,6 @@
 //! Attempts until one is answered, or no other is allowed.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use http::Response;
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     engine::{
-        balance::Observed,
+        balance::{ClusterState, Observed},
         dial::{self, DialError, Target},
         http::{
             answer::{Answer, AnswerError},
@@ -49,6 +49,7 @@ pub async fn attempts(
     outgoing: &Outgoing,
     upload: &Upload,
     wants: Wants,
+    state: &Arc<ClusterState>,
     log: &mut RequestLog,
 ) -> Outcome {
     let target = Target {
@@ -60,11 +61,10 @@ pub async fn attempts(
     };
     errand.sweep();
     let policy = errand.retries();
-    let state = errand.connection.pod.cluster(&errand.cluster);
-    let mut retries = Retries::new(policy, &errand.cluster.pool, &state);
+    let mut retries = Retries::new(policy, &errand.cluster.pool, state);
     let mut tried = Vec::new();
     loop {
-        let picked = match dial::pick(&errand.snapshot, &errand.connection.pod, &target, &tried).await {
+        let picked = match dial::pick_by(state, &errand.snapshot, &errand.connection.pod, &target, &tried).await {
             Ok(picked) => picked,
             Err(error) => return Outcome::NoConnection(error),
         };

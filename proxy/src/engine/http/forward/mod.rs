@@ -125,7 +125,7 @@ pub async fn exchange(
     let wants = Wants { client_h2, upgrade: upgrade.is_some(), plain };
     let mut deadline = errand.deadline(&outgoing.progress);
     let outcome = {
-        let attempts = pin!(attempts(&errand, &outgoing, &upload, wants, &mut log));
+        let attempts = pin!(attempts(&errand, &outgoing, &upload, wants, &state, &mut log));
         match &mut deadline {
             None => attempts.await,
             Some(deadline) => tokio::select! {
@@ -212,6 +212,9 @@ impl Errand {
     /// Under a new snapshot, closes the pooled connections whose cluster or TLS context is not what it was.
     fn sweep(&self) {
         let pod = &self.connection.pod;
+        if pod.http.generation() >= self.snapshot.generation {
+            return;
+        }
         pod.http.sweep(self.snapshot.generation, |key| {
             if key.cluster == dial::PASSTHROUGH {
                 return true;
@@ -220,11 +223,10 @@ impl Errand {
             let Some(cluster) = workload.and_then(|workload| workload.cluster(&key.cluster)) else {
                 return false;
             };
-            let name = key.tls.name.as_ref().map(|name| name.to_str());
             let target = Target {
                 cluster,
                 original: self.connection.info.original,
-                host: name.as_deref(),
+                host: key.tls.name.as_deref(),
                 hash: None,
                 client: None,
             };

@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use self::body::State;
 use super::head::{self, Extent, Head, HeadError};
 use crate::{
-    engine::{balance::Counted, http::head_rules::Violation, stream::UpstreamIo},
+    engine::{balance::Counted, http::head_rules::Violation, stream::UpstreamIo, workers},
     limits,
 };
 
@@ -27,6 +27,8 @@ use crate::{
 pub struct Conn {
     /// None once it was handed on.
     io: Option<UpstreamIo>,
+    /// Whose runtime tells when it is ready.
+    worker: Option<usize>,
     /// Counts against `maxConnections`.
     guard: Option<Counted>,
     /// What of the request head the socket had no room for.
@@ -75,6 +77,7 @@ impl Conn {
     pub fn new(io: UpstreamIo, guard: Counted) -> Box<Self> {
         Box::new(Self {
             io: Some(io),
+            worker: workers::current(),
             guard: Some(guard),
             unsent: Vec::new(),
             rest: Bytes::new(),
@@ -183,6 +186,27 @@ impl Conn {
         // Nobody waits; TLS may have session tickets to read.
         let mut cx = Context::from_waker(Waker::noop());
         Pin::new(io).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+    }
+
+    /// Whether it was opened, or last used, by this worker.
+    pub fn is_local(&self) -> bool {
+        self.worker == workers::current()
+    }
+
+    /// True where the next request may go out on it: it is quiet, and this worker's.
+    pub fn is_ready(&mut self) -> bool {
+        if !self.is_quiet() {
+            return false;
+        }
+        if !self.is_local() {
+            // A few system calls once, instead of waking another thread for each answer.
+            if let Err(error) = self.io().and_then(UpstreamIo::adopt) {
+                log::debug!("an upstream connection stays behind: {error}");
+                return false;
+            }
+            self.worker = workers::current();
+        }
+        true
     }
 
     /// The response was read to its exact end, and both sides want to go on.

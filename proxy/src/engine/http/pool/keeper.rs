@@ -72,7 +72,7 @@ impl Inner {
         // Closing costs system calls.
         if !over.is_empty() {
             drop(over);
-            self.freed.notify_waiters();
+            self.tell();
         }
         look
     }
@@ -85,7 +85,7 @@ impl Inner {
         entries.by_key.retain(|_, entry| !entry.is_empty());
         drop(entries);
         drop(idle);
-        self.freed.notify_waiters();
+        self.tell();
     }
 }
 

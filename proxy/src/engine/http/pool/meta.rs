@@ -1,6 +1,7 @@
 //! What is known of one upstream connection.
 
 use std::{
+    hash::{Hash, Hasher},
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
@@ -9,13 +10,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hashbrown::Equivalent;
+
 use crate::{
     engine::dial::TlsKey,
     mesh::{EndpointAddress, Pool},
 };
 
 /// What two requests must have in common to share a connection.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Key {
     /// Cluster name.
     pub cluster: String,
@@ -25,10 +28,44 @@ pub struct Key {
     pub client: Option<IpAddr>,
 }
 
+/// A [`Key`] that is looked for: nothing is copied for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Wanted<'a> {
+    pub cluster: &'a str,
+    pub address: &'a EndpointAddress,
+    pub context_id: u64,
+    pub name: Option<&'a str>,
+    pub client: Option<IpAddr>,
+}
+
+impl Key {
+    fn wanted(&self) -> Wanted<'_> {
+        Wanted {
+            cluster: &self.cluster,
+            address: &self.address,
+            context_id: self.tls.context_id,
+            name: self.tls.name.as_deref(),
+            client: self.client,
+        }
+    }
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.wanted().hash(state);
+    }
+}
+
+impl Equivalent<Arc<Key>> for Wanted<'_> {
+    fn equivalent(&self, key: &Arc<Key>) -> bool {
+        *self == key.wanted()
+    }
+}
+
 /// One upstream connection.
 #[derive(Debug)]
 pub struct Meta {
-    pub key: Key,
+    pub key: Arc<Key>,
     pub local: Option<SocketAddr>,
     pub tls: bool,
     /// Bytes that hyper got from the upstream.
@@ -52,7 +89,7 @@ pub struct Meta {
 impl Meta {
     pub fn new(key: Key, local: Option<SocketAddr>, tls: bool, generation: u64, pool: &Pool) -> Arc<Self> {
         Arc::new(Self {
-            key,
+            key: Arc::new(key),
             local,
             tls,
             read: Arc::default(),

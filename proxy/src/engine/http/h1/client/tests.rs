@@ -167,3 +167,24 @@ async fn an_answer_that_began_is_told_from_silence() {
         assert!(lost.error.closed() && lost.silent == silent, "{answer:?}: {lost:?}");
     }
 }
+
+/// A connection that another worker has opened must not need that worker to be awake.
+#[test]
+fn a_connection_goes_on_at_another_runtime() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (first, second) = (runtime(), runtime());
+    let (mut conn, upstream) = first.block_on(async { pair() });
+    conn.worker = Some(usize::MAX);
+    let mut upstream = upstream.into_std().unwrap();
+    let answering = std::thread::spawn(move || {
+        upstream.set_nonblocking(false).unwrap();
+        let read = io::Read::read(&mut upstream, &mut [0; 1024]).unwrap();
+        io::Write::write_all(&mut upstream, b"HTTP/1.1 204 OK\r\n\r\n").unwrap();
+        read
+    });
+    second.block_on(async {
+        assert!(conn.is_ready() && conn.is_local());
+        conn.exchange(&Method::GET, "/", &HeaderMap::new(), "a").await.unwrap();
+    });
+    assert!(answering.join().unwrap() > 0);
+}
