@@ -12,6 +12,8 @@ use crate::{netns::Netns, pki::Pki, process::Daemon};
 
 /// Path of the 1 KiB body.
 pub const SMALL: &str = "/1k";
+/// Path whose body tells what the server was called with: TLS version, server name, the client certificate's subject.
+pub const TOLD: &str = "/told";
 /// Path of the 1 GiB body.
 pub const BIG: &str = "/big";
 /// Path of the 1 KiB body after which the server closes the connection.
@@ -85,6 +87,7 @@ fn server(host: &Host, pki: &Pki, dir: &Path) -> String {
          \x20   server_name {name};\n    ssl_certificate {crt};\n    ssl_certificate_key {key};\n\
          \x20   ssl_session_tickets {tickets};\n    ssl_session_cache off;\n{demand}    root {www};\n\
          \x20   location = {SMALL} {{ return 200 \"{body}\"; }}\n\
+         \x20   location = {TOLD} {{ return 200 \"$ssl_protocol $ssl_server_name $ssl_client_s_dn;\"; }}\n\
          \x20   location = {CLOSE} {{ keepalive_timeout 0; return 200 \"{body}\";\n\
          \x20     access_log {resumed} resumed buffer=64k flush=1s; }}\n\
          \x20   location = {BIG} {{ }}\n\

@@ -6,6 +6,7 @@ pub mod egret;
 mod envoy;
 mod haproxy;
 mod nginx;
+mod proof;
 
 use std::{path::Path, process::Command, time::Duration};
 
@@ -94,20 +95,25 @@ impl Peer {
     /// Starts it for the pod, on its CPU, and waits until it serves.
     pub fn start<'a>(self, bench: &'a Bench, setup: &Setup, cpus: Cpus) -> Result<Running<'a>> {
         let stage = &bench.stage;
-        match self {
-            Self::DirectHttp => Ok(direct::plain()),
-            Self::DirectHttps => Ok(direct::tls()),
+        let running = match self {
+            Self::DirectHttp => direct::plain(),
+            Self::DirectHttps => direct::tls(),
             Self::Envoy => {
                 let program = bench.options.envoy.as_deref().context("there is no Envoy here")?;
-                envoy::start(stage, program, setup, cpus)
+                envoy::start(stage, program, setup, cpus)?
             }
-            Self::HAProxy => haproxy::start(stage, setup, cpus),
-            Self::Nginx => nginx::start(stage, setup, cpus),
+            Self::HAProxy => haproxy::start(stage, setup, cpus)?,
+            Self::Nginx => nginx::start(stage, setup, cpus)?,
             Self::Egret => {
                 let agent = egret::Agent::start(stage, &bench.options.egret, setup, cpus)?;
-                Ok(Running { _redirect: None, process: Some(Box::new(agent)), tls: false })
+                Running { _redirect: None, process: Some(Box::new(agent)), tls: false }
             }
+        };
+        // nginx takes nothing but HTTP/2 then.
+        if running.pid().is_some() && !setup.h2 {
+            proof::originates_tls(stage)?;
         }
+        Ok(running)
     }
 }
 
