@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf, process::Command, time::Dura
 
 use anyhow::{Context, Result, ensure};
 
-use super::Load;
+use super::{Load, generate};
 use crate::bench::Bench;
 
 /// One run of h2load.
@@ -22,8 +22,14 @@ impl H2load<'_> {
         bench.stage.dir().join("h2load.log")
     }
 
-    /// The command that runs in the pod, on one CPU.
-    pub fn command(&self, bench: &Bench, cpu: usize, duration: Duration) -> Result<Command> {
+    /// Runs it in the pod, on one CPU: what it counted, and the CPU time it used.
+    pub fn run(&self, bench: &Bench, cpu: usize, duration: Duration) -> Result<(Load, Duration)> {
+        let (text, used) = generate(bench, self.command(bench, cpu, duration)?, duration)?;
+        let log = fs::read_to_string(Self::log(bench)).context("h2load's log")?;
+        Ok((parse(&text, &log)?, used))
+    }
+
+    fn command(&self, bench: &Bench, cpu: usize, duration: Duration) -> Result<Command> {
         // It appends.
         let _ = fs::remove_file(Self::log(bench));
         let mut command = bench.stage.in_pod("h2load", cpu);
@@ -37,11 +43,6 @@ impl H2load<'_> {
         }
         command.arg(self.url);
         Ok(command)
-    }
-
-    pub fn parse(&self, bench: &Bench, text: &str) -> Result<Load> {
-        let log = fs::read_to_string(Self::log(bench)).context("h2load's log")?;
-        parse(text, &log)
     }
 }
 

@@ -4,7 +4,7 @@ use std::{process::Command, time::Duration};
 
 use anyhow::{Context, Result};
 
-use super::Load;
+use super::{Load, generate};
 use crate::bench::Bench;
 
 /// One run of wrk.
@@ -25,8 +25,13 @@ end
 "#;
 
 impl Wrk<'_> {
-    /// The command that runs in the pod, on one CPU.
-    pub fn command(&self, bench: &Bench, cpu: usize, duration: Duration) -> Result<Command> {
+    /// Runs it in the pod, on one CPU: what it counted, and the CPU time it used.
+    pub fn run(&self, bench: &Bench, cpu: usize, duration: Duration) -> Result<(Load, Duration)> {
+        let (text, used) = generate(bench, self.command(bench, cpu, duration)?, duration)?;
+        Ok((parse(&text)?, used))
+    }
+
+    fn command(&self, bench: &Bench, cpu: usize, duration: Duration) -> Result<Command> {
         let script = bench.stage.dir().join("figures.lua");
         std::fs::write(&script, SCRIPT)?;
         let mut command = bench.stage.in_pod("wrk", cpu);
@@ -37,10 +42,6 @@ impl Wrk<'_> {
         }
         command.arg(self.url);
         Ok(command)
-    }
-
-    pub fn parse(&self, text: &str) -> Result<Load> {
-        parse(text)
     }
 }
 

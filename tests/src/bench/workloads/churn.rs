@@ -1,16 +1,13 @@
 //! A new connection on both sides for each request, W4: what TLS handshakes cost, full ones and resumed ones.
 
-use std::time::Duration;
-
 use anyhow::Result;
 
 use super::{Placement, Row, Workload, measured};
 use crate::bench::{
     Bench, hosts,
-    load::{Load, Wrk, generate},
+    load::Wrk,
     peers::{Log, Peer, Setup},
     results::{Figures, Metric},
-    stage::Cpus,
     upstream,
 };
 
@@ -78,15 +75,10 @@ impl Workload for Churn {
         bench.stage.place_server(cpus)?;
         let running = row.peer.start(bench, &row.setup, cpus)?;
         let url = running.url(self.host, upstream::CLOSE);
-        load(bench, &url, cpus, bench.warm_up())?;
-        let run = || measured(bench, &running, || load(bench, &url, cpus, bench.measure()));
+        let wrk = Wrk { url: &url, connections: CONNECTIONS, close: true };
+        wrk.run(bench, cpus.others, bench.warm_up())?;
+        let run = || measured(bench, &running, || wrk.run(bench, cpus.others, bench.measure()));
         let (figures, resumed) = upstream::resumed(bench.stage.dir(), run)?;
         Ok(figures.with(RESUMED, resumed))
     }
-}
-
-fn load(bench: &Bench, url: &str, cpus: Cpus, duration: Duration) -> Result<(Load, Duration)> {
-    let wrk = Wrk { url, connections: CONNECTIONS, close: true };
-    let (text, cpu) = generate(bench, wrk.command(bench, cpus.others, duration)?, duration)?;
-    Ok((wrk.parse(&text)?, cpu))
 }

@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::{Placement, Row, Workload, measured, usual};
 use crate::bench::{
     Bench, hosts,
-    load::{H2load, Load, Wrk, generate},
+    load::{H2load, Load, Wrk},
     peers::{Log, Peer, Setup},
     results::Figures,
     stage::Cpus,
@@ -153,15 +153,10 @@ impl Workload for Requests {
 impl Requests {
     fn load(&self, bench: &Bench, url: &str, cpus: Cpus, duration: Duration) -> Result<(Load, Duration)> {
         match self.client {
-            Client::Wrk { connections, close } => {
-                let wrk = Wrk { url, connections, close };
-                let (text, cpu) = generate(bench, wrk.command(bench, cpus.others, duration)?, duration)?;
-                Ok((wrk.parse(&text)?, cpu))
-            }
+            Client::Wrk { connections, close } => Wrk { url, connections, close }.run(bench, cpus.others, duration),
             Client::H2 { grpc } => {
                 let h2load = H2load { url, connections: H2_CONNECTIONS, streams: H2_STREAMS, grpc };
-                let (text, cpu) = generate(bench, h2load.command(bench, cpus.others, duration)?, duration)?;
-                Ok((h2load.parse(bench, &text)?, cpu))
+                h2load.run(bench, cpus.others, duration)
             }
         }
     }

@@ -1,16 +1,13 @@
 //! The client's own TLS, passed through by server name: short connections, W5.
 
-use std::time::Duration;
-
 use anyhow::Result;
 
 use super::{Placement, Row, Workload, measured};
 use crate::bench::{
     Bench, hosts,
-    load::{Load, Wrk, generate},
+    load::Wrk,
     peers::{Log, Peer, Setup},
     results::Figures,
-    stage::Cpus,
     upstream,
 };
 
@@ -45,13 +42,8 @@ impl Workload for Short {
         bench.stage.place_server(cpus)?;
         let running = row.peer.start(bench, &row.setup, cpus)?;
         let url = format!("https://{}{}", hosts::P256_FULL, upstream::SMALL);
-        load(bench, &url, cpus, bench.warm_up())?;
-        measured(bench, &running, || load(bench, &url, cpus, bench.measure()))
+        let wrk = Wrk { url: &url, connections: CONNECTIONS, close: true };
+        wrk.run(bench, cpus.others, bench.warm_up())?;
+        measured(bench, &running, || wrk.run(bench, cpus.others, bench.measure()))
     }
-}
-
-fn load(bench: &Bench, url: &str, cpus: Cpus, duration: Duration) -> Result<(Load, Duration)> {
-    let wrk = Wrk { url, connections: CONNECTIONS, close: true };
-    let (text, cpu) = generate(bench, wrk.command(bench, cpus.others, duration)?, duration)?;
-    Ok((wrk.parse(&text)?, cpu))
 }
