@@ -86,7 +86,7 @@ async fn tls(
     let mut record = raw::record(&pod, &info);
     let Some(server) = server else {
         record.flags.push(Flag::NR);
-        record.response_code_details = Some("filter_chain_not_found".to_owned());
+        record.response_code_details = Some("filter_chain_not_found".into());
         let raw = Raw { client: ClientIo::Plain(client(stream)), info, tls: true, connected: None };
         return raw::reset(&engine, raw, record);
     };

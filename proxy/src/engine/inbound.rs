@@ -134,7 +134,7 @@ impl Coming {
             Kind::Silent | Kind::Http1 | Kind::Http2 | Kind::Other => {
                 let mut record = self.record();
                 record.flags.push(Flag::NR);
-                record.response_code_details = Some("filter_chain_not_found".to_owned());
+                record.response_code_details = Some("filter_chain_not_found".into());
                 self.reset(record);
             }
         }
@@ -297,7 +297,7 @@ impl Coming {
             log::debug!("{}: {} at {}: {why}; reset", self.pod.id, self.info.peer, self.info.original);
             let mut record = self.record();
             record.flags.push(Flag::NR);
-            record.response_code_details = Some("filter_chain_not_found".to_owned());
+            record.response_code_details = Some("filter_chain_not_found".into());
             return self.reset(record);
         }
         let Self { engine, snapshot, pod, port, info, client, connected } = self;

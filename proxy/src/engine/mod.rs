@@ -40,6 +40,7 @@ use std::{
     time::Duration,
 };
 
+use ::http::HeaderMap;
 use arc_swap::ArcSwap;
 use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -47,7 +48,7 @@ use tokio_util::sync::CancellationToken;
 use self::workers::Workers;
 use crate::{
     mesh::{Cluster, Decision, HttpDecision, Mesh, Outbound, ServerTlsSettings, WorkloadId},
-    telemetry::record::Record,
+    telemetry::record::{Kept, Record},
     tls,
 };
 
@@ -109,6 +110,14 @@ impl Snapshot {
 pub trait Sink: Send + Sync + 'static {
     /// One request, or one connection that was not HTTP, has ended.
     fn record(&self, record: Record);
+    /// Keeps what [`Sink::record`] will want to know of a request's headers: all of them, unless it knows better.
+    fn keep_request(&self, headers: &HeaderMap, kept: &mut Kept) {
+        kept.keep_all(headers);
+    }
+    /// As [`Sink::keep_request`], of a response's.
+    fn keep_response(&self, headers: &HeaderMap, kept: &mut Kept) {
+        kept.keep_all(headers);
+    }
     /// A raw (TCP, TLS) connection was accepted and its cluster is known. The record is at its beginning.
     fn connection_opened(&self, record: &Record);
     /// The counterpart of [`Sink::connection_opened`], with the same record; the one that tells of the end bears the bytes.

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     limits,
     mesh::{ClusterRef, Decision, TunnelRoute, UpstreamTls, Verdict},
-    telemetry::record::{Flag, Record, Reporter},
+    telemetry::record::{Flag, Kept, Record, Reporter},
     tls::TlsError,
 };
 
@@ -67,21 +67,20 @@ async fn settled(engine: &Engine, snapshot: &Snapshot, pod: &Pod, mut raw: Raw, 
                 _ => ("", "no destination of the route has a weight"),
             };
             log::warn!("{}: connection to {} reset: {why}", pod.id, raw.info.original);
-            record.cluster_name = Some(name.to_owned());
+            record.cluster_name = Some(name.to_owned().into());
             record.flags.push(Flag::NC);
             return reset(engine, raw, record);
         }
         Decision::Cluster(cluster) => {
-            record.cluster_name = Some(cluster.name.clone());
             record.cluster = Some(cluster.clone());
             cluster
         }
         Decision::Passthrough => {
-            record.cluster_name = Some(PASSTHROUGH.to_owned());
+            record.cluster_name = Some(PASSTHROUGH.into());
             dial::passthrough().clone()
         }
         Decision::Block => {
-            record.cluster_name = Some(BLACK_HOLE.to_owned());
+            record.cluster_name = Some(BLACK_HOLE.into());
             record.flags.push(Flag::UH);
             return reset(engine, raw, record);
         }
@@ -112,7 +111,7 @@ async fn settled(engine: &Engine, snapshot: &Snapshot, pod: &Pod, mut raw: Raw, 
     };
     match connected {
         Ok(Connected { upstream, picked: _picked, first }) => {
-            record.upstream_host = Some(dial::address_text(&upstream.address));
+            record.upstream_host = Some((&upstream.address).into());
             record.upstream_local_address = upstream.local;
             record.upstream_tls = upstream.tls;
             let limits = Limits {
@@ -124,7 +123,7 @@ async fn settled(engine: &Engine, snapshot: &Snapshot, pod: &Pod, mut raw: Raw, 
         Err(error) => {
             log::debug!("{}: {}: {error}", pod.id, cluster.name);
             record.flags.push(error.flag());
-            record.upstream_host = error.upstream_host().map(str::to_owned);
+            record.upstream_host = error.upstream_host().map(Into::into);
             record.upstream_transport_failure_reason = error.reason();
             reset(engine, raw, record);
         }
@@ -317,7 +316,7 @@ pub fn record(pod: &Pod, info: &ConnectionInfo) -> Record {
         upstream_local_address: None,
         downstream_local_address: Some(original),
         downstream_remote_address: Some(info.peer),
-        requested_server_name: info.sni.as_deref().map(str::to_owned),
+        requested_server_name: info.sni.clone(),
         reporter: match info.arrival {
             Arrival::Outbound | Arrival::Gateway { .. } => Reporter::Source,
             Arrival::Inbound => Reporter::Destination,
@@ -331,7 +330,8 @@ pub fn record(pod: &Pod, info: &ConnectionInfo) -> Record {
         cluster_name: None,
         upstream_tls: false,
         grpc_status: None,
-        request_headers: http::HeaderMap::new(),
-        response_headers: http::HeaderMap::new(),
+        grpc: false,
+        request_headers: Kept::default(),
+        response_headers: Kept::default(),
     }
 }

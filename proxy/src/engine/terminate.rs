@@ -85,7 +85,7 @@ pub(super) async fn no_hello(
     mut record: Record,
 ) {
     let Some((alert, why)) = alert(first) else {
-        record.response_code_details = Some("filter_chain_not_found".to_owned());
+        record.response_code_details = Some("filter_chain_not_found".into());
         record.flags.push(Flag::NR);
         let raw = Raw { client: ClientIo::Plain(stream), info, tls: true, connected: None };
         return raw::reset(engine, raw, record);

@@ -3,6 +3,7 @@
 pub mod access_log;
 pub mod logging;
 pub mod metrics;
+pub mod noted;
 pub mod record;
 
 use std::{
@@ -12,12 +13,13 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use http::HeaderMap;
 use parking_lot::Mutex;
 
 use self::{
     access_log::{AccessLog, Format, FormatError},
     metrics::Metrics,
-    record::Record,
+    record::{Kept, Record},
 };
 use crate::mesh::{Cluster, Mesh, Settings, WorkloadId};
 
@@ -100,11 +102,6 @@ impl Telemetry {
         error.map_or(Ok(()), |error| Err(error.into()))
     }
 
-    /// Whether the engine must keep header maps for the access log.
-    pub fn needs_headers(&self) -> bool {
-        self.access_log.load().as_ref().is_some_and(|log| log.format().needs_headers())
-    }
-
     /// Opens the access-log file anew (SIGUSR1, log rotation).
     pub fn reopen(&self) {
         if let Some(log) = self.access_log.load().as_ref() {
@@ -129,6 +126,18 @@ impl Telemetry {
 impl crate::engine::Sink for Telemetry {
     fn record(&self, record: Record) {
         Self::record(self, &record);
+    }
+
+    fn keep_request(&self, headers: &HeaderMap, kept: &mut Kept) {
+        if let Some(log) = self.access_log.load().as_ref() {
+            kept.keep(headers, &log.headers().request);
+        }
+    }
+
+    fn keep_response(&self, headers: &HeaderMap, kept: &mut Kept) {
+        if let Some(log) = self.access_log.load().as_ref() {
+            kept.keep(headers, &log.headers().response);
+        }
     }
 
     fn connection_opened(&self, record: &Record) {

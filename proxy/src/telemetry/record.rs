@@ -6,6 +6,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use uuid::Uuid;
+
+pub use super::noted::{Kept, Text, UpstreamHost};
 use crate::{
     mesh::{Cluster, WorkloadId},
     tls::{ClientCertificate, SessionParameters},
@@ -110,14 +113,14 @@ pub struct Record {
     pub duration: Duration,
     /// `HTTP/1.1`, `HTTP/2`, `HTTP/1.0`; None for TCP and TLS.
     pub protocol: Option<&'static str>,
-    pub method: Option<String>,
-    pub path: Option<String>,
-    pub authority: Option<String>,
+    pub method: Option<Text>,
+    pub path: Option<Text>,
+    pub authority: Option<Text>,
     /// 0: none was sent.
     pub response_code: u16,
     pub flags: Vec<Flag>,
     /// Envoy's details: `via_upstream`, `route_not_found`, `direct_response` …
-    pub response_code_details: Option<String>,
+    pub response_code_details: Option<Text>,
     pub connection_termination_details: Option<String>,
     pub upstream_transport_failure_reason: Option<String>,
     /// Why the client's TLS handshake failed. Shown as `%CONNECTION_TERMINATION_DETAILS%` too, which stands in the default
@@ -128,8 +131,9 @@ pub struct Record {
     pub bytes_sent: u64,
     /// First byte sent upstream to first response head.
     pub upstream_service_time: Option<Duration>,
-    pub request_id: Option<String>,
-    pub upstream_host: Option<String>,
+    /// Made here; that of the client's own is among its headers.
+    pub request_id: Option<Uuid>,
+    pub upstream_host: Option<UpstreamHost>,
     pub upstream_local_address: Option<SocketAddr>,
     pub downstream_local_address: Option<SocketAddr>,
     pub downstream_remote_address: Option<SocketAddr>,
@@ -140,22 +144,25 @@ pub struct Record {
     /// The downstream's TLS was taken off here.
     pub downstream_tls: bool,
     pub downstream_session: Option<SessionParameters>,
-    pub requested_server_name: Option<String>,
-    pub route_name: Option<Arc<str>>,
-    /// `None` with `cluster_name` set: PassthroughCluster or BlackHoleCluster.
+    pub requested_server_name: Option<Arc<str>>,
+    pub route_name: Option<Text>,
     pub cluster: Option<Arc<Cluster>>,
-    pub cluster_name: Option<String>,
+    /// Of what is in no table: PassthroughCluster, BlackHoleCluster, one that a route names in vain. See
+    /// [`Record::cluster_name`].
+    pub cluster_name: Option<Text>,
     /// True where TLS was originated and verified.
     pub upstream_tls: bool,
     /// gRPC status of the trailers (or head), where there is one.
     pub grpc_status: Option<u32>,
-    /// Kept for `%REQ(…)%` and `%RESP(…)%` of any header.
-    pub request_headers: http::HeaderMap,
-    pub response_headers: http::HeaderMap,
+    /// The request's Content-Type is one of gRPC's.
+    pub grpc: bool,
+    /// For `%REQ(…)%` and `%RESP(…)%`: those that [`crate::engine::Sink`] has asked for.
+    pub request_headers: Kept,
+    pub response_headers: Kept,
 }
 
 impl Record {
-    /// Name of the cluster, whether a service's or PassthroughCluster or BlackHoleCluster.
+    /// Name of the cluster, whether a table has it or not.
     pub fn cluster_name(&self) -> Option<&str> {
         self.cluster.as_deref().map(|cluster| cluster.name.as_str()).or(self.cluster_name.as_deref())
     }

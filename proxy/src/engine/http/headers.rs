@@ -16,6 +16,7 @@ pub fn of_the_connection(name: &HeaderName) -> bool {
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// Removes what was meant for us alone. `TE: trailers` is said again to the next hop.
@@ -77,7 +78,7 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
 
 /// `grpc-status` of a head or of trailers.
 pub fn grpc_status(headers: &HeaderMap) -> Option<u32> {
-    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+    headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
 }
 
 #[cfg(test)]

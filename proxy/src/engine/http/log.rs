@@ -1,12 +1,12 @@
 //! One request's [`Record`] while it grows; written exactly once, when the exchange ends or is dropped.
 
 use std::{
-    borrow::Cow,
     sync::{Arc, atomic::Ordering},
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
-use http::{HeaderMap, Request, Response, StatusCode, Version};
+use http::{HeaderMap, Request, Response, StatusCode, Version, header::CONTENT_TYPE};
+use uuid::Uuid;
 
 use super::{Connection, body::Progress, headers, routes::ORIGINAL_PATH};
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
         raw,
     },
     mesh::Cluster,
-    telemetry::record::{Flag, Record},
+    telemetry::record::{Flag, Kept, Record, Text},
 };
 
 /// Dropping it without [`RequestLog::finish`] means that the client left before there was an answer.
@@ -25,6 +25,7 @@ pub struct RequestLog {
     record: Option<Record>,
     started: Instant,
     sent_upstream: Option<Instant>,
+    service_time: Option<Duration>,
     progress: Option<Arc<Progress>>,
     version: Version,
     grpc: bool,
@@ -39,12 +40,14 @@ impl RequestLog {
     pub fn new<B>(connection: &Arc<Connection>, request: &Request<B>) -> Box<Self> {
         connection.begin();
         let headers = request.headers();
-        let mut logged = headers.clone();
+        let mut request_headers = Kept::default();
+        connection.engine.sink().keep_request(headers, &mut request_headers);
         // The log shows it in the place of the path: only a proxy of the mesh may say so.
         if connection.info.identity.is_none() {
-            logged.remove(ORIGINAL_PATH);
+            request_headers.remove(&ORIGINAL_PATH);
         }
-        let own_id = headers.get("x-request-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
+        let kind = headers.get(CONTENT_TYPE);
+        let grpc = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
         let record = Record {
             start: SystemTime::now(),
             protocol: Some(match request.version() {
@@ -52,10 +55,11 @@ impl RequestLog {
                 Version::HTTP_2 => "HTTP/2",
                 _ => "HTTP/1.1",
             }),
-            method: Some(request.method().as_str().to_owned()),
-            path: request.uri().path_and_query().map(|path| path.as_str().to_owned()),
-            request_id: Some(own_id.unwrap_or_else(new_id)),
-            request_headers: logged,
+            method: Some(Text::method(request.method())),
+            path: request.uri().path_and_query().map(Into::into),
+            request_id: Some(new_id()),
+            grpc,
+            request_headers,
             ..raw::record(&connection.pod, &connection.info)
         };
         Box::new(Self {
@@ -63,9 +67,10 @@ impl RequestLog {
             record: Some(record),
             started: Instant::now(),
             sent_upstream: None,
+            service_time: None,
             progress: None,
             version: request.version(),
-            grpc: headers::is_grpc(headers),
+            grpc: grpc && headers::is_grpc(headers),
             head: request.method() == http::Method::HEAD,
             held: None,
             endpoint: None,
@@ -80,14 +85,17 @@ impl RequestLog {
         self.head
     }
 
-    /// The client's own, or one made for the log.
-    pub fn request_id(&self) -> Option<&str> {
-        self.record.as_ref()?.request_id.as_deref()
+    /// For a request whose client has given it none.
+    pub fn request_id(&self) -> Option<Uuid> {
+        self.record.as_ref()?.request_id
     }
 
-    /// Since the request went out.
-    pub fn service_time(&self) -> Option<std::time::Duration> {
-        self.sent_upstream.map(|sent| sent.elapsed())
+    /// From when the request went out until this is first asked for.
+    pub fn service_time(&mut self) -> Option<Duration> {
+        if let Some(sent) = self.sent_upstream.take() {
+            self.service_time = Some(sent.elapsed());
+        }
+        self.service_time
     }
 
     /// Changes the record; it is there until [`RequestLog::finish`].
@@ -107,15 +115,18 @@ impl RequestLog {
         });
     }
 
-    pub fn details(&mut self, details: impl Into<Cow<'static, str>>) {
-        self.with(|record| record.response_code_details = Some(details.into().into_owned()));
+    pub fn details(&mut self, details: impl Into<Text>) {
+        self.with(|record| record.response_code_details = Some(details.into()));
     }
 
-    pub fn route(&mut self, route: &str, cluster: Option<&Arc<Cluster>>, cluster_name: &str) {
+    /// `cluster_name` counts only where there is no cluster of that name.
+    pub fn route(&mut self, route: impl Into<Text>, cluster: Option<&Arc<Cluster>>, cluster_name: &str) {
+        let route = route.into();
         self.with(|record| {
-            record.route_name = (!route.is_empty()).then(|| route.into());
+            record.route_name = (!route.is_empty()).then_some(route);
             record.cluster = cluster.cloned();
-            record.cluster_name = Some(cluster_name.to_owned());
+            let named = cluster.is_none() && !cluster_name.is_empty();
+            record.cluster_name = named.then(|| cluster_name.to_owned().into());
         });
     }
 
@@ -148,18 +159,19 @@ impl RequestLog {
 
     /// The request goes out now.
     pub fn sending(&mut self) {
-        self.sent_upstream = Some(Instant::now());
+        (self.sent_upstream, self.service_time) = (Some(Instant::now()), None);
     }
 
     /// The head that the client gets.
     pub fn response<B>(&mut self, response: &Response<B>) {
-        let time = self.sent_upstream.take().map(|sent| sent.elapsed());
-        self.with(|record| {
+        let time = self.service_time();
+        if let Some(record) = &mut self.record {
             record.response_code = response.status().as_u16();
             record.upstream_service_time = time;
-            record.response_headers = response.headers().clone();
+            record.response_headers = Kept::default();
+            self.connection.engine.sink().keep_response(response.headers(), &mut record.response_headers);
             record.grpc_status = headers::grpc_status(response.headers());
-        });
+        }
     }
 
     pub fn trailers(&mut self, trailers: &HeaderMap) {
@@ -213,8 +225,8 @@ impl Drop for RequestLog {
 }
 
 /// A random UUID (RFC 9562 section 5.4). From the thread's own generator: the system's costs a call for each request.
-fn new_id() -> String {
-    uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string()
+fn new_id() -> Uuid {
+    uuid::Builder::from_random_bytes(rand::random()).into_uuid()
 }
 
 /// gRPC's own word for an HTTP status that a proxy answers with (the gRPC protocol's "HTTP to gRPC status mapping").

@@ -12,7 +12,6 @@ use crate::{
     engine::{
         Engine, Sink, Snapshot,
         accept::{Arrival, ConnectionInfo},
-        dial,
         host_sockets::{Destinations, HostSockets},
         pod::Pod,
         resolve::{Resolver, ResolverFiles},
@@ -65,11 +64,11 @@ impl Client {
     /// What is noted of one request from its head to its last byte, in the order in which it becomes known.
     pub fn exchange<B>(&self, request: &Request<()>, cluster: &Arc<Cluster>, at: &Upstream, response: &Response<B>) {
         let mut log = RequestLog::new(&self.connection, request);
-        log.with(|record| record.authority = Some(cluster.host.clone()));
+        log.with(|record| record.authority = Some(cluster.host.clone().into()));
         log.route(&at.route, None, "");
         log.route(&at.route, Some(cluster), &cluster.name);
         log.with(|record| {
-            record.upstream_host = Some(dial::address_text(&at.address));
+            record.upstream_host = Some((&at.address).into());
             record.upstream_local_address = Some(at.local);
             record.upstream_tls = true;
         });

@@ -95,7 +95,7 @@ pub fn no_connection(mut log: Box<RequestLog>, error: &DialError) -> Response<Re
     log.with(|record| {
         record.upstream_transport_failure_reason = error.reason();
         if let Some(host) = error.upstream_host() {
-            record.upstream_host = Some(host.to_owned());
+            record.upstream_host = Some(host.into());
         }
     });
     reply(log, StatusCode::SERVICE_UNAVAILABLE, error.body())

@@ -16,7 +16,7 @@ use crate::{
     engine::{accept::Arrival, authorize, dial, raw},
     limits,
     mesh::{Decision, HttpDecision, RequestHead, Verdict},
-    telemetry::record::Flag,
+    telemetry::record::{Flag, Kept},
 };
 use bytes::Bytes;
 use http::{
@@ -34,7 +34,7 @@ pub async fn answer(connection: Arc<Connection>, mut request: Request<Payload>) 
         Ok(authority) => authority,
         Err(violation) => return violated(log, violation),
     };
-    log.with(|record| record.authority = Some(authority.clone()));
+    log.with(|record| record.authority = Some(authority.clone().into()));
     if request.method() == http::Method::CONNECT {
         log.details("connect_not_supported");
         let text = "CONNECT is not supported: connect to the destination itself, egret carries it transparently";
@@ -124,9 +124,9 @@ fn head<'a>(request: &'a Request<Payload>, authority: &'a str, tls: bool) -> Req
 
 fn refuse_head(mut log: Box<RequestLog>, verdict: head_guard::Verdict) -> Response<ResponseBody> {
     log.with(|record| {
-        record.method = verdict.method;
-        record.path = verdict.target;
-        record.request_headers = HeaderMap::new();
+        record.method = verdict.method.map(Into::into);
+        record.path = verdict.target.map(Into::into);
+        (record.grpc, record.request_headers) = (false, Kept::default());
     });
     violated(log, verdict.violation)
 }

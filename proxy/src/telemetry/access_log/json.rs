@@ -158,6 +158,11 @@ fn write_value(value: &Value<'_>, line: &mut Vec<u8>) {
         Value::Number(number) => plain::number(*number, line),
         Value::Bytes(bytes) => escape(bytes, line),
         Value::Text(text) => escape(text.as_bytes(), line),
+        Value::Pair(first, second) => {
+            escape(first.as_bytes(), line);
+            line.push(b'/');
+            escape(second.as_bytes(), line);
+        }
         Value::Plain(plain) => plain.write(line),
     }
 }

@@ -17,6 +17,7 @@ use std::{
 };
 
 pub use format::FormatError;
+use http::HeaderName;
 pub use output::Output;
 pub use text::escape;
 
@@ -54,32 +55,63 @@ impl Format {
         line.push(b'\n');
     }
 
-    /// Whether the lines want values of request or response headers.
-    pub fn needs_headers(&self) -> bool {
-        fn operator(operator: &format::Operator) -> bool {
-            matches!(
-                operator.field,
-                format::Field::Request(format::Header::Name(_), _)
-                    | format::Field::Request(_, Some(format::Header::Name(_)))
-                    | format::Field::Response(..)
-            )
+    /// The headers that the lines want values of.
+    pub fn headers(&self) -> Headers {
+        let mut headers = Headers::default();
+        match self {
+            Self::Text(pieces) => headers.add_template(pieces),
+            Self::Json(value) => headers.add_node(value),
         }
-        fn template(pieces: &format::Template) -> bool {
-            pieces.iter().any(|piece| matches!(piece, format::Piece::Operator(found) if operator(found)))
+        headers
+    }
+}
+
+/// Names of headers that a format shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Headers {
+    pub request: Vec<HeaderName>,
+    pub response: Vec<HeaderName>,
+}
+
+impl Headers {
+    fn add_node(&mut self, value: &json::Node) {
+        match value {
+            json::Node::Object(members) => members.iter().for_each(|(_, member)| self.add_node(member)),
+            json::Node::Array(items) => items.iter().for_each(|item| self.add_node(item)),
+            json::Node::Operator(found) => self.add(found),
+            json::Node::Template(pieces) => self.add_template(pieces),
+            json::Node::Constant(_) => {}
         }
-        fn node(value: &json::Node) -> bool {
-            match value {
-                json::Node::Object(members) => members.iter().any(|(_, member)| node(member)),
-                json::Node::Array(items) => items.iter().any(node),
-                json::Node::Operator(found) => operator(found),
-                json::Node::Template(pieces) => template(pieces),
-                json::Node::Constant(_) => false,
+    }
+
+    fn add_template(&mut self, pieces: &format::Template) {
+        for piece in pieces {
+            if let format::Piece::Operator(found) = piece {
+                self.add(found);
             }
         }
-        match self {
-            Self::Text(pieces) => template(pieces),
-            Self::Json(value) => node(value),
+    }
+
+    fn add(&mut self, operator: &format::Operator) {
+        match &operator.field {
+            format::Field::Request(first, second) => {
+                for header in std::iter::once(first).chain(second) {
+                    if let format::Header::Name(name) = header {
+                        add(&mut self.request, name);
+                    }
+                }
+            }
+            format::Field::Response(first, second) => {
+                std::iter::once(first).chain(second).for_each(|name| add(&mut self.response, name));
+            }
+            _ => {}
         }
+    }
+}
+
+fn add(names: &mut Vec<HeaderName>, name: &HeaderName) {
+    if !names.contains(name) {
+        names.push(name.clone());
     }
 }
 
@@ -95,23 +127,29 @@ pub fn warnings(settings: &Settings) -> Vec<String> {
 /// A format and the place its lines go to.
 pub struct AccessLog {
     format: Format,
+    headers: Headers,
     output: Arc<Output>,
 }
 
 impl AccessLog {
     /// Starts the writing thread. `dropped` counts lines that were not written.
     pub fn start(format: Format, file: &Path, dropped: Arc<AtomicU64>) -> std::io::Result<Self> {
-        Ok(Self { format, output: Arc::new(Output::start(file, dropped)?) })
+        Ok(Self { headers: format.headers(), format, output: Arc::new(Output::start(file, dropped)?) })
     }
 
     /// The same output with another format.
     #[must_use]
     pub fn with_format(&self, format: Format) -> Self {
-        Self { format, output: self.output.clone() }
+        Self { headers: format.headers(), format, output: self.output.clone() }
     }
 
     pub fn format(&self) -> &Format {
         &self.format
+    }
+
+    /// The headers that its lines show.
+    pub fn headers(&self) -> &Headers {
+        &self.headers
     }
 
     pub fn output(&self) -> &Output {

@@ -7,6 +7,8 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use uuid::Uuid;
+
 /// What is of digits, letters and a few signs.
 #[derive(Clone, Copy, Debug)]
 pub enum Plain {
@@ -17,6 +19,7 @@ pub enum Plain {
     /// A number that a header bears: in JSON a string, too.
     Digits(u64),
     Word(&'static str),
+    Id(Uuid),
 }
 
 impl Plain {
@@ -35,6 +38,7 @@ impl Plain {
             Self::Ip(IpAddr::V6(ip)) => drop(write!(line, "{ip}")),
             Self::Time(time) => timestamp(*time, line),
             Self::Digits(digits) => number(*digits, line),
+            Self::Id(id) => line.extend_from_slice(id.hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes()),
             Self::Word(word) => line.extend_from_slice(word.as_bytes()),
         }
     }

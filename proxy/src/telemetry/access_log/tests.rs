@@ -3,19 +3,19 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderName, HeaderValue, header::USER_AGENT};
 
 use super::*;
 use crate::{
     mesh::WorkloadId,
-    telemetry::record::Flag,
+    telemetry::record::{Flag, Kept},
     tls::{ClientCertificate, SessionParameters},
 };
 
 /// An HTTP request that went well.
 pub(crate) fn request() -> Record {
-    let mut request_headers = HeaderMap::new();
-    request_headers.insert("user-agent", HeaderValue::from_static("curl/7.88.1"));
+    let mut request_headers = Kept::default();
+    request_headers.append(USER_AGENT, HeaderValue::from_static("curl/7.88.1"));
     Record {
         protocol: Some("HTTP/1.1"),
         method: Some("GET".into()),
@@ -26,7 +26,7 @@ pub(crate) fn request() -> Record {
         bytes_received: 0,
         bytes_sent: 1834,
         upstream_service_time: Some(Duration::from_micros(41_900)),
-        request_id: Some("2e6a0bd4-0d2f-4a53-8b50-2f4a8bd52f6d".into()),
+        request_id: "2e6a0bd4-0d2f-4a53-8b50-2f4a8bd52f6d".parse().ok(),
         route_name: Some("default".into()),
         request_headers,
         ..connection()
@@ -68,8 +68,9 @@ pub(crate) fn connection() -> Record {
         cluster_name: Some("outbound|443||edition.cnn.com".into()),
         upstream_tls: false,
         grpc_status: None,
-        request_headers: HeaderMap::new(),
-        response_headers: HeaderMap::new(),
+        grpc: false,
+        request_headers: Kept::default(),
+        response_headers: Kept::default(),
     }
 }
 
@@ -178,7 +179,8 @@ fn a_json_format_of_ones_own() {
 fn no_value_ends_its_line_or_field() {
     let mut record = request();
     record.path = Some("/a\"b\\c\r\nGET /\u{7f}\u{85}\u{2028}é".into());
-    record.request_headers.insert("user-agent", HeaderValue::from_bytes(b"x\ty\xff").unwrap());
+    record.request_headers = Kept::default();
+    record.request_headers.append(USER_AGENT, HeaderValue::from_bytes(b"x\ty\xff").unwrap());
     let text = line(false, Some("\"%REQ(:PATH)%\" %REQ(USER-AGENT)%"), &record);
     assert_eq!(text, "\"/a\\\"b\\\\c\\x0d\\x0aGET /\\x7f\\xc2\\x85\\xe2\\x80\\xa8é\" x\\x09y\\xff\n");
 
@@ -199,17 +201,23 @@ fn a_cut_value_stays_whole_characters() {
 #[test]
 fn fields_of_one_name_are_one_list() {
     let mut record = request();
-    record.request_headers.append("x-forwarded-for", HeaderValue::from_static("1.1.1.1"));
-    record.request_headers.append("x-forwarded-for", HeaderValue::from_static("2.2.2.2"));
+    let name = HeaderName::from_static("x-forwarded-for");
+    record.request_headers.append(name.clone(), HeaderValue::from_static("1.1.1.1"));
+    record.request_headers.append(name, HeaderValue::from_static("2.2.2.2"));
     assert_eq!(line(false, Some("%REQ(X-FORWARDED-FOR)%"), &record), "1.1.1.1,2.2.2.2\n");
 }
 
 #[test]
 fn headers_are_wanted_only_where_a_format_shows_them() {
-    let needs = |json, format| Format::compile(&settings(json, format)).unwrap().needs_headers();
-    assert!(needs(false, None) && needs(true, None));
-    assert!(!needs(false, Some("%REQ(:METHOD)% %REQ(:PATH)% %RESPONSE_CODE%")));
-    assert!(needs(true, Some(r#"{"a": {"b": "%RESP(X)%"}}"#)));
+    let headers = |json, format| Format::compile(&settings(json, format)).unwrap().headers();
+    let names = |names: &[HeaderName]| names.iter().map(|name| name.as_str().to_owned()).collect::<Vec<_>>();
+    let default = headers(false, None);
+    assert_eq!(names(&default.request), ["x-envoy-original-path", "x-forwarded-for", "user-agent", "x-request-id"]);
+    assert_eq!(names(&default.response), ["x-envoy-upstream-service-time"]);
+    assert_eq!(headers(true, None), default);
+    assert_eq!(headers(false, Some("%REQ(:METHOD)% %REQ(:PATH)% %RESPONSE_CODE%")), Headers::default());
+    let own = headers(true, Some(r#"{"a": {"b": ["%RESP(X?Y)%", "<%REQ(:PATH?Z)% %REQ(Z)%>"]}}"#));
+    assert_eq!((names(&own.request), names(&own.response)), (vec!["z".into()], vec!["x".into(), "y".into()]));
 }
 
 fn output(path: &std::path::Path) -> (AccessLog, Arc<AtomicU64>) {
@@ -264,7 +272,7 @@ fn a_reader_that_never_reads_costs_lines_and_no_time() {
     // Held open for reading, so that the writer's open succeeds and its writes fill the pipe and then wait.
     let reader = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
     let (log, dropped) = output(&path);
-    let long = Record { path: Some("x".repeat(64 * 1024)), ..request() };
+    let long = Record { path: Some("x".repeat(64 * 1024).into()), ..request() };
     let log = log.with_format(Format::compile(&settings(false, Some("%REQ(:PATH)%"))).unwrap());
     let started = std::time::Instant::now();
     for _ in 0..1000 {

@@ -28,6 +28,11 @@ pub fn write(template: &Template, record: &Record, line: &mut Vec<u8>) {
                 Value::Number(number) => plain::number(number, line),
                 Value::Bytes(bytes) => escape(bytes, line),
                 Value::Text(text) => escape(text.as_bytes(), line),
+                Value::Pair(first, second) => {
+                    escape(first.as_bytes(), line);
+                    line.push(b'/');
+                    escape(second.as_bytes(), line);
+                }
                 Value::Plain(plain) => plain.write(line),
             },
         }

@@ -2,13 +2,16 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use http::{HeaderMap, HeaderName};
+use http::HeaderName;
 
 use super::{
     format::{Field, Header, Operator, Part},
     plain::Plain,
 };
-use crate::{telemetry::record::Record, tls::ClientCertificate};
+use crate::{
+    telemetry::record::{Kept, Record, UpstreamHost},
+    tls::ClientCertificate,
+};
 
 /// What an operator stands for in one record.
 pub enum Value<'a> {
@@ -17,6 +20,8 @@ pub enum Value<'a> {
     /// Others have chosen them.
     Bytes(&'a [u8]),
     Text(String),
+    /// `<first>/<second>`
+    Pair(&'a str, &'a str),
     Plain(Plain),
 }
 
@@ -35,6 +40,7 @@ impl<'a> Value<'a> {
                 text.truncate(boundary(text.as_bytes(), max));
                 Self::Text(text)
             }
+            Self::Pair(first, second) => Self::Text(format!("{first}/{second}")).cut(max),
             Self::Plain(plain) => {
                 let mut text = Vec::new();
                 plain.write(&mut text);
@@ -105,14 +111,18 @@ impl Field {
             Self::BytesSent => Value::Number(record.bytes_sent),
             Self::Duration => Value::Number(millis(record.duration)),
             Self::GrpcStatusNumber => record.grpc_status.map_or(Value::Missing, |status| Value::Number(status.into())),
-            Self::UpstreamHost => Value::text(record.upstream_host.as_deref()),
+            Self::UpstreamHost => match &record.upstream_host {
+                None => Value::Missing,
+                Some(UpstreamHost::Address(address)) => Value::Plain(Plain::Address(*address)),
+                Some(UpstreamHost::Named(name)) => Value::text(Some(name)),
+            },
             Self::UpstreamCluster => Value::text(record.cluster_name()),
             Self::UpstreamLocal(part) => address(record.upstream_local_address, *part),
             Self::DownstreamLocal(part) => address(record.downstream_local_address, *part),
             Self::DownstreamRemote(part) => address(record.downstream_remote_address, *part),
             Self::RequestedServerName => Value::text(record.requested_server_name.as_deref()),
             Self::RouteName => Value::text(record.route_name.as_deref()),
-            Self::Workload => Value::Text(record.workload.to_string()),
+            Self::Workload => Value::Pair(&record.workload.namespace, &record.workload.name),
             Self::Absent => Value::Missing,
         }
     }
@@ -145,7 +155,7 @@ fn request<'a>(record: &'a Record, header: &Header) -> Value<'a> {
         Header::Scheme => Value::text(record.protocol.map(|_| if record.downstream_tls { "https" } else { "http" })),
         // Never added towards MESH_EXTERNAL, but every logged request has one.
         Header::Name(name) if name == "x-request-id" => match lookup(&record.request_headers, name) {
-            Value::Missing => Value::text(record.request_id.as_deref()),
+            Value::Missing => record.request_id.map_or(Value::Missing, |id| Value::Plain(Plain::Id(id))),
             value => value,
         },
         Header::Name(name) => lookup(&record.request_headers, name),
@@ -162,8 +172,8 @@ fn response<'a>(record: &'a Record, name: &HeaderName) -> Value<'a> {
     }
 }
 
-fn lookup<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Value<'a> {
-    let mut values = headers.get_all(name).iter();
+fn lookup<'a>(headers: &'a Kept, name: &HeaderName) -> Value<'a> {
+    let mut values = headers.get_all(name);
     match (values.next(), values.next()) {
         (None, _) => Value::Missing,
         (Some(only), None) => Value::Bytes(only.as_bytes()),

@@ -14,46 +14,29 @@ use parking_lot::{Mutex, RwLock};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric as _, MetricEncoder},
-    metrics::{MetricType, counter::ConstCounter, histogram::Histogram},
+    metrics::{MetricType, counter::ConstCounter},
 };
 
-use super::labels::{Labels, Source};
+use super::{
+    histogram::Histogram,
+    labels::{Labels, Source},
+};
 use crate::limits::METRIC_SERIES;
 
-/// Envoy's default bounds: milliseconds, and bytes alike.
-const BOUNDS: [f64; 19] =
-    [0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1e3, 2.5e3, 5e3, 1e4, 3e4, 6e4, 3e5, 6e5, 1.8e6, 3.6e6];
-
 /// What is counted of HTTP requests with one label set.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Http {
-    requests: AtomicU64,
-    duration: Histogram,
-    request_bytes: Histogram,
-    response_bytes: Histogram,
-}
-
-impl Default for Http {
-    fn default() -> Self {
-        let histogram = || Histogram::new(BOUNDS);
-        Self {
-            requests: AtomicU64::new(0),
-            duration: histogram(),
-            request_bytes: histogram(),
-            response_bytes: histogram(),
-        }
-    }
+    /// Of nanoseconds, in milliseconds.
+    duration: Histogram<1_000_000>,
+    request_bytes: Histogram<1>,
+    response_bytes: Histogram<1>,
 }
 
 impl Http {
     pub fn observe(&self, duration: Duration, received: u64, sent: u64) {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        self.duration.observe(duration.as_secs_f64() * 1000.0);
-        #[expect(clippy::cast_precision_loss, reason = "a body beyond 2^53 bytes may be off by some")]
-        {
-            self.request_bytes.observe(received as f64);
-            self.response_bytes.observe(sent as f64);
-        }
+        self.duration.observe(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+        self.request_bytes.observe(received);
+        self.response_bytes.observe(sent);
     }
 }
 
@@ -71,6 +54,8 @@ pub struct Tcp {
 pub struct Series<T> {
     table: RwLock<HashMap<Labels, Arc<T>>>,
     pruned: Mutex<Option<Instant>>,
+    /// How often series were taken away.
+    changes: AtomicU64,
     limit: usize,
 }
 
@@ -82,30 +67,42 @@ impl<T: Default> Default for Series<T> {
 
 impl<T: Default> Series<T> {
     pub fn with_limit(limit: usize) -> Self {
-        Self { table: RwLock::default(), pruned: Mutex::default(), limit }
+        Self { table: RwLock::default(), pruned: Mutex::default(), changes: AtomicU64::new(0), limit }
+    }
+
+    /// Grows whenever series were taken away.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// The series of `labels`. `lives` says which pods exist: where there are too many series, those of the others go.
     pub fn get(&self, labels: Labels, lives: impl Fn(&Source) -> bool) -> Arc<T> {
+        match self.find(labels, lives) {
+            Found::Own(series) | Found::Overflow(series) => series,
+        }
+    }
+
+    /// As [`Self::get`], and says whether it is the labels' own.
+    pub fn find(&self, labels: Labels, lives: impl Fn(&Source) -> bool) -> Found<T> {
         if let Some(found) = self.table.read().get(&labels) {
-            return found.clone();
+            return Found::Own(found.clone());
         }
         if self.table.read().len() >= self.limit {
             self.prune(lives);
         }
         let mut table = self.table.write();
         if table.len() < self.limit {
-            return table.entry(labels).or_default().clone();
+            return Found::Own(table.entry(labels).or_default().clone());
         }
         let overflow = Labels { source: Arc::new(Source::overflow()), ..labels };
         if let Some(found) = table.get(&overflow) {
-            return found.clone();
+            return Found::Overflow(found.clone());
         }
         if table.len() >= self.limit * 2 {
             // Even the overflow has too many kinds: not counted at all.
-            return Arc::default();
+            return Found::Overflow(Arc::default());
         }
-        table.entry(overflow).or_default().clone()
+        Found::Overflow(table.entry(overflow).or_default().clone())
     }
 
     fn prune(&self, lives: impl Fn(&Source) -> bool) {
@@ -117,7 +114,14 @@ impl<T: Default> Series<T> {
         *pruned = Some(Instant::now());
         let kept: HashSet<Labels> = self.table.read().keys().filter(|labels| lives(&labels.source)).cloned().collect();
         self.table.write().retain(|labels, _| kept.contains(labels));
+        self.changes.fetch_add(1, Ordering::Release);
     }
+}
+
+/// A series, and whether it stands for one set of labels or for what had no room.
+pub enum Found<T> {
+    Own(Arc<T>),
+    Overflow(Arc<T>),
 }
 
 #[derive(Debug, Default)]
@@ -154,7 +158,7 @@ impl Collector for Istio {
         let http = self.http.table.read();
         // The library appends `_total` to counters.
         each(e, &http, ("istio_requests", "Requests, by client, service and outcome.", Counter), |http, out| {
-            counter(&http.requests, out)
+            ConstCounter::new(http.duration.count()).encode(out)
         })?;
         let help = "From the first byte of a request to the last byte of its response.";
         each(e, &http, ("istio_request_duration_milliseconds", help, Histogram), |http, out| {

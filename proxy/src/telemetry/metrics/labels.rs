@@ -119,14 +119,17 @@ impl Destination {
                 namespace: cluster.service.namespace.clone(),
             },
             None => {
-                let name = match cluster_name {
-                    "PassthroughCluster" | "BlackHoleCluster" | "InboundPassthroughCluster" => cluster_name,
-                    _ => UNKNOWN,
-                };
-                Self { service: UNKNOWN.to_owned(), name: name.to_owned(), namespace: UNKNOWN.to_owned() }
+                let name = unnamed(cluster_name).to_owned();
+                Self { service: UNKNOWN.to_owned(), name, namespace: UNKNOWN.to_owned() }
             }
         }
     }
+}
+
+/// How a cluster that is no service's is called.
+pub fn unnamed(cluster_name: &str) -> &'static str {
+    let known = ["PassthroughCluster", "BlackHoleCluster", "InboundPassthroughCluster"];
+    known.into_iter().find(|known| *known == cluster_name).unwrap_or(UNKNOWN)
 }
 
 /// The labels that the server's side has of a client. An identity is one that our CA has given out, so there are no more

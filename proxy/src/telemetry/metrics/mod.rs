@@ -1,8 +1,10 @@
 //! Metrics in the OpenMetrics text format: Istio's names for traffic, `egret_*` for the agent itself.
 
+mod histogram;
 mod istio;
 mod labels;
 mod process;
+mod recent;
 
 #[cfg(test)]
 mod tests;
@@ -72,6 +74,10 @@ pub struct Metrics {
     istio: Arc<istio::Istio>,
     agent: Arc<Agent>,
     sources: ArcSwap<Sources>,
+    /// How often `sources` was replaced.
+    changes: AtomicU64,
+    /// Tells the metrics of one process apart: tests make several.
+    number: u64,
 }
 
 /// The agent's own.
@@ -92,6 +98,7 @@ struct Agent {
 impl Metrics {
     /// `log_dropped` counts the access-log lines that were not written.
     pub fn new(log_dropped: Arc<AtomicU64>) -> Self {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
         let istio = Arc::new(istio::Istio::default());
         let agent = Arc::new(Agent {
             handshakes_ok: AtomicU64::new(0),
@@ -110,7 +117,8 @@ impl Metrics {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(istio.clone()));
         registry.register_collector(Box::new(agent.clone()));
-        Self { registry, istio, agent, sources: ArcSwap::default() }
+        let (changes, number) = (AtomicU64::new(0), NUMBER.fetch_add(1, Ordering::Relaxed));
+        Self { registry, istio, agent, sources: ArcSwap::default(), changes, number }
     }
 
     /// Sets where the counters of the other parts come from.
@@ -121,6 +129,7 @@ impl Metrics {
     /// Takes over who the pods are.
     pub fn set_mesh(&self, mesh: &Mesh) {
         self.sources.store(Arc::new(Source::table(mesh)));
+        self.changes.fetch_add(1, Ordering::Release);
     }
 
     /// A batch of changes was taken (`rejected` objects of all are refused now), or refused in part or whole.
@@ -145,6 +154,11 @@ impl Metrics {
 
     /// A request, or a connection that was not HTTP, ended.
     pub fn record(&self, record: &Record) {
+        let stamp = self.stamp();
+        let count = |http: &istio::Http| http.observe(record.duration, record.bytes_received, record.bytes_sent);
+        if record.protocol.is_some() && recent::with(record, stamp, count) {
+            return;
+        }
         let mut labels = self.labels(record);
         labels.flags = Flags::new(&record.flags);
         if record.protocol.is_none() {
@@ -153,15 +167,24 @@ impl Metrics {
             tcp.sent.fetch_add(record.bytes_sent, Ordering::Relaxed);
             return;
         }
-        let grpc = record
-            .request_headers
-            .get(http::header::CONTENT_TYPE)
-            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-        labels.protocol = if grpc { RequestProtocol::Grpc } else { RequestProtocol::Http };
+        labels.protocol = if record.grpc { RequestProtocol::Grpc } else { RequestProtocol::Http };
         labels.response_code = Some(record.response_code);
         labels.grpc_status = record.grpc_status;
-        let http = self.istio.http.get(labels.normal(), |source| self.lives(source));
-        http.observe(record.duration, record.bytes_received, record.bytes_sent);
+        match self.istio.http.find(labels.normal(), |source| self.lives(source)) {
+            istio::Found::Own(http) => {
+                count(&http);
+                recent::put(record, stamp, &http);
+            }
+            // Asked for again each time: there may be room by then.
+            istio::Found::Overflow(http) => count(&http),
+        }
+    }
+
+    fn stamp(&self) -> recent::Stamp {
+        recent::Stamp {
+            owner: self.number,
+            generation: self.changes.load(Ordering::Acquire) + self.istio.http.changes(),
+        }
     }
 
     /// A connection that is not HTTP was opened; the record is at its beginning.

@@ -143,8 +143,8 @@ fn a_peer_cannot_make_series_at_will() {
         metrics.record(&Record {
             response_code: code,
             grpc_status: Some(u32::from(code)),
-            authority: Some(format!("host{code}.example")),
-            cluster_name: Some(format!("made-up-{code}")),
+            authority: Some(format!("host{code}.example").into()),
+            cluster_name: Some(format!("made-up-{code}").into()),
             ..request()
         });
     }
@@ -175,6 +175,41 @@ fn series_of_pods_that_are_gone_make_room_and_then_the_rest_is_unknown() {
     assert_eq!(add("d"), 0);
     assert_eq!(add("e"), 1, "d and e are counted together");
     assert_eq!(add("a"), 1, "old series go on");
+}
+
+/// A thread finds a series again by what made it; what the labels say of that may have changed meanwhile.
+#[test]
+#[expect(clippy::float_cmp, reason = "small whole numbers")]
+fn a_series_is_the_one_of_the_labels_in_force() {
+    let (metrics, other) = (metrics(), metrics());
+    let record = Record { cluster_name: Some("PassthroughCluster".into()), ..request() };
+    (0..3).for_each(|_| metrics.record(&record));
+    other.record(&record);
+    metrics.record(&Record { grpc: true, ..record.clone() });
+    metrics.record(&Record { cluster_name: Some("BlackHoleCluster".into()), ..record.clone() });
+    metrics.record(&Record { source_identity: Some("a".into()), reporter: Reporter::Destination, ..record.clone() });
+    metrics.record(&Record { source_identity: Some("b".into()), reporter: Reporter::Destination, ..record.clone() });
+    let sum = |metrics: &Metrics, labels: &[&str]| {
+        find(&scrape(metrics), "istio_requests_total", labels).into_iter().map(|(_, value)| value).sum::<f64>()
+    };
+    assert_eq!((sum(&metrics, &[]), sum(&other, &[])), (7.0, 1.0));
+    for (label, count) in [
+        ("destination_service_name=\"BlackHoleCluster\"", 1.0),
+        ("request_protocol=\"grpc\"", 1.0),
+        ("source_principal=\"a\"", 1.0),
+        ("source_principal=\"b\"", 1.0),
+        ("source_app=\"unknown\"", 7.0),
+    ] {
+        assert_eq!(sum(&metrics, &[label]), count, "{label}");
+    }
+    let pod =
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: sleep, labels: {app: s}, annotations: {egret.dev/netns: s}}\n";
+    let mut objects = crate::api::Objects::default();
+    let parsed = crate::source::documents::parse_file(Arc::from(std::path::Path::new("pod.yaml")), pod);
+    parsed.objects.into_iter().for_each(|object| objects.insert(object));
+    metrics.set_mesh(&crate::mesh::compile(&objects, &Default::default()));
+    metrics.record(&record);
+    assert_eq!(sum(&metrics, &["source_app=\"s\""]), 1.0);
 }
 
 #[test]

@@ -69,7 +69,7 @@ pub async fn attempts(
             Err(error) => return Outcome::NoConnection(error),
         };
         let address = picked.endpoint.address.clone();
-        log.with(|record| record.upstream_host = Some(dial::address_text(&address)));
+        log.with(|record| record.upstream_host = Some((&address).into()));
         let found = connect::connection(&errand.connection, &errand.snapshot, &target, &picked, wants).await;
         let ended = match found {
             Ok(lease) => {
@@ -109,7 +109,7 @@ async fn exchanged(
     log: &mut RequestLog,
 ) -> Ended {
     log.with(|record| {
-        record.upstream_host = Some(dial::address_text(&lease.meta.key.address));
+        record.upstream_host = Some((&lease.meta.key.address).into());
         record.upstream_local_address = lease.meta.local;
         record.upstream_tls = lease.meta.tls;
     });

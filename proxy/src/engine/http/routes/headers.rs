@@ -9,6 +9,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{HOST, SET_COOKIE},
 };
+use uuid::Uuid;
 
 use super::super::{client_cert, forward::Errand, headers};
 use crate::{
@@ -46,7 +47,7 @@ struct Rules<'a> {
 
 impl Errand {
     /// Changes the headers of a request that has lost what was meant for us alone.
-    pub fn change_request(&self, headers: &mut HeaderMap, request_id: Option<&str>) {
+    pub fn change_request(&self, headers: &mut HeaderMap, request_id: Option<Uuid>) {
         let info = &self.connection.info;
         if self.cluster.mesh_external {
             if matches!(info.arrival, Arrival::Gateway { .. }) {
@@ -173,9 +174,9 @@ fn host_in(rules: &HeaderRules) -> Option<&str> {
 }
 
 /// What one proxy of the mesh tells the next. A gateway does not believe a client of which it knows nothing.
-fn tell_next(headers: &mut HeaderMap, info: &ConnectionInfo, request_id: Option<&str>) {
+fn tell_next(headers: &mut HeaderMap, info: &ConnectionInfo, request_id: Option<Uuid>) {
     if !headers.contains_key(REQUEST_ID)
-        && let Some(id) = request_id.and_then(|id| HeaderValue::from_str(id).ok())
+        && let Some(id) = request_id.and_then(|id| HeaderValue::from_str(&id.to_string()).ok())
     {
         headers.insert(REQUEST_ID, id);
     }

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     engine::{Snapshot, accept::Arrival, raw},
     mesh::{Action, ClusterRef, Forward, RequestHead, Route, VirtualHost},
-    telemetry::record::Flag,
+    telemetry::record::{Flag, Text},
 };
 
 /// Where a request is on its way, while routes decide about it.
@@ -205,7 +205,7 @@ pub fn not_found(mut log: Box<RequestLog>) -> Response<ResponseBody> {
 }
 
 /// 503: the route leads to a cluster that is not there.
-pub fn no_cluster(mut log: Box<RequestLog>, route: &str, name: &str, why: &str) -> Response<ResponseBody> {
+pub fn no_cluster(mut log: Box<RequestLog>, route: impl Into<Text>, name: &str, why: &str) -> Response<ResponseBody> {
     log.route(route, None, name);
     log.flag(Flag::NC);
     log.details("cluster_not_found");

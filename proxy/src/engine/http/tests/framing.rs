@@ -24,7 +24,7 @@ async fn a_request_goes_through_with_nothing_added() {
     assert_eq!(record.bytes_sent, body.len() as u64);
     assert_eq!(record.authority.as_deref(), Some("A:80"));
     assert_eq!(record.route_name.as_deref(), Some("default"));
-    assert_eq!(record.cluster_name.as_deref(), Some("outbound|80||a"));
+    assert_eq!(record.cluster_name(), Some("outbound|80||a"));
     assert_eq!(record.response_code_details.as_deref(), Some("via_upstream"));
     assert!(record.flags.is_empty() && record.upstream_service_time.is_some() && record.upstream_host.is_some());
 }
@@ -187,7 +187,7 @@ async fn unmatched_requests_go_where_the_client_dialled() {
     assert!(client.response().await.1.contains("host: anything"));
     let record = lab.record().await;
     assert_eq!(record.route_name.as_deref(), Some("allow_any"));
-    assert_eq!(record.cluster_name.as_deref(), Some("PassthroughCluster"));
+    assert_eq!(record.cluster_name(), Some("PassthroughCluster"));
     assert!(record.cluster.is_none());
 }
 
