@@ -11,6 +11,7 @@ pub mod instructions;
 mod iptables;
 pub mod load;
 mod machine;
+mod memory;
 pub mod peers;
 pub mod plot;
 pub mod report;

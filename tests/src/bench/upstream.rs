@@ -12,6 +12,7 @@ use crate::{netns::Netns, pki::Pki, process::Daemon};
 
 /// Path of the 1 KiB body.
 pub const SMALL: &str = "/1k";
+pub const SMALL_BYTES: usize = 1024;
 /// Path whose body tells what the server was called with: TLS version, server name, the client certificate's subject.
 pub const TOLD: &str = "/told";
 /// Path of the 1 GiB body.
@@ -99,7 +100,7 @@ fn server(host: &Host, pki: &Pki, dir: &Path) -> String {
         key = pki.key(host.certificate).display(),
         www = dir.join("www").display(),
         resumed = dir.join(RESUMED).display(),
-        body = "x".repeat(1024),
+        body = "x".repeat(SMALL_BYTES),
         // Not really a gRPC frame, whose first five bytes are no text: nobody between the ends looks inside.
         message = "y".repeat(128),
     )

@@ -22,15 +22,18 @@ use crate::{
 };
 
 /// From start to ready, with 10,000 hosts.
-const READY_TIME: Duration = Duration::from_secs(60);
+const READY_TIME: Duration = Duration::from_secs(120);
+/// The file with the objects of all hosts.
+pub const HOSTS: &str = "hosts.yaml";
 const SECRET: &str = "bench-client";
 
 /// A running agent with the pod enrolled. Dropped: it ends, and nothing of it is left in the kernel.
 pub struct Agent {
     daemon: Daemon,
     binary: PathBuf,
-    /// Its admin endpoints.
-    pub admin: SocketAddr,
+    admin: SocketAddr,
+    /// From the start of its process until it was ready.
+    pub started: Duration,
     /// The folder that it was started on.
     pub config: PathBuf,
     state: PathBuf,
@@ -48,9 +51,11 @@ impl Agent {
         command.args(["-c", &cpus.proxy.to_string()]).arg(binary).arg("run").arg("--config").arg(&config);
         command.arg("--state-dir").arg(&state).args(["--admin", &admin.to_string()]);
         command.env("SSL_CERT_FILE", stage.pki.crt("ca")).env_remove("SSL_CERT_DIR");
+        let start = Instant::now();
         let daemon = Daemon::start("egret", command, stage.dir())?;
-        let mut agent = Self { daemon, binary: binary.to_owned(), admin, config, state };
+        let mut agent = Self { daemon, binary: binary.to_owned(), admin, started: Duration::ZERO, config, state };
         agent.wait_ready()?;
+        agent.started = start.elapsed();
         Ok(agent)
     }
 
@@ -72,8 +77,8 @@ impl Agent {
         self.daemon.pid()
     }
 
-    /// Changes the configuration's folder, and waits until what it holds then is in force: how long that took.
-    pub fn reload(&self, change: impl FnOnce(&Path) -> Result<()>) -> Result<Duration> {
+    /// Changes the configuration's folder, and asks so often until what it holds then is in force: how long that took.
+    pub fn reload(&self, ask: Duration, change: impl FnOnce(&Path) -> Result<()>) -> Result<Duration> {
         let before = self.reloads()?;
         let start = Instant::now();
         change(&self.config)?;
@@ -82,21 +87,30 @@ impl Agent {
                 return Ok(start.elapsed());
             }
             ensure!(start.elapsed() < READY_TIME, "no reload: {}", self.daemon.stderr());
-            std::thread::sleep(Duration::from_millis(1));
+            std::thread::sleep(ask);
         }
     }
 
     /// Batches of changes that were taken in, and were good.
     fn reloads(&self) -> Result<f64> {
+        self.metric("egret_config_reloads_total{result=\"accepted\"}")
+    }
+
+    /// The value of a metric, given with its labels.
+    pub fn metric(&self, name: &str) -> Result<f64> {
         let (_, text) = request(self.admin, "GET", "/metrics")?;
-        let value = text.lines().find_map(|line| line.strip_prefix("egret_config_reloads_total{result=\"accepted\"} "));
-        value.and_then(|value| value.parse().ok()).context("egret does not count its reloads")
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.and_then(|value| value.parse().ok()).with_context(|| format!("egret has no {name}"))
     }
 }
 
 impl Process for Agent {
     fn pid(&self) -> u32 {
         self.daemon.pid()
+    }
+
+    fn agent(&self) -> Option<&Agent> {
+        Some(self)
     }
 }
 
@@ -117,12 +131,11 @@ fn files(stage: &Stage, setup: &Setup, room: &Path) -> Result<Vec<(&'static str,
     );
     let entries =
         [("tls.key", stage.pki.key("client")), ("tls.crt", stage.pki.crt("client")), ("ca.crt", stage.pki.crt("ca"))];
-    let objects: Vec<String> = configured(setup).iter().flat_map(objects).collect();
     Ok(vec![
         ("pod.yaml", pod),
         ("mesh.yaml", mesh(&settings(setup, room).iter().map(String::as_str).collect::<Vec<_>>())),
         ("secret.yaml", stage.pki.secret(SECRET, &entries)?),
-        ("hosts.yaml", documents(&objects)),
+        (HOSTS, document(&configured(setup))),
     ])
 }
 
@@ -135,9 +148,14 @@ fn settings(setup: &Setup, room: &Path) -> Vec<String> {
     }
 }
 
-/// The objects of one host, as Istio's tasks for egress have them.
+/// What [`HOSTS`] holds for these.
 #[must_use]
-pub fn objects(host: &Host) -> [String; 2] {
+pub fn document(hosts: &[Host]) -> String {
+    documents(&hosts.iter().flat_map(objects).collect::<Vec<_>>())
+}
+
+/// The objects of one host, as Istio's tasks for egress have them.
+fn objects(host: &Host) -> [String; 2] {
     let protocol = if host.h2 { "GRPC" } else { "HTTP" };
     let ports = [format!("80 {protocol} {TLS}"), "443 TLS".to_owned()];
     let rest =

@@ -8,7 +8,11 @@ mod haproxy;
 mod nginx;
 mod proof;
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 
@@ -63,11 +67,17 @@ pub struct Running<'a> {
     _redirect: Option<Redirect<'a>>,
     process: Option<Box<dyn Process>>,
     tls: bool,
+    started: Duration,
 }
 
 /// A proxy's process.
 pub trait Process {
     fn pid(&self) -> u32;
+
+    /// Where it is egret.
+    fn agent(&self) -> Option<&egret::Agent> {
+        None
+    }
 }
 
 impl Process for Daemon {
@@ -106,7 +116,8 @@ impl Peer {
             Self::Nginx => nginx::start(stage, setup, cpus)?,
             Self::Egret => {
                 let agent = egret::Agent::start(stage, &bench.options.egret, setup, cpus)?;
-                Running { _redirect: None, process: Some(Box::new(agent)), tls: false }
+                let started = agent.started;
+                Running { _redirect: None, process: Some(Box::new(agent)), tls: false, started }
             }
         };
         // nginx takes nothing but HTTP/2 then.
@@ -124,6 +135,18 @@ impl Running<'_> {
         self.process.as_ref().map(|process| process.pid())
     }
 
+    /// From the start of the proxy's process until it served.
+    #[must_use]
+    pub fn started(&self) -> Duration {
+        self.started
+    }
+
+    /// The agent, where it is egret.
+    #[must_use]
+    pub fn agent(&self) -> Option<&egret::Agent> {
+        self.process.as_ref().and_then(|process| process.agent())
+    }
+
     /// What a client in the pod asks for.
     #[must_use]
     pub fn url(&self, host: &str, path: &str) -> String {
@@ -136,10 +159,11 @@ impl Running<'_> {
 /// goes to a listener of its own.
 fn redirected<'a>(stage: &'a Stage, name: &str, room: &Path, command: Command, apart: bool) -> Result<Running<'a>> {
     // What it says goes to its room, so that an error shows nothing of its last turn.
+    let start = Instant::now();
     let mut daemon = Daemon::start(name, command, room)?;
     let at = (std::net::Ipv4Addr::LOCALHOST, OUTBOUND).into();
-    // Ten thousand hosts take some seconds.
-    let listening = until(&format!("{name} to listen"), Duration::from_secs(60), || {
+    // Ten thousand hosts take some seconds, and a busy machine makes more of them.
+    let listening = until(&format!("{name} to listen"), Duration::from_secs(120), || {
         if !daemon.alive() {
             return Some(false);
         }
@@ -147,8 +171,9 @@ fn redirected<'a>(stage: &'a Stage, name: &str, room: &Path, command: Command, a
     });
     let said = || daemon.stderr();
     ensure!(listening.with_context(said)?, "{name} ended at once: {}", said());
+    let started = start.elapsed();
     let redirect = Redirect::new(stage, apart)?;
-    Ok(Running { _redirect: Some(redirect), process: Some(Box::new(daemon)), tls: false })
+    Ok(Running { _redirect: Some(redirect), process: Some(Box::new(daemon)), tls: false, started })
 }
 
 /// The hosts that a peer is configured for.

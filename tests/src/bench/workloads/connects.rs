@@ -104,7 +104,7 @@ impl Workload for Connects {
                 let agent = Agent::start(stage, &bench.options.egret, &row.setup, cpus)?;
                 match capture {
                     Capture::Enrolled(more) => crowd::enrol(agent.pid(), more)?,
-                    _ => drop(agent.reload(|config| Ok(std::fs::remove_file(config.join("pod.yaml"))?))?),
+                    _ => drop(agent.reload(REST, |config| Ok(std::fs::remove_file(config.join("pod.yaml"))?))?),
                 }
                 measure(bench, to, cpus.others)?
             }

@@ -16,6 +16,8 @@ mod bulk;
 mod churn;
 mod connects;
 mod http;
+mod many_hosts;
+mod memory;
 mod passthrough;
 
 use anyhow::Result;
@@ -78,6 +80,8 @@ pub fn all() -> Vec<Box<dyn Workload>> {
     all.push(Box::new(passthrough::Short));
     all.push(Box::new(bulk::passthrough()));
     all.push(Box::new(bulk::origination()));
+    all.push(Box::new(memory::Memory));
+    all.push(Box::new(many_hosts::ManyHosts));
     all.push(Box::new(connects::Connects));
     all
 }
