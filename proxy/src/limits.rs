@@ -16,10 +16,10 @@ pub const HEAD_BYTES: usize = 64 * 1024;
 /// Fields of a request head; more is answered 431. Envoy's default is 100.
 pub const HEAD_FIELDS: usize = 100;
 /// Bytes of the buffer into which a thread reads heads and bodies of HTTP/1.1: a window of what the kernel has, at one call.
-pub const HTTP1_READ: usize = 64 * 1024;
+pub const H1_READ: usize = 64 * 1024;
 /// Pieces of an HTTP/1.1 body up to this size are copied behind the head or the piece before, so that they go out with it
 /// in one write: a copy of so much costs less than a second slice.
-pub const HTTP1_COPIED: usize = 8 * 1024;
+pub const H1_COPIED: usize = 8 * 1024;
 /// At a drain, how long gateways and pods' own ports still take what pods of this node have under way: a request that has
 /// come to its first hop is at its second within milliseconds, and only a tunnel stays for longer.
 pub const DRAIN_HOPS: Duration = Duration::from_secs(1);

@@ -74,6 +74,14 @@ impl Framing {
         self.state == State::Length(0)
     }
 
+    /// Bytes that are still to come, where that was told.
+    pub fn left(&self) -> Option<u64> {
+        match self.state {
+            State::Length(left) => Some(left),
+            _ => None,
+        }
+    }
+
     /// Passes over the next piece of the body in `bytes`, which are not empty.
     pub fn piece(&mut self, bytes: &[u8]) -> Result<Piece, Violation> {
         if let State::Length(left) | State::Data(left) = &mut self.state {

@@ -50,6 +50,7 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use head_rules::Violation;
 pub use pool::Pools;
 pub use routes::redirect;
 
@@ -73,6 +74,8 @@ pub struct Connection {
     /// Close with a reset: an orderly end would make a broken response look whole.
     reset: Arc<AtomicBool>,
     busy: AtomicUsize,
+    /// What was wrong with a request's body, where no guard knows it; the last request, then.
+    broken: OnceLock<Violation>,
     /// What the next hop is told of the client's certificate, once it was asked for.
     client_cert: OnceLock<Option<HeaderValue>>,
 }
@@ -90,6 +93,14 @@ impl Connection {
             client_cert::element(&self.info, own)
         };
         self.client_cert.get_or_init(element).as_ref()
+    }
+
+    /// What was wrong with the body in progress, once reading it has failed.
+    fn body_violation(&self) -> Option<Violation> {
+        match &self.guard {
+            Some(guard) => guard.body_violation(),
+            None => self.broken.get().copied(),
+        }
     }
 
     fn end(&self) {
@@ -225,7 +236,16 @@ impl Connection {
         guard: Option<Handle>,
         reset: Arc<AtomicBool>,
     ) -> Self {
-        Self { engine, pod, info, guard, reset, busy: AtomicUsize::new(0), client_cert: OnceLock::new() }
+        Self {
+            engine,
+            pod,
+            info,
+            guard,
+            reset,
+            busy: AtomicUsize::new(0),
+            broken: OnceLock::new(),
+            client_cert: OnceLock::new(),
+        }
     }
 }
 

@@ -17,7 +17,10 @@ use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use super::{client_cert, payload::Payload};
+use super::{
+    client_cert,
+    payload::{Payload, PayloadError},
+};
 use crate::limits;
 
 /// What the two halves of one exchange tell each other.
@@ -157,7 +160,7 @@ struct Copied {
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     #[error(transparent)]
-    Client(#[from] hyper::Error),
+    Client(#[from] PayloadError),
     /// Another attempt reads the body now, or the request was given up.
     #[error("this attempt was given up")]
     Superseded,

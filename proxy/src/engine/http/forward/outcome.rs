@@ -98,7 +98,7 @@ fn garbage(mut log: Box<RequestLog>) -> Response<ResponseBody> {
 fn lost(errand: &Errand, outgoing: &Outgoing, error: &AnswerError, mut log: Box<RequestLog>) -> Response<ResponseBody> {
     ::log::debug!("upstream {}: {error}", errand.cluster.name);
     if outgoing.client_failed() {
-        if let Some(violation) = errand.connection.guard.as_ref().and_then(|guard| guard.body_violation()) {
+        if let Some(violation) = errand.connection.body_violation() {
             return violated(log, violation);
         }
         log.client_gone();

@@ -17,6 +17,7 @@ use http::{HeaderMap, Method, Response};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use self::body::State;
+pub(super) use self::body::read_trailers;
 use super::head::{self, Extent, Head, HeadError};
 use crate::{
     engine::{balance::Counted, http::head_rules::Violation, stream::UpstreamIo, workers},

@@ -24,7 +24,7 @@ pub fn poll_read<T>(
     take: impl FnOnce(&[u8]) -> T,
 ) -> Poll<io::Result<T>> {
     READ.with_borrow_mut(|bytes| {
-        bytes.resize(limits::HTTP1_READ, 0);
+        bytes.resize(limits::H1_READ, 0);
         let mut buffer = ReadBuf::new(bytes);
         ready!(io.poll_read(cx, &mut buffer))?;
         Poll::Ready(Ok(take(buffer.filled())))
@@ -38,7 +38,7 @@ pub fn take() -> Vec<u8> {
 
 /// Keeps the buffer for the next one, unless something large has passed through it.
 pub fn give_back(mut buffer: Vec<u8>) {
-    if buffer.capacity() <= limits::HTTP1_READ {
+    if buffer.capacity() <= limits::H1_READ {
         buffer.clear();
         WRITE.set(buffer);
     }

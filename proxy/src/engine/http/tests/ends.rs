@@ -37,6 +37,7 @@ async fn a_half_closed_client_is_answered_where_it_said_so() {
     assert!(all.contains("\r\nconnection: close\r\n") && all.ends_with("\r\n\r\nok"), "{all}");
     let mut client = lab.client().await;
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    tokio::time::sleep(Duration::from_millis(30)).await;
     client.stream.shutdown().await.unwrap();
     assert_eq!(client.rest().await, "");
     assert_eq!(lab.records(2).await[1].flags, [Flag::DC]);

@@ -124,8 +124,8 @@ impl Conn {
     }
 }
 
-/// None: there are none.
-fn read_trailers(lines: &[u8]) -> Result<Option<HeaderMap>, Error> {
+/// The fields of trailer lines; None where there are none.
+pub(in super::super) fn read_trailers(lines: &[u8]) -> Result<Option<HeaderMap>, Error> {
     if lines == b"\r\n" {
         return Ok(None);
     }

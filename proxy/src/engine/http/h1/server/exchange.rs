@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request};
 use http_body::Body;
 use tokio::io::AsyncWrite;
@@ -19,9 +19,10 @@ use super::{
     },
     Quiet, Server,
     encode::{self, Asked, Encoder},
+    inlet::InletError,
     request,
 };
-use crate::limits;
+use crate::{engine::stream::ClientIo, limits};
 
 /// The client has left, or broken off.
 struct Gone;
@@ -43,14 +44,14 @@ impl Server<'_> {
             let mut answer = pin!(service::answer(self.of.clone(), request));
             let answered = poll_fn(|cx| match answer.as_mut().poll(cx) {
                 Poll::Ready(response) => Poll::Ready(Some(response)),
-                Poll::Pending => self.poll_gone(cx).map(|Gone| None),
+                Poll::Pending => self.poll_client(cx).map(|Gone| None),
             });
             match answered.await {
                 Some(response) => response,
                 None => return false,
             }
         };
-        asked.last |= quiet.ending();
+        asked.last |= quiet.ending() || self.broken_body();
         let (parts, body) = response.into_parts();
         let mut out = scratch::take();
         let encoder = encode::head(&mut out, &parts, &body, &mut asked);
@@ -60,12 +61,21 @@ impl Server<'_> {
         if sent.is_err() {
             return false;
         }
-        if asked.last {
-            let mut linger = Linger::new(!self.raw.is_empty() && !self.eof);
+        let more = !self.skip_body();
+        let last = asked.last || more;
+        if last {
+            self.close((more || !self.raw.is_empty()) && !self.eof).await;
+        }
+        !last
+    }
+
+    /// Ends our side, as far as closing alone would not do it. `unread`: the client may have sent what nobody will read.
+    async fn close(&mut self, unread: bool) {
+        if unread || matches!(self.io.io, ClientIo::Tls(_)) {
+            let mut linger = Linger::new(unread);
             let ended = poll_fn(|cx| linger.poll(Pin::new(&mut self.io), cx)).await;
             ended.unwrap_or_else(|error| ::log::debug!("downstream connection: {error}"));
         }
-        !asked.last
     }
 
     /// Sends what is in `out` and then the body, no faster than the client takes it.
@@ -83,7 +93,7 @@ impl Server<'_> {
                     let (step, tail) = encoder.piece(out, data.len());
                     let data = &data[..step];
                     // With a small piece there may soon be another, or the end.
-                    if data.len() <= limits::HTTP1_COPIED && out.len() <= limits::HTTP1_COPIED {
+                    if data.len() <= limits::H1_COPIED && out.len() <= limits::H1_COPIED {
                         out.extend_from_slice(data);
                         out.extend_from_slice(tail);
                     } else {
@@ -99,18 +109,25 @@ impl Server<'_> {
 
     /// The next piece of the body. `flush`: something waits to be sent, so that there is no waiting for more.
     async fn piece(&mut self, body: &mut ResponseBody, flush: bool) -> Result<Piece, Gone> {
-        poll_fn(|cx| match Pin::new(&mut *body).poll_frame(cx) {
-            Poll::Ready(None) => Poll::Ready(Ok(Piece::End(None))),
-            Poll::Ready(Some(Err(error))) => {
-                ::log::debug!("downstream connection: {error}");
-                Poll::Ready(Err(Gone))
+        let both = self.inlet.is_some();
+        poll_fn(|cx| {
+            // Neither direction waits for the other one's end.
+            if both && let Poll::Ready(gone) = self.poll_client(cx) {
+                return Poll::Ready(Err(gone));
             }
-            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Ok(match frame.into_data() {
-                Ok(data) => Piece::Data(data),
-                Err(frame) => Piece::End(frame.into_trailers().ok()),
-            })),
-            Poll::Pending if flush => Poll::Ready(Ok(Piece::Later)),
-            Poll::Pending => self.poll_gone(cx).map(Err),
+            match Pin::new(&mut *body).poll_frame(cx) {
+                Poll::Ready(None) => Poll::Ready(Ok(Piece::End(None))),
+                Poll::Ready(Some(Err(error))) => {
+                    ::log::debug!("downstream connection: {error}");
+                    Poll::Ready(Err(Gone))
+                }
+                Poll::Ready(Some(Ok(frame))) => Poll::Ready(Ok(match frame.into_data() {
+                    Ok(data) => Piece::Data(data),
+                    Err(frame) => Piece::End(frame.into_trailers().ok()),
+                })),
+                Poll::Pending if flush => Poll::Ready(Ok(Piece::Later)),
+                Poll::Pending => self.poll_client(cx).map(Err),
+            }
         })
         .await
     }
@@ -124,12 +141,12 @@ impl Server<'_> {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Err(Gone)),
                     Poll::Ready(Ok(step)) => done += step,
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(failed(&error))),
-                    Poll::Pending => return self.poll_gone(cx).map(Err),
+                    Poll::Pending => return self.poll_client(cx).map(Err),
                 }
             }
             match Pin::new(&mut self.io).poll_flush(cx) {
                 Poll::Ready(result) => Poll::Ready(result.map_err(|error| failed(&error))),
-                Poll::Pending => self.poll_gone(cx).map(Err),
+                Poll::Pending => self.poll_client(cx).map(Err),
             }
         })
         .await?;
@@ -148,6 +165,54 @@ impl Server<'_> {
             1 => rest.iter().find(|part| !part.is_empty()).map_or(Poll::Ready(Ok(0)), |part| io.poll_write(cx, part)),
             _ => io.poll_write_vectored(cx, &rest),
         }
+    }
+
+    /// Ready once the client has gone; reads the request's body on the way there.
+    fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Gone> {
+        while let Some(inlet) = &mut self.inlet {
+            if inlet.ended() {
+                break;
+            }
+            ready!(inlet.poll_wanted(cx));
+            match inlet.feed(&mut self.raw) {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(violation) => {
+                    // The client is told so; whoever comes second knew it already.
+                    let _ = self.of.broken.set(violation);
+                    return Poll::Pending;
+                }
+            }
+            if let Err(error) = ready!(self.poll_fill(cx)) {
+                self.fail(error.into());
+            } else if self.eof {
+                self.fail(InletError::Incomplete);
+            }
+        }
+        self.poll_gone(cx)
+    }
+
+    fn fail(&mut self, error: InletError) {
+        self.eof = true;
+        if let Some(inlet) = &self.inlet {
+            inlet.fail(error);
+        }
+    }
+
+    /// Nothing can follow the request.
+    fn broken_body(&self) -> bool {
+        self.inlet.is_some() && (self.eof || self.of.broken.get().is_some())
+    }
+
+    /// The answer is complete: what came of a body that nobody has read is passed over. False: more of it is to come, or it is
+    /// broken, and nothing can follow it.
+    fn skip_body(&mut self) -> bool {
+        let Some(mut inlet) = self.inlet.take() else { return true };
+        let whole = self.of.broken.get().is_none() && inlet.skip(&mut self.raw) == Ok(true);
+        if self.raw.is_empty() {
+            self.raw = BytesMut::new();
+        }
+        whole
     }
 
     /// Ready once the client has closed its side without having said that it would. What it sends before it was asked to is

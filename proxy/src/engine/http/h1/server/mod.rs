@@ -1,9 +1,10 @@
 //! The downstream side: heads are read, judged by the same rules as everywhere ([`super::super::head_rules`]) and answered
-//! by the pipeline that hyper's requests go through too. What is unusual (a body, an upgrade, HTTP/1.0, a violation, …) is
+//! by the pipeline that hyper's requests go through too. What is unusual (an upgrade, HTTP/1.0, a violation, …) is
 //! put back before anything of it was answered, and hyper has the connection from there to its end.
 
 mod encode;
 mod exchange;
+mod inlet;
 mod quiet;
 mod request;
 
@@ -18,13 +19,10 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use http::Request;
 
-use self::quiet::Quiet;
+pub use self::inlet::{InletBody, InletError};
+use self::{inlet::Inlet, quiet::Quiet};
 use super::{
-    super::{
-        Connection, Downstream,
-        head_rules::{self, Head},
-        payload::Payload,
-    },
+    super::{Connection, Downstream, framing::Framing, head_rules, payload::Payload},
     scratch,
 };
 use crate::{engine::accept::Arrival, limits};
@@ -49,6 +47,8 @@ struct Server<'a> {
     eof: bool,
     /// The last head said that no request follows: the client may close its half and still wait for the answer.
     last: bool,
+    /// The body of the request in progress, where it has one.
+    inlet: Option<Inlet>,
 }
 
 /// What comes next on the connection.
@@ -65,7 +65,7 @@ pub async fn serve(of: &Arc<Connection>, io: Downstream) -> Ended {
     let drain = pin!(of.engine.ending(outbound).cancelled());
     let timer = pin!(tokio::time::sleep(limits::IDLE_TIMEOUT));
     let mut quiet = Quiet::new(&of.engine, outbound, drain, timer);
-    let mut server = Server { of, io, raw: BytesMut::new(), scanned: 0, eof: false, last: false };
+    let mut server = Server { of, io, raw: BytesMut::new(), scanned: 0, eof: false, last: false, inlet: None };
     loop {
         let request = match poll_fn(|cx| server.poll_next(cx, &mut quiet)).await {
             Next::Request(request) => request,
@@ -138,12 +138,12 @@ impl Server<'_> {
         self.scanned = 0;
         let head = self.raw.split_to(length).freeze();
         match request::parse(&head) {
-            Ok((request, judged)) if is_plain(&judged) => {
+            Ok((request, judged)) if !judged.special => {
                 self.last = judged.last;
                 if self.raw.is_empty() {
                     self.raw = BytesMut::new();
                 }
-                Some(Next::Request(request))
+                Some(Next::Request(self.with_body(request, judged.framing)))
             }
             _ => {
                 self.put_back(head);
@@ -152,14 +152,19 @@ impl Server<'_> {
         }
     }
 
+    fn with_body(&mut self, request: Request<Payload>, framing: Framing) -> Request<Payload> {
+        if framing.ended() {
+            return request;
+        }
+        let (inlet, body) = inlet::inlet(framing);
+        self.inlet = Some(inlet);
+        request.map(|_| Payload::Own(body))
+    }
+
     fn put_back(&mut self, head: Bytes) {
         let rest = std::mem::replace(&mut self.raw, BytesMut::from(&head[..]));
         self.raw.unsplit(rest);
     }
-}
-
-fn is_plain(head: &Head) -> bool {
-    !head.special && head.framing.ended()
 }
 
 #[cfg(test)]
