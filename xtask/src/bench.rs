@@ -37,17 +37,19 @@ pub fn run(arguments: Arguments) -> Result<()> {
         return count(arguments.keep);
     }
     setup::need_root("benchmarking")?;
-    setup::for_building()?;
-    let envoy = setup::for_bench()?;
     let runs = arguments.runs.unwrap_or(if arguments.quick { 1 } else { 3 });
-    let options = Options {
+    let mut options = Options {
         quick: arguments.quick,
         workloads: arguments.workload,
         peers: arguments.peer,
         runs: runs as usize,
-        egret: egret()?,
-        envoy,
+        egret: PathBuf::new(),
+        envoy: None,
     };
+    bench::check(&options)?;
+    setup::for_building()?;
+    options.envoy = setup::for_bench()?;
+    options.egret = egret()?;
     let start = Instant::now();
     let outcome = bench::run(&options, &go_on, &|line| println!("{line}"));
     // What a turn left that was killed; each turn tidies up after itself.

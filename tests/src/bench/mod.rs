@@ -73,6 +73,11 @@ impl Bench<'_> {
     }
 }
 
+/// An error where the options name what is not there: to be asked before anything is built for a run.
+pub fn check(options: &Options) -> Result<()> {
+    chosen(options).map(drop)
+}
+
 /// Runs the suite. `go_on` is asked often, and fails once somebody wants to stop; `tell` gets each thing that is worth
 /// telling while it runs.
 pub fn run(options: &Options, go_on: &dyn Fn() -> Result<()>, tell: &dyn Fn(&str)) -> Result<results::Results> {
