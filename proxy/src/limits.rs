@@ -89,6 +89,9 @@ pub const RELOAD_QUIET: Duration = Duration::from_millis(100);
 /// The same where, after a rest, files that were there before were written whole or replaced by a rename, and nothing else:
 /// one program that changes several does so within microseconds.
 pub const RELOAD_WRITTEN: Duration = Duration::from_millis(2);
+/// Objects that may change, or meet at the hosts of those that change, for a reload to compile them alone: with more, compiling
+/// all costs no more.
+pub const AMENDED_OBJECTS: usize = 64;
 /// A stream of changes that never rests is applied after this time all the same.
 pub const RELOAD_LONGEST: Duration = Duration::from_secs(1);
 /// Longest DNS name in text (RFC 1035 2.3.4); of a longer Host only this much of its end is matched with wildcards.

@@ -14,8 +14,8 @@ use crate::{
     },
     engine::{Engine, Snapshot},
     identity::{Identities, PLUG_IN_SECRET},
-    mesh::{self, Mesh},
-    source::store::{FileChange, Store},
+    mesh::{self, Mesh, PodAddresses},
+    source::store::{Batch, FileChange, Store},
     sys,
     telemetry::Telemetry,
     tls::{Contexts, MaterialReader, read_host_file, refused},
@@ -38,6 +38,8 @@ pub struct Configuration {
     /// Said already, so that a reload tells only what is new.
     told: BTreeSet<String>,
     generation: u64,
+    /// With which the table in force was made.
+    addresses: PodAddresses,
 }
 
 impl Configuration {
@@ -63,34 +65,36 @@ impl Configuration {
             findings: Vec::new(),
             told: BTreeSet::new(),
             generation: 0,
+            addresses: PodAddresses::default(),
         }
     }
 
     /// One reload: everything that changed at once. No change of a document (a certificate file was renewed) builds the
     /// TLS contexts anew and leaves the rest. Takes milliseconds to a second: never called where traffic is served.
     pub fn apply(&mut self, changes: Vec<FileChange>, fleet: &mut Fleet) {
-        let mut batch_counts = None;
+        let mut batch = None;
         if !changes.is_empty() || self.generation == 0 {
             let read: BTreeSet<_> = changes.iter().map(|change| change.path.clone()).collect();
-            let batch = self.store.apply(changes);
-            batch_counts = Some((batch.accepted, batch.rejected_now));
-            self.rejected = batch.rejected_now;
+            let mut new = self.store.apply(changes);
+            self.rejected = new.rejected_now;
             // What was found in files that did not change still holds.
             self.findings.retain(|finding| !read.contains(&*finding.file));
-            self.findings.extend(batch.diagnostics);
+            self.findings.append(&mut new.diagnostics);
+            batch = Some(new);
         }
-        self.put_in_force(fleet);
+        let replaced = self.put_in_force(fleet, batch.as_ref());
         // Counted once it is in force: whoever sees the count rise finds the change served.
-        if let Some((accepted, rejected)) = batch_counts {
-            self.telemetry.metrics.reload(accepted, rejected);
+        if let Some(batch) = &batch {
+            self.telemetry.metrics.reload(batch.accepted, batch.rejected_now);
         }
+        drop((replaced, batch));
         sys::release_free_memory();
     }
 
     /// Namespaces come and go, and get addresses, without a change of the configuration.
     pub fn check_pods(&mut self, fleet: &mut Fleet) {
         if fleet.changed() {
-            self.put_in_force(fleet);
+            self.put_in_force(fleet, None);
         } else if fleet.settle() {
             self.shared.configured(self.generation, self.all_findings(), fleet);
         }
@@ -99,7 +103,7 @@ impl Configuration {
     /// Mesh certificates run out, and so does the trust in former roots, without a change of the configuration.
     pub fn renew_identities(&mut self, fleet: &mut Fleet) {
         if self.identities.renew() {
-            self.put_in_force(fleet);
+            self.put_in_force(fleet, None);
         }
     }
 
@@ -113,10 +117,12 @@ impl Configuration {
         self.engine.snapshot().tls.files()
     }
 
-    fn put_in_force(&mut self, fleet: &mut Fleet) {
+    /// Answers what was in force, for which thousands of hosts take milliseconds to let go.
+    fn put_in_force(&mut self, fleet: &mut Fleet, batch: Option<&Batch>) -> Arc<Snapshot> {
         let wanted: Wanted = mesh::enrolled_pods(self.store.objects());
         let addresses = fleet.open(&wanted);
-        let mesh = mesh::compile(self.store.objects(), &addresses);
+        let mesh = self.compile(&addresses, batch);
+        self.addresses = addresses;
         let reader = Reader { objects: self.store.objects() };
         let identities = mesh.workloads.values().map(|workload| workload.identity.clone()).collect();
         let plug_in = reader.secret(&mesh.settings.root_namespace, PLUG_IN_SECRET);
@@ -130,11 +136,25 @@ impl Configuration {
         }
         self.generation += 1;
         fleet.harden(&mesh);
-        self.engine.install(Snapshot { mesh: Arc::new(mesh), tls: Arc::new(tls), generation: self.generation });
+        self.engine.install(Snapshot { mesh, tls: Arc::new(tls), generation: self.generation });
         self.identities.publish();
         fleet.settle();
         self.forget(fleet);
         self.shared.configured(self.generation, self.all_findings(), fleet);
+        previous
+    }
+
+    /// The table of all objects, with as little made anew as can be. `batch`: what has changed since the one in force was made.
+    fn compile(&self, addresses: &PodAddresses, batch: Option<&Batch>) -> Arc<Mesh> {
+        let objects = self.store.objects();
+        if self.generation > 0 && *addresses == self.addresses {
+            let previous = &self.engine.snapshot().mesh;
+            let Some(batch) = batch else { return previous.clone() };
+            if let Some(amended) = mesh::amend(previous, (objects, addresses), &batch.changed, batch.moved) {
+                return Arc::new(amended);
+            }
+        }
+        Arc::new(mesh::compile(objects, addresses))
     }
 
     /// Counters of clusters that are no more. Pooled connections are swept by the next request.

@@ -15,7 +15,7 @@ use super::{
     routing::VirtualHost,
     rules::{Chosen, Merged, Policy, Rules, Tls, every_tls},
     table::{
-        Cluster, Discovery, Endpoint, Guard, HostMap, LoadBalancer, LocalitySetting, OutlierDetection, Pool,
+        Cluster, Discovery, Endpoint, Guard, LoadBalancer, LocalitySetting, NamespaceGuards, OutlierDetection, Pool,
         TlsSettings, UpstreamTls,
     },
     virtual_services::Spoken,
@@ -51,7 +51,7 @@ pub struct Workshop<'a> {
     /// Of gateways' servers.
     pub server_settings: gateways::Shared,
     /// What the guards of other namespaces were found to be last: most namespaces see the same.
-    others: Arc<Vec<HostMap<Guard>>>,
+    others: Arc<Vec<NamespaceGuards>>,
     /// Routes, which namespaces share where they lead to the same clusters.
     pub spoken: Spoken,
 }
@@ -139,7 +139,7 @@ impl<'a> Workshop<'a> {
         Some(made)
     }
 
-    pub fn shared_guards(&mut self, others: Vec<HostMap<Guard>>) -> Arc<Vec<HostMap<Guard>>> {
+    pub fn shared_guards(&mut self, others: Vec<NamespaceGuards>) -> Arc<Vec<NamespaceGuards>> {
         if *self.others != others {
             self.others = Arc::new(others);
         }
@@ -307,7 +307,7 @@ impl<'a> Workshop<'a> {
 }
 
 /// It names a Secret or files, which each namespace or pod has its own of; with neither, settings are the same for all.
-fn takes_credentials(rule: &DestinationRule) -> bool {
+pub fn takes_credentials(rule: &DestinationRule) -> bool {
     let given = |field: &Option<String>| field.as_ref().is_some_and(|value| !value.is_empty());
     every_tls(rule).iter().filter(|(_, tls)| tls.originates()).any(|(_, tls)| {
         let trust = given(&tls.ca_certificates) && tls.ca_certificates.as_deref() != Some("system");

@@ -113,19 +113,7 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
         };
         mesh.workloads.insert(id, Arc::new(workload));
     }
-    mesh.origins = origins(&objects.service_entries)
-        .chain(origins(&objects.services))
-        .chain(origins(&objects.destination_rules))
-        .chain(origins(&objects.virtual_services))
-        .chain(origins(&objects.gateways))
-        .chain(origins(&objects.kube_gateways))
-        .chain(origins(&objects.backend_tls_policies))
-        .chain(origins(&objects.http_routes))
-        .chain(origins(&objects.sidecars))
-        .chain(origins(&objects.peer_authentications))
-        .chain(origins(&objects.authorization_policies))
-        .chain(origins(&objects.tls_routes))
-        .collect();
+    mesh.origins = Arc::new(origins(objects));
     mesh.peers = peers.by_address;
     mesh.statuses = statuses;
     mesh.settings = settings;
@@ -145,7 +133,24 @@ fn excuse(mesh: &Mesh, findings: &mut Findings) {
     findings.excuse(&for_gateways, &reasons.collect());
 }
 
-fn origins<S>(kind: &Kind<S>) -> impl Iterator<Item = (ObjectId, Location)> {
+/// Where services and what speaks of them were read.
+pub fn origins(objects: &Objects) -> HashMap<ObjectId, Location> {
+    origins_of(&objects.service_entries)
+        .chain(origins_of(&objects.services))
+        .chain(origins_of(&objects.destination_rules))
+        .chain(origins_of(&objects.virtual_services))
+        .chain(origins_of(&objects.gateways))
+        .chain(origins_of(&objects.kube_gateways))
+        .chain(origins_of(&objects.backend_tls_policies))
+        .chain(origins_of(&objects.http_routes))
+        .chain(origins_of(&objects.sidecars))
+        .chain(origins_of(&objects.peer_authentications))
+        .chain(origins_of(&objects.authorization_policies))
+        .chain(origins_of(&objects.tls_routes))
+        .collect()
+}
+
+fn origins_of<S>(kind: &Kind<S>) -> impl Iterator<Item = (ObjectId, Location)> {
     kind.values().map(|object: &Arc<Object<S>>| {
         let location = Location { file: object.origin.file.clone(), line: object.origin.start.get().0 };
         (object.id.clone(), location)

@@ -52,10 +52,14 @@ impl Findings {
     /// In the order of files and lines.
     pub fn into_sorted(self) -> Vec<Diagnostic> {
         let mut found = self.found;
-        found.sort_by(|a, b| {
-            (&a.file, a.line, a.column, a.severity, &a.message)
-                .cmp(&(&b.file, b.line, b.column, b.severity, &b.message))
-        });
+        sort(&mut found);
         found
     }
+}
+
+/// In the order of files and lines.
+pub fn sort(found: &mut [Diagnostic]) {
+    found.sort_by(|a, b| {
+        (&a.file, a.line, a.column, a.severity, &a.message).cmp(&(&b.file, b.line, b.column, b.severity, &b.message))
+    });
 }

@@ -9,7 +9,7 @@ use super::{
     names::CLUSTER_DOMAIN,
     registry::{Entry, Registry},
     rules::{Chosen, Client, Merged},
-    table::{AddressMap, Guard, GuardedAddress, HostMap, Protocol},
+    table::{AddressMap, Guard, GuardedAddress, HostMap, NamespaceGuards, Protocol},
     view::Selected,
 };
 
@@ -76,16 +76,17 @@ pub fn others(
     client: Client<'_>,
     root: &str,
     home: impl Fn(&str, &str) -> bool,
-) -> Vec<HostMap<Guard>> {
+) -> Vec<NamespaceGuards> {
     let rules = workshop.rules;
     let namespaces: Vec<&str> = rules.namespaces().filter(|namespace| *namespace != client.namespace).collect();
     let maps = namespaces.into_iter().map(|namespace| {
-        hosts(workshop, client, namespace, rules, |host| {
+        let hosts = hosts(workshop, client, namespace, rules, |host| {
             // `*` names no host: elsewhere than in the root namespace it is about that namespace's own services.
             namespace == root || (host != "*" && home(host, namespace))
-        })
+        });
+        NamespaceGuards { namespace: namespace.into(), hosts }
     });
-    maps.filter(|map| map.iter().any(|(_, guard)| guards(guard))).collect()
+    maps.filter(|of| of.hosts.values().any(guards)).collect()
 }
 
 fn hosts(

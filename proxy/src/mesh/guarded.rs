@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::table::{AddressMap, Decision, Guard, GuardedAddress, Guards, HostMap, Outbound};
+use super::table::{AddressMap, Decision, Guard, GuardedAddress, Guards, Outbound};
 
 impl Outbound {
     /// Why plain text for `host` on `port` is refused, where a rule says so. The client's own namespace decides where
@@ -14,7 +14,7 @@ impl Outbound {
         if let Some((_, guard)) = own.reduce(|upper, lower| if lower.0 > upper.0 { lower } else { upper }) {
             return guard.covers(port).then_some(guard);
         }
-        let others = self.guards.others.iter().chain(std::iter::once(&*self.guards.names));
+        let others = self.guards.others.iter().map(|of| &of.hosts).chain(std::iter::once(&*self.guards.names));
         others.filter_map(|rules| rules.get(host)).find(|guard| guard.covers(port))
     }
 
@@ -24,7 +24,7 @@ impl Outbound {
         let replaced = |pattern: &str| guards.selected.pattern(pattern).is_some();
         let own = guards.own.iter().filter(|(pattern, _)| guards.selected.is_empty() || !replaced(pattern));
         let own = guards.selected.values().chain(own.map(|(_, guard)| guard));
-        let others = guards.others.iter().flat_map(HostMap::values).chain(guards.names.values());
+        let others = guards.others.iter().flat_map(|of| of.hosts.values()).chain(guards.names.values());
         own.chain(others).any(|guard| guard.covers(port))
     }
 

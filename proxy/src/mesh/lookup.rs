@@ -377,11 +377,12 @@ impl super::Mesh {
     /// Every TLS setting in use, each once: what [`crate::tls`] builds contexts from.
     #[must_use]
     pub fn tls_settings(&self) -> Vec<Arc<TlsSettings>> {
-        let mut seen = HashSet::new();
+        // Most clusters share what they have: looked at once, not compared each.
+        let (mut met, mut seen) = (HashSet::new(), HashSet::new());
         let settings = self.clusters().filter_map(|cluster| match &cluster.tls {
             UpstreamTls::Originate(settings) => Some(settings.clone()),
             UpstreamTls::Plain | UpstreamTls::Mesh(_) | UpstreamTls::Refuse(_) => None,
         });
-        settings.filter(|settings| seen.insert(settings.clone())).collect()
+        settings.filter(|settings| met.insert(Arc::as_ptr(settings)) && seen.insert(settings.clone())).collect()
     }
 }

@@ -1,6 +1,7 @@
 //! The pure compiler: objects in, one immutable table out. No I/O and no clock, so that `egret check` and
 //! `egret explain` use it as it is and a fuzzer can.
 
+mod amend;
 pub mod authorization;
 mod check;
 pub mod cluster;
@@ -40,6 +41,7 @@ mod view;
 mod virtual_services;
 mod volumes;
 
+pub use amend::amend;
 pub use authorization::{Attributes, Policies, Verdict};
 pub use compile::compile;
 pub use enrol::NETNS;

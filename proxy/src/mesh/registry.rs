@@ -182,10 +182,10 @@ impl Entry {
                     port: port.target.number().unwrap_or(port.number),
                     weight: 1,
                 });
-                Discovery::Dns {
-                    targets: own.into_iter().chain(chosen().filter_map(|backend| backend.target(port))).collect(),
-                    one_at_a_time: body.finding == Finding::DnsRoundRobin,
-                }
+                let mut targets: Vec<_> =
+                    own.into_iter().chain(chosen().filter_map(|backend| backend.target(port))).collect();
+                targets.shrink_to_fit();
+                Discovery::Dns { targets, one_at_a_time: body.finding == Finding::DnsRoundRobin }
             }
         }
     }

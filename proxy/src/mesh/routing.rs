@@ -1,7 +1,11 @@
 //! HTTP and TCP routes as the data path follows them: compiled from VirtualServices and HTTPRoutes, static matches
 //! (labels, gateways, ports) decided already, destinations resolved to clusters.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    ops::{Deref, DerefMut},
+    sync::{Arc, LazyLock, OnceLock},
+    time::Duration,
+};
 
 use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
@@ -18,7 +22,7 @@ pub struct VirtualHost {
     /// As `proxy-config route` shows it: `edition.cnn.com:80`.
     pub name: String,
     /// The first that matches a request is taken; none: 404, `NR route_not_found`.
-    pub routes: Vec<Arc<Route>>,
+    pub routes: Routes,
     /// `httpsRedirect`: a plain request is answered 301 to https before any route is looked at.
     pub require_tls: bool,
 }
@@ -272,12 +276,15 @@ impl VirtualHost {
     /// The default virtual host of a service: everything to one cluster.
     #[must_use]
     pub fn of_cluster(name: String, cluster: Arc<Cluster>) -> Self {
-        Self { name, routes: vec![Arc::new(Route::to_cluster("default".into(), cluster))], require_tls: false }
+        Self { name, routes: Routes { given: OnceLock::new(), default: Some(cluster) }, require_tls: false }
     }
 
     /// The cluster of a default virtual host; None where a VirtualService or HTTPRoute speaks.
     #[must_use]
     pub fn default_cluster(&self) -> Option<&Arc<Cluster>> {
+        if let Some(cluster) = self.routes.untouched() {
+            return Some(cluster);
+        }
         match self.routes.as_slice() {
             [route] if route.source.is_none() => match &route.action {
                 Action::Forward(forward) => forward.destinations.first()?.cluster.known(),
@@ -289,7 +296,75 @@ impl VirtualHost {
 
     /// Every cluster that some route leads to.
     pub fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
-        self.routes.iter().flat_map(|route| route.clusters())
+        let untouched = self.routes.untouched();
+        let routes: &[Arc<Route>] = if untouched.is_some() { &[] } else { &self.routes };
+        untouched.into_iter().chain(routes.iter().flat_map(|route| route.clusters()))
+    }
+}
+
+/// The routes of a virtual host. Most hosts of thousands have the default route, which is made for the first request to them: it
+/// takes 1 KiB.
+#[derive(Debug)]
+pub struct Routes {
+    given: OnceLock<Vec<Arc<Route>>>,
+    /// Where the default route leads, and nobody speaks of others.
+    default: Option<Arc<Cluster>>,
+}
+
+impl Routes {
+    /// Where the default route leads, as long as nobody has asked for it.
+    fn untouched(&self) -> Option<&Arc<Cluster>> {
+        self.default.as_ref().filter(|_| self.given.get().is_none())
+    }
+
+    fn made(&self) -> Vec<Arc<Route>> {
+        let route = |cluster: &Arc<Cluster>| {
+            static DEFAULT: LazyLock<Arc<str>> = LazyLock::new(|| "default".into());
+            Arc::new(Route::to_cluster(DEFAULT.clone(), cluster.clone()))
+        };
+        self.default.iter().map(route).collect()
+    }
+}
+
+impl From<Vec<Arc<Route>>> for Routes {
+    fn from(routes: Vec<Arc<Route>>) -> Self {
+        Self { given: routes.into(), default: None }
+    }
+}
+
+impl Deref for Routes {
+    type Target = Vec<Arc<Route>>;
+
+    fn deref(&self) -> &Self::Target {
+        self.given.get_or_init(|| self.made())
+    }
+}
+
+impl<'a> IntoIterator for &'a Routes {
+    type Item = &'a Arc<Route>;
+    type IntoIter = std::slice::Iter<'a, Arc<Route>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl DerefMut for Routes {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        if self.given.get().is_none() {
+            self.given = self.made().into();
+        }
+        self.given.get_mut().expect("made just now")
+    }
+}
+
+impl Serialize for Routes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // A dump of everything is no request: what it makes for itself is not kept.
+        match self.given.get() {
+            Some(given) => given.serialize(serializer),
+            None => self.made().serialize(serializer),
+        }
     }
 }
 

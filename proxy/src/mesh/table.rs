@@ -29,7 +29,7 @@ pub struct Mesh {
     /// Findings that need more than one object to see (unknown secret, rule without service, double TLS …).
     pub diagnostics: Vec<Diagnostic>,
     /// Where the services and rules that the tables name were read.
-    pub origins: HashMap<ObjectId, Location>,
+    pub origins: Arc<HashMap<ObjectId, Location>>,
     /// Enrolled pods by their addresses, for endpoints that are found only when dialled (headless services).
     pub peers: HashMap<IpAddr, Arc<Peer>>,
     /// Conditions of Gateway API objects, for `egret status`.
@@ -123,7 +123,7 @@ impl fmt::Display for WorkloadId {
 }
 
 /// An enrolled pod.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Workload {
     pub id: WorkloadId,
     pub service_account: String,
@@ -145,7 +145,7 @@ pub struct Workload {
 /// What a workload's outbound connections are matched against. A workload for which some rules differ from its
 /// namespace's has a small table of its own over the shared one (`base`): look things up with the methods, which know
 /// both, not in the fields.
-#[derive(Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Outbound {
     pub policy: OutboundPolicy,
     pub ports: BTreeMap<u16, PortTable>,
@@ -170,14 +170,14 @@ pub struct Outbound {
 }
 
 /// Destinations that must not get plain text.
-#[derive(Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Guards {
     /// Rules of the client's own namespace: where one of these matches, it decides. Shared within the namespace.
     pub own: Arc<HostMap<Guard>>,
     /// Of a layer: in place of those of `own` under the same pattern, as rules with a workloadSelector want it.
     pub selected: HostMap<Guard>,
     /// Rules of each other namespace that the client sees: one that guards is enough.
-    pub others: Arc<Vec<HostMap<Guard>>>,
+    pub others: Arc<Vec<NamespaceGuards>>,
     /// Under a Sidecar: hosts of other namespaces' services whose rules name no host.
     pub names: Arc<HostMap<Guard>>,
     /// Virtual addresses of guarded hosts, for connections that bear no name.
@@ -185,6 +185,13 @@ pub struct Guards {
     /// Under a Sidecar: where raw connections would have met a service that encrypts them, were it imported. What is more
     /// specific here than the service that takes the connection is refused.
     pub raw: Arc<AddressMap<Vec<GuardedAddress>>>,
+}
+
+/// What the rules of one namespace forbid.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NamespaceGuards {
+    pub namespace: Arc<str>,
+    pub hosts: HostMap<Guard>,
 }
 
 /// What is forbidden towards an address of a service.
@@ -211,7 +218,7 @@ pub struct Guard {
 }
 
 /// The services of one port.
-#[derive(Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct PortTable {
     /// By Host: services whose protocol on this port is HTTP, HTTP2, GRPC or open, and hosts of VirtualServices.
     pub http: HostMap<Arc<VirtualHost>>,
@@ -230,6 +237,16 @@ pub struct PortTable {
     pub tcp: AddressMap<Arc<Cluster>>,
     /// The TCP service without addresses: takes what nothing else takes.
     pub tcp_any: Option<Arc<Cluster>>,
+}
+
+impl PortTable {
+    /// No service is left, and no route.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let names = self.http.is_empty() && self.tls_routes.is_empty() && self.tls.is_empty();
+        let addresses = self.tcp_routes.is_empty() && self.tls_addresses.is_empty() && self.tcp.is_empty();
+        names && addresses && self.tcp_any.is_none()
+    }
 }
 
 /// What to do with a connection.

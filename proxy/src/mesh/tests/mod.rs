@@ -1,5 +1,6 @@
 //! What objects, written as their authors write them, come to.
 
+mod amend;
 mod authorization;
 mod credentials;
 mod egress;

@@ -104,7 +104,7 @@ pub fn for_gateway(
 fn named<'a>(hosts: &'a mut BTreeMap<String, VirtualHost>, host: &str, port: u16) -> &'a mut VirtualHost {
     hosts.entry(host.to_owned()).or_insert_with(|| VirtualHost {
         name: format!("{host}:{port}"),
-        routes: Vec::new(),
+        routes: Vec::new().into(),
         require_tls: false,
     })
 }

@@ -65,7 +65,7 @@ impl Spoken {
         if let Some(known) = known.filter(same) {
             return known.clone();
         }
-        let made = Arc::new(VirtualHost { name: title.to_owned(), routes, require_tls: false });
+        let made = Arc::new(VirtualHost { name: title.to_owned(), routes: routes.into(), require_tls: false });
         self.hosts.entry(title.to_owned()).or_insert_with(|| made.clone());
         made
     }

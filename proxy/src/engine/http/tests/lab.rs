@@ -108,7 +108,11 @@ pub fn routed(routes: Vec<Route>) -> Snapshot {
 }
 
 pub fn virtual_host(routes: Vec<Route>) -> VirtualHost {
-    VirtualHost { name: "a:80".into(), routes: routes.into_iter().map(Arc::new).collect(), require_tls: false }
+    VirtualHost {
+        name: "a:80".into(),
+        routes: routes.into_iter().map(Arc::new).collect::<Vec<_>>().into(),
+        require_tls: false,
+    }
 }
 
 /// A snapshot of the one pod with these tables.
