@@ -31,6 +31,14 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 pub const COPY_BUFFER_LEAST: usize = 8 * 1024;
 /// A buffer that reads keep filling doubles up to this; beyond it throughput no longer rises.
 pub const COPY_BUFFER_MOST: usize = 256 * 1024;
+/// From this size of the buffer on, bytes between two bare sockets are moved by the kernel through a pipe instead: below it the
+/// second system call costs more than the copy.
+pub const COPY_SPLICE: usize = 64 * 1024;
+/// Bytes for which a pipe has slots, the most that the kernel allows by default (`fs.pipe-max-size`). A slot of 4 KiB holds as
+/// little as one packet, so this is more than the bytes that are moved at one time (`COPY_BUFFER_MOST`).
+pub const COPY_PIPE: i32 = 1024 * 1024;
+/// Pipes that a thread keeps for the next connection with much to move.
+pub const COPY_PIPES_SPARE: usize = 8;
 /// Reads of one direction before the other gets its turn.
 pub const COPY_ROUNDS: usize = 16;
 /// Copy buffers are let go this long after the last byte.
@@ -128,8 +136,22 @@ pub const CLI_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes of one credential (certificate chain, key, CA bundle, CRL). The system's CA bundle is some 220 KiB and CRLs of
 /// large CAs a few MiB; a Secret holds 1 MiB at most.
 pub const CREDENTIAL_BYTES: usize = 8 * 1024 * 1024;
-/// Servers (by name) whose TLS sessions one client context remembers for resumption; rustls's own default.
+/// Servers (by name) whose TLS sessions one client context remembers for resumption.
 pub const TLS_SESSIONS: usize = 256;
+/// Tickets of TLS 1.3 that are kept for one server. Each opens one connection, so it takes as many as connections are dialled
+/// side by side; one is some 300 bytes and shares its server's certificates.
+pub const TLS_TICKETS: usize = 128;
+/// Tickets of all servers of one context together; beyond it the servers that were met first are forgotten.
+pub const TLS_TICKETS_IN_ALL: usize = 1024;
+/// Bytes that are read from a TLS connection, or enciphered for it, at one time. Four full records: fewer cost a system call
+/// more each, more win nothing.
+pub const TLS_BUFFER: usize = 64 * 1024;
+/// Plain text that one write turns into records: three full ones, which fit into a buffer together with what goes before.
+pub const TLS_WRITE: usize = 48 * 1024;
+/// Buffers that a thread keeps for its TLS connections.
+pub const TLS_BUFFERS_SPARE: usize = 16;
+/// Bytes of one handshake message (a server's chain of certificates, as a rule); rustls's own limit where it holds the buffer.
+pub const TLS_MESSAGE: usize = 64 * 1024;
 /// Certificates between a server's own and a configured root, where a chain with X.509 v1 in it is built by hand. webpki
 /// allows 6.
 pub const CHAIN_DEPTH: usize = 6;

@@ -1,5 +1,6 @@
-//! Bytes copied both ways between two streams: half-close carried through, buffers that grow only while reads fill
-//! them and are let go while nothing flows, an idle limit and a limit on the whole.
+//! Bytes carried both ways between two streams: half-close carried through, buffers that grow only while reads fill
+//! them and are let go while nothing flows, an idle limit and a limit on the whole. Where much flows between two bare sockets
+//! the kernel moves it ([`super::splice`]).
 
 use std::{
     future::poll_fn,
@@ -14,6 +15,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
+use super::splice::{Pipe, Spliceable};
 use crate::limits;
 
 /// Why copying ended.
@@ -51,8 +53,8 @@ pub struct Limits {
 /// Copies until both sides have ended, or one fails, or a limit is reached. The caller closes both.
 pub async fn both_ways<D, U>(downstream: &mut D, upstream: &mut U, limits: Limits) -> (End, Carried)
 where
-    D: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
+    D: AsyncRead + AsyncWrite + Spliceable + Unpin,
+    U: AsyncRead + AsyncWrite + Spliceable + Unpin,
 {
     let mut up = OneWay::default();
     let mut down = OneWay::default();
@@ -154,6 +156,10 @@ struct OneWay {
     end: usize,
     /// The size that the next buffer gets.
     size: usize,
+    /// In place of the buffer, while much flows between bare sockets.
+    pipe: Option<Pipe>,
+    /// No pipe was to be had.
+    no_pipe: bool,
     carried: u64,
     read_done: bool,
     unflushed: bool,
@@ -163,15 +169,20 @@ struct OneWay {
 impl OneWay {
     fn poll<R, W>(&mut self, cx: &mut Context<'_>, reader: &mut R, writer: &mut W) -> Poll<Result<(), Side>>
     where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
+        R: AsyncRead + Spliceable + Unpin,
+        W: AsyncWrite + Spliceable + Unpin,
     {
         // A fast pair of streams must not keep the other direction and the clock waiting.
         for _ in 0..limits::COPY_ROUNDS {
             if self.finished {
                 return Poll::Ready(Ok(()));
             }
-            if self.start == self.end && !self.read_done && self.poll_fill(cx, reader)?.is_pending() {
+            if let (Some(pipe), Some(to)) = (&mut self.pipe, writer.socket()) {
+                while !pipe.is_empty() {
+                    self.carried += ready!(pipe.poll_drain(cx, to)).map_err(Side::Writing)? as u64;
+                }
+            }
+            if self.start == self.end && !self.read_done && self.poll_fill(cx, reader, writer)?.is_pending() {
                 if self.unflushed {
                     ready!(Pin::new(&mut *writer).poll_flush(cx)).map_err(Side::Writing)?;
                     self.unflushed = false;
@@ -191,6 +202,7 @@ impl OneWay {
             if self.read_done {
                 ready!(Pin::new(&mut *writer).poll_shutdown(cx)).map_err(Side::Writing)?;
                 self.buffer = Vec::new();
+                self.pipe = None;
                 self.finished = true;
             }
         }
@@ -198,7 +210,18 @@ impl OneWay {
         Poll::Pending
     }
 
-    fn poll_fill<R: AsyncRead + Unpin>(&mut self, cx: &mut Context<'_>, reader: &mut R) -> Result<Poll<()>, Side> {
+    fn poll_fill<R, W>(&mut self, cx: &mut Context<'_>, reader: &mut R, writer: &W) -> Result<Poll<()>, Side>
+    where
+        R: AsyncRead + Spliceable + Unpin,
+        W: Spliceable,
+    {
+        if self.size >= limits::COPY_SPLICE
+            && let (Some(from), Some(_)) = (reader.socket(), writer.socket())
+            && let Some(pipe) = self.pipe()
+        {
+            let filled = pipe.poll_fill(cx, from).map_err(Side::Reading)?;
+            return Ok(filled.map(|count| self.read_done = count == 0));
+        }
         self.size = self.size.max(limits::COPY_BUFFER_LEAST);
         if self.buffer.len() < self.size {
             self.buffer = vec![0; self.size];
@@ -225,10 +248,28 @@ impl OneWay {
         }
     }
 
-    /// Nothing flows: lets the buffer go, unless the other side is slow to take what is in it.
+    /// The pipe, where one can be had. From then on there is no buffer.
+    fn pipe(&mut self) -> Option<&mut Pipe> {
+        if self.pipe.is_none() && !self.no_pipe {
+            match Pipe::new() {
+                Ok(pipe) => {
+                    self.pipe = Some(pipe);
+                    self.buffer = Vec::new();
+                }
+                Err(error) => {
+                    log::debug!("bytes are copied, as there is no pipe for them: {error}");
+                    self.no_pipe = true;
+                }
+            }
+        }
+        self.pipe.as_mut()
+    }
+
+    /// Nothing flows: lets buffer and pipe go, unless the other side is slow to take what is in them.
     fn rest(&mut self) {
-        if self.start == self.end {
+        if self.start == self.end && self.pipe.as_ref().is_none_or(Pipe::is_empty) {
             self.buffer = Vec::new();
+            self.pipe = None;
             self.size = 0;
         }
     }
@@ -236,9 +277,36 @@ impl OneWay {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use std::net::Ipv4Addr;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, DuplexStream, Sink, duplex},
+        net::{TcpListener, TcpStream},
+    };
 
     use super::*;
+
+    impl Spliceable for DuplexStream {}
+    impl Spliceable for &[u8] {}
+    impl Spliceable for Sink {}
+
+    impl Spliceable for TcpStream {
+        fn socket(&self) -> Option<&TcpStream> {
+            Some(self)
+        }
+    }
+
+    /// Both ends of a connection over loopback.
+    async fn tcp() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+        (near.unwrap(), far.unwrap().0)
+    }
+
+    fn data(bytes: u32) -> Vec<u8> {
+        (0..bytes).map(|i| ((i * 31) >> 3) as u8).collect()
+    }
 
     const NONE: Limits = Limits { idle: Duration::ZERO, until: None };
 
@@ -268,7 +336,7 @@ mod tests {
         let (mut client, mut client_side) = duplex(1 << 20);
         let (mut server, mut server_side) = duplex(100);
         let copy = tokio::spawn(async move { both_ways(&mut client_side, &mut server_side, NONE).await });
-        let data: Vec<u8> = (0..3_000_000_u32).map(|i| ((i * 31) >> 3) as u8).collect();
+        let data = data(3_000_000);
         let expected = data.clone();
         tokio::spawn(async move {
             client.write_all(&data).await.unwrap();
@@ -341,5 +409,83 @@ mod tests {
         poll_fn(|cx| small.poll(cx, &mut reader, &mut tokio::io::sink())).await.map_err(|_| ()).unwrap();
         assert_eq!(small.size, limits::COPY_BUFFER_LEAST);
         assert!(small.buffer.is_empty());
+    }
+
+    /// Between sockets the kernel moves the bytes; what a slow reader has not taken waits, and the answer comes after the end
+    /// of the other side.
+    #[tokio::test]
+    async fn much_data_between_sockets_stays_whole() {
+        let (mut client, mut client_side) = tcp().await;
+        let (mut server, mut server_side) = tcp().await;
+        let copy = tokio::spawn(async move { both_ways(&mut client_side, &mut server_side, NONE).await });
+        let data = data(20_000_000);
+        let expected = data.clone();
+        let asking = tokio::spawn(async move {
+            client.write_all(&data).await.unwrap();
+            client.shutdown().await.unwrap();
+            let mut answer = Vec::new();
+            client.read_to_end(&mut answer).await.unwrap();
+            answer
+        });
+        let mut got = vec![0; 5_000_000];
+        server.read_exact(&mut got).await.unwrap();
+        // All buffers between the two are full now.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        server.read_to_end(&mut got).await.unwrap();
+        assert!(got == expected);
+        server.write_all(&got[..9_000_000]).await.unwrap();
+        drop(server);
+        assert!(asking.await.unwrap() == expected[..9_000_000]);
+        let (end, carried) = copy.await.unwrap();
+        assert!(matches!(end, End::Done), "{end:?}");
+        assert_eq!(carried, Carried { received: 20_000_000, sent: 9_000_000 });
+    }
+
+    #[tokio::test]
+    async fn a_reset_between_sockets_is_told_with_its_side() {
+        for upstream in [true, false] {
+            let (mut sending, mut near) = tcp().await;
+            let (mut receiving, mut far) = tcp().await;
+            let copy = tokio::spawn(async move {
+                if upstream {
+                    both_ways(&mut near, &mut far, NONE).await
+                } else {
+                    both_ways(&mut far, &mut near, NONE).await
+                }
+            });
+            let flood = tokio::spawn(async move { while sending.write_all(&[7; 100_000]).await.is_ok() {} });
+            receiving.read_exact(&mut vec![0; 10_000_000]).await.unwrap();
+            super::super::stream::reset_on_close(&receiving);
+            drop(receiving);
+            let (end, carried) = copy.await.unwrap();
+            assert!(matches!((upstream, &end), (true, End::Upstream(_)) | (false, End::Downstream(_))), "{end:?}");
+            assert!(carried.received.max(carried.sent) >= 10_000_000);
+            flood.await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pipe_is_held_only_while_much_flows() {
+        let (mut client, mut near) = tcp().await;
+        let (mut far, mut server) = tcp().await;
+        let mut way = OneWay::default();
+        let writer = tokio::spawn(async move {
+            client.write_all(&vec![7; 5_000_000]).await.unwrap();
+            client
+        });
+        let reader = tokio::spawn(async move {
+            server.read_exact(&mut vec![0; 5_000_000]).await.unwrap();
+            server
+        });
+        poll_fn(|cx| match way.poll(cx, &mut near, &mut far) {
+            Poll::Pending if way.carried == 5_000_000 => Poll::Ready(()),
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(_) => panic!("nobody has ended"),
+        })
+        .await;
+        assert!(way.pipe.is_some() && way.buffer.is_empty());
+        way.rest();
+        assert!(way.pipe.is_none() && way.size == 0);
+        drop((writer.await.unwrap(), reader.await.unwrap()));
     }
 }

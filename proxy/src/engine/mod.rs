@@ -26,6 +26,7 @@ pub mod resolv_conf;
 pub mod resolve;
 pub mod silent;
 pub mod sniff;
+mod splice;
 pub mod stream;
 mod terminate;
 #[cfg(test)]

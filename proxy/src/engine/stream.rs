@@ -13,9 +13,10 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
 };
-use tokio_rustls::{client, server};
+use tokio_rustls::server;
 
-use super::prefixed::Prefixed;
+use super::{prefixed::Prefixed, splice::Spliceable};
+use crate::tls::TlsStream;
 
 /// A connected socket.
 #[derive(Debug)]
@@ -70,7 +71,7 @@ pub fn reset_on_close(stream: &TcpStream) {
 #[derive(Debug)]
 pub enum UpstreamIo {
     Plain(Socket),
-    Tls(Box<client::TlsStream<Socket>>),
+    Tls(Box<TlsStream<Socket>>),
 }
 
 impl UpstreamIo {
@@ -89,7 +90,7 @@ impl UpstreamIo {
     pub fn adopt(&mut self) -> io::Result<()> {
         match self {
             Self::Plain(socket) => socket.adopt(),
-            Self::Tls(stream) => stream.get_mut().0.adopt(),
+            Self::Tls(stream) => stream.io_mut().adopt(),
         }
     }
 }
@@ -134,6 +135,24 @@ impl ClientIo {
             Self::Plain(stream) => stream.get_ref(),
             Self::Tls(stream) => stream.get_ref().get_ref().0.get_ref(),
         });
+    }
+}
+
+impl Spliceable for ClientIo {
+    fn socket(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(stream) if stream.is_spent() => Some(stream.get_ref()),
+            Self::Plain(_) | Self::Tls(_) => None,
+        }
+    }
+}
+
+impl Spliceable for Prefixed<UpstreamIo> {
+    fn socket(&self) -> Option<&TcpStream> {
+        match self.get_ref() {
+            UpstreamIo::Plain(Socket::Tcp(stream)) if self.is_spent() => Some(stream),
+            UpstreamIo::Plain(_) | UpstreamIo::Tls(_) => None,
+        }
     }
 }
 

@@ -9,10 +9,9 @@ use std::{
     },
 };
 
-use rustls::{ClientConfig, client::Resumption};
+use rustls::ClientConfig;
 use rustls_pki_types::{DnsName, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
     Side, TlsError, TlsSettings, crl,
@@ -21,10 +20,11 @@ use super::{
     mesh::Own,
     params,
     presented::Presented,
+    sessions::Sessions,
+    stream::TlsStream,
     trust::{Said, Trust},
     verify::Verifier,
 };
-use crate::limits::TLS_SESSIONS;
 
 /// Whom a connection is for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -81,7 +81,7 @@ impl ClientContext {
                 (builder.with_client_cert_resolver(resolver), Some(presented))
             }
         };
-        config.resumption = Resumption::in_memory_sessions(TLS_SESSIONS);
+        config.resumption = Sessions::resumption();
         config.alpn_protocols = settings.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         Ok(Self { id, config: Arc::new(config), sni: settings.sni.clone(), identity, mesh: None })
@@ -101,10 +101,7 @@ impl ClientContext {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        self.check_identity()?;
-        let name = self.server_name(name)?;
-        let connector = TlsConnector::from(Arc::clone(&self.config));
-        connector.connect(name, io).await.map_err(|error| self.explain(TlsError::from_io(&error)))
+        self.handshake(name, self.config.alpn_protocols.clone(), io).await
     }
 
     /// The same, with h2 left out of what is offered: for a request that only HTTP/1.1 can carry.
@@ -115,15 +112,17 @@ impl ClientContext {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let offered = &self.config.alpn_protocols;
-        let without: Vec<_> = offered.iter().filter(|protocol| *protocol != b"h2").cloned().collect();
-        if without.len() == offered.len() {
-            return self.connect(name, io).await;
-        }
+        let offered = self.config.alpn_protocols.iter();
+        self.handshake(name, offered.filter(|protocol| *protocol != b"h2").cloned().collect(), io).await
+    }
+
+    async fn handshake<IO>(&self, name: UpstreamName<'_>, alpn: Vec<Vec<u8>>, io: IO) -> Result<TlsStream<IO>, TlsError>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         self.check_identity()?;
         let name = self.server_name(name)?;
-        let connector = TlsConnector::from(Arc::clone(&self.config));
-        let connecting = connector.with_alpn(without).connect(name, io);
+        let connecting = TlsStream::connect(Arc::clone(&self.config), name, alpn, io);
         connecting.await.map_err(|error| self.explain(TlsError::from_io(&error)))
     }
 

@@ -16,6 +16,7 @@ use crate::{
 };
 
 mod broken;
+mod buffer;
 mod chain;
 mod client_certificate;
 mod clients;
@@ -39,7 +40,9 @@ mod secret_rows;
 mod server;
 mod server_config;
 mod session;
+mod sessions;
 mod signatures;
+mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
 mod trust;
@@ -56,6 +59,7 @@ pub use refused::refused;
 pub use secret_rows::SecretRow;
 pub use server::{ServerContext, client_fault, peer_identity};
 pub use session::SessionParameters;
+pub use stream::TlsStream;
 
 /// Where the bytes of credentials come from.
 pub trait MaterialReader: Send + Sync {

@@ -66,13 +66,27 @@ static CURVES: [(&[&str], &dyn SupportedKxGroup); 6] = [
 pub(super) fn provider(cipher_suites: &[String], curves: &[String]) -> Result<CryptoProvider, TlsError> {
     let mut provider = aws_lc_rs::default_provider();
     provider.kx_groups.push(p521::SECP521R1);
-    if !cipher_suites.is_empty() {
+    if cipher_suites.is_empty() {
+        provider.cipher_suites = cheapest_first(provider.cipher_suites);
+    } else {
         provider.cipher_suites = suites(cipher_suites, provider.cipher_suites)?;
     }
     if !curves.is_empty() {
         provider.kx_groups = curves.iter().map(|name| curve(name)).collect::<Result<_, _>>()?;
     }
     Ok(provider)
+}
+
+/// AES-128 with SHA-256 before AES-256 with SHA-384, within each version: a handshake costs a tenth less where the processor
+/// has instructions for SHA-256 (none has them for SHA-384), and nobody can break either. Envoy and browsers offer them so.
+fn cheapest_first(mut all: Vec<SupportedCipherSuite>) -> Vec<SupportedCipherSuite> {
+    all.sort_by_key(|suite| {
+        let name = suite_name(*suite).unwrap_or_default();
+        let size =
+            if name.contains("AES128") || name.contains("AES_128") { 0 } else { 1 + u8::from(!name.contains("AES")) };
+        (suite.tls13().is_none(), size)
+    });
+    all
 }
 
 static ONLY_12: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];
@@ -176,6 +190,22 @@ mod tests {
     fn post_quantum_comes_first_by_default() {
         let provider = provider(&[], &[]).unwrap();
         assert_eq!(provider.kx_groups[0].name(), rustls::NamedGroup::X25519MLKEM768);
+    }
+
+    #[test]
+    fn the_cheapest_suites_come_first_by_default() {
+        let named = provider(&[], &[]).unwrap().cipher_suites.into_iter().filter_map(suite_name).collect::<Vec<_>>();
+        let expected = [
+            "TLS_AES_128_GCM_SHA256",
+            "TLS_AES_256_GCM_SHA384",
+            "TLS_CHACHA20_POLY1305_SHA256",
+            "ECDHE-ECDSA-AES128-GCM-SHA256",
+            "ECDHE-RSA-AES128-GCM-SHA256",
+            "ECDHE-ECDSA-AES256-GCM-SHA384",
+        ];
+        assert_eq!(named[..6], expected);
+        let chosen = provider(&names(&["TLS_AES_256_GCM_SHA384"]), &[]).unwrap().cipher_suites;
+        assert_eq!(suite_name(chosen[0]), Some("TLS_AES_256_GCM_SHA384"));
     }
 
     #[test]

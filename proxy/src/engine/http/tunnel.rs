@@ -2,15 +2,21 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 
 use super::{Connection, log::RequestLog, pool::Lease};
 use crate::{
-    engine::copy::{self, End},
+    engine::{
+        copy::{self, End},
+        splice::Spliceable,
+    },
     limits,
     telemetry::record::Flag,
 };
+
+/// What is below is hyper's.
+impl Spliceable for TokioIo<Upgraded> {}
 
 /// Copies until both ends are through; then the record is written and the upstream connection let go.
 pub fn open(of: Arc<Connection>, down: OnUpgrade, up: OnUpgrade, mut log: Box<RequestLog>, lease: Lease) {

@@ -13,7 +13,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_rustls::TlsConnector;
 
 use super::{
     gateway::{ID, REQUEST, gateway, h2_get, hello, routes, server, tunnel},
@@ -27,7 +27,7 @@ use crate::{
     limits,
     mesh::{Behind, Cluster, HostMap, MeshTls, Protocol, RouteTable, UpstreamTls, VirtualHost},
     telemetry::record::{Flag, Reporter},
-    tls::{Contexts, UpstreamName},
+    tls::{Contexts, TlsStream, UpstreamName},
 };
 
 /// What [`workload`] is in the mesh.
@@ -47,7 +47,10 @@ pub fn contexts(mesh: &Mesh) -> Contexts {
 pub async fn try_call(mesh: &Mesh, stream: TcpStream) -> Result<TlsStream<TcpStream>, String> {
     let rule = MeshTls { required: true, sni: SNI.into(), subject_alt_names: vec![OWN.into()] };
     let context = contexts(mesh).mesh_client(CALLER, &rule, None).unwrap();
-    context.connect(UpstreamName::default(), stream).await.map_err(|error| error.to_string())
+    let mut stream = context.connect(UpstreamName::default(), stream).await.map_err(|error| error.to_string())?;
+    // The last flight, which else waits for what the client says first.
+    let _ = stream.flush().await;
+    Ok(stream)
 }
 
 pub async fn call(mesh: &Mesh, stream: TcpStream) -> TlsStream<TcpStream> {
@@ -192,7 +195,7 @@ async fn a_stream_cut_off_is_a_reset_and_no_end() {
         client.write_all(b"\0half of it").await.unwrap();
         app.read_exact(&mut [0; 11]).await.unwrap();
         // A FIN without close_notify.
-        let (mut tcp, _) = client.into_inner();
+        let mut tcp = client.into_io();
         tcp.shutdown().await.unwrap();
         assert!(is_reset(&mut app).await);
         let record = lab.record().await;

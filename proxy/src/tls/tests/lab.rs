@@ -13,13 +13,12 @@ use std::{
 
 use tempfile::TempDir;
 use tokio::{net::TcpStream, time::timeout};
-use tokio_rustls::client::TlsStream;
 
 use super::settings;
 use crate::{
     api::core::{ConfigMap, Secret},
     mesh::table::{IdentitySource, Material, Place, TlsSettings, TrustSource},
-    tls::{ClientContext, Contexts, MaterialReader, TlsError, UpstreamName, read_host_file},
+    tls::{ClientContext, Contexts, MaterialReader, TlsError, TlsStream, UpstreamName, read_host_file},
 };
 
 /// Long enough for a machine that compiles beside the tests, short enough that nothing hangs.
@@ -255,9 +254,15 @@ pub fn build(settings: &TlsSettings) -> Result<Arc<ClientContext>, TlsError> {
     contexts.get(settings).map_err(|error| (*error).clone())
 }
 
+/// Connects, and sends the last flight of the handshake, which else waits for what the client says first.
 pub async fn connect(context: &ClientContext, server: &Server, host: &str) -> Result<TlsStream<TcpStream>, TlsError> {
+    use tokio::io::AsyncWriteExt;
     let tcp = timeout(PATIENCE, TcpStream::connect(server.address)).await.unwrap().unwrap();
-    timeout(PATIENCE, context.connect(UpstreamName { host: Some(host) }, tcp)).await.expect("the handshake ends")
+    let connecting = context.connect(UpstreamName { host: Some(host) }, tcp);
+    let mut stream = timeout(PATIENCE, connecting).await.expect("the handshake ends")?;
+    // A server that refuses the client by now says so where it is read.
+    let _ = stream.flush().await;
+    Ok(stream)
 }
 
 /// Builds a context and connects once.

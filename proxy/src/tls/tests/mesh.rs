@@ -7,14 +7,14 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::timeout,
 };
-use tokio_rustls::{client, server};
+use tokio_rustls::server;
 
 use super::lab::{PATIENCE, Reader};
 use crate::{
     identity::tests::lab::{Mesh, PlugIn},
     limits::{FORMER_ROOT_TRUST, LEAF_LIFETIME, LEAF_RENEW_AT},
     mesh::table::{MeshTls, Peer},
-    tls::{ClientContext, Contexts, ServerContext, UpstreamName, client_fault, peer_identity},
+    tls::{ClientContext, Contexts, ServerContext, TlsStream, UpstreamName, client_fault, peer_identity},
 };
 
 const SLEEP: &str = "spiffe://cluster.local/ns/default/sa/sleep";
@@ -39,7 +39,7 @@ fn next(contexts: &Contexts) -> Contexts {
 }
 
 struct Ends {
-    client: Result<client::TlsStream<TcpStream>, String>,
+    client: Result<TlsStream<TcpStream>, String>,
     server: Result<server::TlsStream<TcpStream>, String>,
 }
 
@@ -50,7 +50,11 @@ async fn handshake(client: &ClientContext, server: &ServerContext) -> Ends {
         tokio::join!(
             async {
                 let stream = TcpStream::connect(address).await.unwrap();
-                client.connect(UpstreamName::default(), stream).await.map_err(|error| error.to_string())
+                let connected = client.connect(UpstreamName::default(), stream).await;
+                let mut stream = connected.map_err(|error| error.to_string())?;
+                // The last flight, which else waits for what the client says first.
+                let _ = stream.flush().await;
+                Ok(stream)
             },
             async {
                 let (stream, _) = listener.accept().await.unwrap();
@@ -63,7 +67,7 @@ async fn handshake(client: &ClientContext, server: &ServerContext) -> Ends {
 }
 
 /// Bytes go both ways.
-async fn talk(client: &mut client::TlsStream<TcpStream>, server: &mut server::TlsStream<TcpStream>) {
+async fn talk(client: &mut TlsStream<TcpStream>, server: &mut server::TlsStream<TcpStream>) {
     let exchange = async {
         let mut bytes = [0; 4];
         client.write_all(b"ping").await.unwrap();
@@ -324,7 +328,7 @@ async fn a_renewal_keeps_connections_and_contexts_and_a_new_ca_does_not() {
     let server = contexts.mesh_server(SERVER).unwrap();
     let ends = handshake(&client(&contexts), &server).await;
     let (mut client_end, mut server_end) = (ends.client.unwrap(), ends.server.unwrap());
-    let serial = |stream: &client::TlsStream<TcpStream>| {
+    let serial = |stream: &TlsStream<TcpStream>| {
         let shown = stream.get_ref().1.peer_certificates().unwrap()[0].clone();
         crate::tls::inspect::CertificateSummary::from_der(&shown).unwrap().serial
     };

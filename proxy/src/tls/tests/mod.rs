@@ -9,6 +9,7 @@ mod revocation;
 mod server_clients;
 mod server_lab;
 mod servers;
+mod stream;
 
 use crate::mesh::table::{TlsSettings, TrustSource};
 
