@@ -301,15 +301,18 @@ impl<T> Default for AddressMap<T> {
 /// Names to values: exact > longest suffix wildcard > `*`. Case-insensitive; a trailing dot matches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HostMap<T> {
-    pub exact: HashMap<String, T>,
+    pub exact: Names<T>,
     /// Suffix with its dot (`.foo.com` for `*.foo.com`): matches any deeper name, not `foo.com`.
-    pub suffix: HashMap<String, T>,
+    pub suffix: Names<T>,
     pub any: Option<T>,
 }
 
+/// Clients ask for names, and only who may write objects puts them in: the hash is chosen for speed, its seed by chance.
+pub type Names<T> = HashMap<String, T, foldhash::fast::RandomState>;
+
 impl<T> Default for HostMap<T> {
     fn default() -> Self {
-        Self { exact: HashMap::new(), suffix: HashMap::new(), any: None }
+        Self { exact: HashMap::default(), suffix: HashMap::default(), any: None }
     }
 }
 

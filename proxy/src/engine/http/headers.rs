@@ -21,14 +21,22 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// Removes what was meant for us alone. `TE: trailers` is said again to the next hop.
 pub fn strip(headers: &mut HeaderMap) {
-    const OURS: [HeaderName; 6] = [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE];
-    // Most messages have none of these, and looking is cheaper than removing.
-    if !headers.keys().any(|name| OURS.contains(name)) {
+    let ours = [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE];
+    // Most messages have one of these or none, and looking is cheaper than removing.
+    let mut there = [false; 6];
+    for name in headers.keys() {
+        if let Some(at) = ours.iter().position(|ours| ours == name) {
+            there[at] = true;
+        }
+    }
+    if there == [false; 6] {
         return;
     }
-    let named: Vec<HeaderName> = words(headers, &CONNECTION).filter_map(|word| word.parse().ok()).collect();
-    let trailers = words(headers, &TE).any(|word| word.eq_ignore_ascii_case("trailers"));
-    for name in named.iter().chain(&OURS) {
+    let named = words(headers, &CONNECTION).filter(|word| !word.eq_ignore_ascii_case("keep-alive"));
+    let named: Vec<HeaderName> = named.filter_map(|word| word.parse().ok()).collect();
+    let trailers = there[3] && words(headers, &TE).any(|word| word.eq_ignore_ascii_case("trailers"));
+    let those = ours.iter().zip(there).filter_map(|(name, there)| there.then_some(name));
+    for name in named.iter().chain(those) {
         headers.remove(name);
     }
     if trailers {

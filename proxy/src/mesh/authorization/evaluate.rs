@@ -3,13 +3,17 @@
 //! Where a request can be read in several ways, a DENY rule matches if one of them matches, and an ALLOW rule only if the
 //! reading that counts does.
 
-use std::net::IpAddr;
+use std::{borrow::Cow, cell::OnceCell, net::IpAddr};
 
 use http::{HeaderName, header::HOST};
 use ipnet::IpNet;
 
 use super::{
-    super::{host::authority_host, matching::RequestHead, paths::normal},
+    super::{
+        host::authority_host,
+        matching::RequestHead,
+        paths::{InvalidPath, normal},
+    },
     Attributes, InForce, Policies, Verdict,
     matchers::{Matcher, PathPattern, Text},
     rules::{Action, Policy, Rule, Term},
@@ -22,14 +26,15 @@ impl Policies {
         if !self.dry_run.is_empty() && log::log_enabled!(log::Level::Debug) {
             self.tell(of);
         }
+        let path = NormalPath::default();
         for Applied { policy, ports } in self.deny.iter().filter_map(|in_force| in_force.at(of)) {
-            if let Some(rule) = policy.matching(of, ports) {
+            if let Some(rule) = policy.matching(of, ports, &path) {
                 return Verdict::Denied(policy.details(rule));
             }
         }
         let mut any = false;
         for applied in self.allow.iter().filter_map(|in_force| in_force.at(of)) {
-            if applied.policy.matching(of, applied.ports).is_some() {
+            if applied.policy.matching(of, applied.ports, &path).is_some() {
                 return Verdict::Allowed;
             }
             any = true;
@@ -40,8 +45,9 @@ impl Policies {
     /// What policies that are only tried out would have done.
     fn tell(&self, of: &Attributes<'_>) {
         let source = of.principal.map_or_else(|| of.source.to_string(), str::to_owned);
+        let path = NormalPath::default();
         for applied in self.dry_run.iter().filter_map(|in_force| in_force.at(of)) {
-            let (policy, rule) = (applied.policy, applied.policy.matching(of, applied.ports));
+            let (policy, rule) = (applied.policy, applied.policy.matching(of, applied.ports, &path));
             let would = match (policy.action, rule) {
                 (Action::Allow, Some(_)) => "would allow",
                 (Action::Allow, None) => "would not allow",
@@ -90,9 +96,9 @@ impl InForce {
 
 impl Policy {
     /// Which of the rules matches.
-    fn matching(&self, of: &Attributes<'_>, ports: Ports<'_>) -> Option<usize> {
+    fn matching<'r>(&self, of: &Attributes<'r>, ports: Ports<'_>, path: &NormalPath<'r>) -> Option<usize> {
         let allows = self.action == Action::Allow;
-        self.rules.iter().position(|rule| rule.matches(&View { of, ports, allows }))
+        self.rules.iter().position(|rule| rule.matches(&View { of, ports, allows, path }))
     }
 
     fn details(&self, rule: usize) -> String {
@@ -101,7 +107,7 @@ impl Policy {
 }
 
 impl Rule {
-    fn matches(&self, view: &View<'_>) -> bool {
+    fn matches(&self, view: &View<'_, '_>) -> bool {
         // As in Istio: all of an ALLOW rule goes where a part of it means nothing, while a DENY rule does without the part.
         if view.allows && self.terms().any(|term| view.means_nothing(&term.matcher)) {
             return false;
@@ -113,13 +119,17 @@ impl Rule {
 }
 
 /// What is known, and which kind of rule wants to know.
-struct View<'a> {
-    of: &'a Attributes<'a>,
+struct View<'a, 'r> {
+    of: &'a Attributes<'r>,
     ports: Ports<'a>,
     allows: bool,
+    path: &'a NormalPath<'r>,
 }
 
-impl View<'_> {
+/// The path of the request in normal form, made once however many matchers ask for it.
+type NormalPath<'r> = OnceCell<Result<Cow<'r, str>, InvalidPath>>;
+
+impl View<'_, '_> {
     fn means_nothing(&self, matcher: &Matcher) -> bool {
         matches!(matcher, Matcher::Unknown) || (self.of.request.is_none() && matcher.of_requests())
     }
@@ -151,7 +161,10 @@ impl View<'_> {
             Matcher::DestinationIp(list) => within(list, of.destination.ip()),
             Matcher::Port(list) => self.ports.any_of(list),
             Matcher::Sni(list) => of.sni.is_some_and(|sni| list.iter().any(|wanted| wanted.matches_any_case(sni))),
-            Matcher::Host(_) | Matcher::Method(_) | Matcher::Path(_) | Matcher::Header(..) => {
+            Matcher::Path(list) => of.request.is_some_and(|request| {
+                path(list, request.path, self.path.get_or_init(|| normal(request.path)), in_doubt)
+            }),
+            Matcher::Host(_) | Matcher::Method(_) | Matcher::Header(..) => {
                 of.request.is_some_and(|request| asked(request, matcher, in_doubt))
             }
             Matcher::RequestIdentity => false,
@@ -165,7 +178,6 @@ fn asked(request: &RequestHead<'_>, matcher: &Matcher, in_doubt: bool) -> bool {
     match matcher {
         Matcher::Host(list) => host(list, request.authority),
         Matcher::Method(list) => any(list, request.method),
-        Matcher::Path(list) => path(list, request.path, in_doubt),
         Matcher::Header(name, list) if *name == HOST => host(list, request.authority),
         Matcher::Header(name, list) => header(list, request, name, in_doubt),
         _ => false,
@@ -201,12 +213,12 @@ fn host(list: &[Text], authority: &str) -> bool {
 
 /// In normal form; in doubt as it came, too, and with repeated slashes as one, for there are servers that take them so
 /// (Istio's `pathNormalization: MERGE_SLASHES`). One that has no normal form is, in doubt, any path.
-fn path(list: &[PathPattern], path: &str, in_doubt: bool) -> bool {
+fn path(list: &[PathPattern], path: &str, normal: &Result<Cow<'_, str>, InvalidPath>, in_doubt: bool) -> bool {
     let any = |path: &str| list.iter().any(|wanted| wanted.matches(path));
-    match normal(path) {
+    match normal {
         Ok(normal) => {
-            any(&normal)
-                || (in_doubt && ((normal != path && any(path)) || one_slash(&normal).is_some_and(|one| any(&one))))
+            any(normal)
+                || (in_doubt && ((*normal != path && any(path)) || one_slash(normal).is_some_and(|one| any(&one))))
         }
         Err(_) => in_doubt,
     }

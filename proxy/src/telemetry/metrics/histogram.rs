@@ -20,12 +20,7 @@ pub struct Histogram<const UNIT: u64> {
 }
 
 impl<const UNIT: u64> Histogram<UNIT> {
-    #[expect(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "constants: positive, and far from where a float loses digits; a whole number is above `0.5` from 1 on"
-    )]
+    /// The bounds, rounded down: a whole number is above `0.5` from 1 on.
     const WHOLE: [u64; BOUNDS.len()] = {
         let mut whole = [0; BOUNDS.len()];
         let mut at = 0;
