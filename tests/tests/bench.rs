@@ -70,6 +70,25 @@ fn egret_and_the_floors_get_their_figures() -> Result<()> {
     Ok(())
 }
 
+/// The other kinds of workloads: each says of itself where its connections went another way than they should.
+#[test]
+fn churn_downloads_and_connects_get_their_figures() -> Result<()> {
+    let _alone = alone();
+    let workloads = ["W4-resumed", "W5-short", "W6", "W9"].map(str::to_owned).to_vec();
+    let results = run(&Options { workloads, ..options(&["egret"])? })?;
+    for (workload, row) in results.workloads.iter().flat_map(|w| w.rows.iter().map(move |row| (&w.name, row))) {
+        assert_eq!((row.errors, &row.failures), (0, &vec![]), "{workload}: {}", row.label);
+        assert!(row.figures.len() >= 3, "{workload}: {row:?}");
+    }
+    let rows: Vec<usize> = results.workloads.iter().map(|workload| workload.rows.len()).collect();
+    assert_eq!(rows, [1, 1, 1, 3]);
+    let figures = &results.workloads[0].rows[0].figures;
+    let resumed = figures.iter().find(|figure| figure.name == "resumed").context("no share of resumed sessions")?;
+    assert!(resumed.median > 50.0, "{resumed:?}");
+    assert_eq!(left(), Vec::<PathBuf>::new());
+    Ok(())
+}
+
 /// A peer that cannot be had is told, and the others have their turns.
 #[test]
 fn a_peer_that_fails_does_not_stop_the_others() -> Result<()> {
