@@ -111,6 +111,9 @@ pub const ENDPOINTS_REMEMBERED: usize = 1024;
 pub const FAMILY_UNREACHABLE: Duration = Duration::from_secs(10);
 /// Bytes of access-log lines that wait for the writing thread; beyond it lines are dropped and counted. Some 20,000 lines.
 pub const ACCESS_LOG_BUFFER: usize = 8 * 1024 * 1024;
+/// How long access-log lines gather between two writes, unless half of the buffer is full: to wake the writing thread for
+/// each line costs more than the line. A person who watches the log sees no delay.
+pub const ACCESS_LOG_PAUSE: Duration = Duration::from_millis(20);
 /// Bytes of line buffer that a thread keeps between two access-log lines; a line is 300 to 600 bytes.
 pub const ACCESS_LOG_LINE_KEPT: usize = 4 * 1024;
 /// How often, at most, the access-log file is compared with its path, to see that it was rotated away.

@@ -1,7 +1,8 @@
 //! Where access-log lines go: standard output, standard error or a file, written by one thread.
 //!
 //! Between the data path and that thread lies a buffer bounded in bytes. A full buffer drops lines and counts them; the
-//! data path never waits for a disk or for a reader.
+//! data path never waits for a disk or for a reader. Nor does it wake the thread for each line: the first one after a
+//! silence is written at once, then lines gather for a moment ([`ACCESS_LOG_PAUSE`]) before the thread looks again.
 
 use std::{
     fs::{File, OpenOptions},
@@ -20,7 +21,7 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::limits::{ACCESS_LOG_BUFFER, ACCESS_LOG_FILE_CHECK};
+use crate::limits::{ACCESS_LOG_BUFFER, ACCESS_LOG_FILE_CHECK, ACCESS_LOG_PAUSE};
 
 /// The writing end that the data path sees. Dropping it lets the thread write what is left and end.
 pub struct Output {
@@ -30,7 +31,7 @@ pub struct Output {
 
 struct Shared {
     queue: Mutex<Queue>,
-    /// The thread waits here for lines.
+    /// The thread waits here for lines, and between two batches of them.
     filled: Condvar,
     /// [`Output::flush`] waits here.
     written: Condvar,
@@ -41,9 +42,35 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     lines: Vec<u8>,
-    /// The thread is writing what it took.
-    busy: bool,
+    thread: Thread,
+    /// Somebody waits for the lines to be written.
+    hurry: bool,
     closed: bool,
+}
+
+/// What the thread does.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Thread {
+    /// It writes what it took, or is about to look for more: no need to wake it.
+    #[default]
+    Awake,
+    Writing,
+    /// It lets lines gather, and looks by itself.
+    Resting,
+    /// It waits for the next line.
+    Asleep,
+}
+
+impl Queue {
+    /// Nothing handed over is left to be written.
+    fn is_settled(&self) -> bool {
+        self.lines.is_empty() && self.thread != Thread::Writing
+    }
+
+    /// No more gathering.
+    fn is_urgent(&self) -> bool {
+        self.hurry || self.closed || self.lines.len() >= ACCESS_LOG_BUFFER / 2
+    }
 }
 
 impl Output {
@@ -75,9 +102,16 @@ impl Output {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let was_empty = queue.lines.is_empty();
+        let was_urgent = queue.is_urgent();
         queue.lines.extend_from_slice(line);
-        let wake = was_empty && !queue.busy;
+        let wake = match queue.thread {
+            Thread::Asleep => true,
+            Thread::Resting => !was_urgent && queue.is_urgent(),
+            Thread::Awake | Thread::Writing => false,
+        };
+        if wake {
+            queue.thread = Thread::Awake;
+        }
         drop(queue);
         if wake {
             self.shared.filled.notify_one();
@@ -93,9 +127,11 @@ impl Output {
     pub fn flush(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         let mut queue = self.shared.queue.lock();
-        while !queue.lines.is_empty() || queue.busy {
+        while !queue.is_settled() {
+            queue.hurry = true;
+            self.shared.filled.notify_one();
             if self.shared.written.wait_until(&mut queue, deadline).timed_out() {
-                return queue.lines.is_empty() && !queue.busy;
+                return queue.is_settled();
             }
         }
         true
@@ -122,27 +158,40 @@ struct Writer {
 impl Writer {
     fn run(mut self) {
         let mut batch = Vec::new();
-        loop {
-            let mut queue = self.shared.queue.lock();
-            queue.busy = false;
-            if queue.lines.is_empty() {
-                self.shared.written.notify_all();
-            }
-            while queue.lines.is_empty() {
-                if queue.closed {
-                    return;
-                }
-                self.shared.filled.wait(&mut queue);
-            }
-            queue.busy = true;
-            std::mem::swap(&mut queue.lines, &mut batch);
-            drop(queue);
+        while self.take(&mut batch) {
             let result = self.write(&batch);
             self.settle(result);
             batch.clear();
-            // After a burst the memory goes back.
-            batch.shrink_to(64 * 1024);
         }
+    }
+
+    /// Waits for lines and takes them; false: there will be none.
+    fn take(&self, batch: &mut Vec<u8>) -> bool {
+        let mut queue = self.shared.queue.lock();
+        if queue.thread == Thread::Writing {
+            queue.thread = Thread::Resting;
+            if queue.lines.is_empty() {
+                self.shared.written.notify_all();
+            }
+            let rested = Instant::now() + ACCESS_LOG_PAUSE;
+            while !queue.is_urgent() && !self.shared.filled.wait_until(&mut queue, rested).timed_out() {}
+        }
+        if queue.lines.is_empty() {
+            // A silence: the memory goes back.
+            *batch = Vec::new();
+            queue.lines = Vec::new();
+        }
+        while queue.lines.is_empty() {
+            if queue.closed {
+                return false;
+            }
+            queue.thread = Thread::Asleep;
+            self.shared.filled.wait(&mut queue);
+        }
+        queue.thread = Thread::Writing;
+        queue.hurry = false;
+        std::mem::swap(&mut queue.lines, batch);
+        true
     }
 
     /// Writes a batch; on failure answers how many lines of it were lost.

@@ -250,6 +250,24 @@ fn a_rotated_file_is_opened_anew() {
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "200\n");
 }
 
+/// Lines gather between two writes, and nobody has to ask for them.
+#[test]
+fn lines_come_soon_by_themselves() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("access.log");
+    let (log, _) = output(&path);
+    for count in 1..=20 {
+        log.write(&request());
+        let begun = std::time::Instant::now();
+        while std::fs::read_to_string(&path).unwrap_or_default().len() < 4 * count {
+            assert!(begun.elapsed() < SOON, "line {count} stays away");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // At every stage of the writing thread: resting, looking, asleep.
+        std::thread::sleep(crate::limits::ACCESS_LOG_PAUSE * (count as u32 % 7) / 3);
+    }
+}
+
 #[test]
 fn lines_that_cannot_be_written_are_counted_and_the_log_recovers() {
     let folder = tempfile::tempdir().unwrap();
