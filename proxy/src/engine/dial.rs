@@ -289,17 +289,14 @@ async fn connect<'p>(
                 EndpointAddress::Unix(path) => pod.sockets.unix(path).map(Socket::Unix),
                 EndpointAddress::Ip(remote) => {
                     let keepalive = picked.cluster.pool.tcp_keepalive.as_ref();
-                    let stream = if own {
-                        application::connect(pod, *remote, target.client, keepalive).await?
-                    } else {
-                        let socket = pod.sockets.tcp(*remote)?;
-                        if let Some(keepalive) = keepalive {
-                            keep_alive(&socket, keepalive)?;
-                        }
-                        socket.connect(*remote).await?
-                    };
-                    stream.set_nodelay(true)?;
-                    Ok(Socket::Tcp(stream))
+                    if own {
+                        return application::connect(pod, *remote, target.client, keepalive).await.map(Socket::Tcp);
+                    }
+                    let socket = pod.sockets.tcp(*remote)?;
+                    if let Some(keepalive) = keepalive {
+                        keep_alive(&socket, keepalive)?;
+                    }
+                    socket.connect(*remote).await.map(Socket::Tcp)
                 }
             }
         };

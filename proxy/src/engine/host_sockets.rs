@@ -20,7 +20,9 @@ pub struct HostSockets;
 
 impl Sockets for HostSockets {
     fn tcp(&self, remote: SocketAddr) -> io::Result<TcpSocket> {
-        if remote.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }
+        let socket = if remote.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_nodelay(true)?;
+        Ok(socket)
     }
 
     fn udp(&self, local: SocketAddr) -> io::Result<UdpSocket> {

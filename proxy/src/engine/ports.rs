@@ -8,7 +8,7 @@ use std::{
 
 /// Sockets as a pod would make them.
 pub trait Sockets: Send + Sync + 'static {
-    /// A non-blocking TCP socket of the pod for dialling an address of `remote`'s family.
+    /// A non-blocking TCP socket of the pod for dialling an address of `remote`'s family, with TCP_NODELAY.
     fn tcp(&self, remote: SocketAddr) -> io::Result<tokio::net::TcpSocket>;
     /// As [`Sockets::tcp`], for dialling the pod's own address `remote`; the application there sees the address `client`, at a
     /// port of the socket's own. `connect` may say that the address is in use (`AddrNotAvailable`): then try another socket.

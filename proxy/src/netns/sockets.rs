@@ -31,9 +31,7 @@ impl Namespace {
     }
 
     pub(super) fn socket(&self, address: SocketAddr, kind: Type, protocol: Option<Protocol>) -> io::Result<Socket> {
-        let socket = self.run(|| Socket::new(Domain::for_address(address), kind, protocol))??;
-        socket.set_nonblocking(true)?;
-        Ok(socket)
+        self.run(|| Socket::new(Domain::for_address(address), kind.nonblocking(), protocol))?
     }
 }
 
@@ -55,9 +53,8 @@ impl Sockets for Namespace {
     }
 
     fn unix(&self, path: &Path) -> io::Result<UnixStream> {
-        let socket = self.run(|| Socket::new(Domain::UNIX, Type::STREAM, None))??;
-        // Non-blocking first: where the server's queue is full this is an error and not a wait.
-        socket.set_nonblocking(true)?;
+        // Non-blocking: where the server's queue is full this is an error and not a wait.
+        let socket = self.run(|| Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None))??;
         socket.connect(&SockAddr::unix(path)?)?;
         UnixStream::from_std(socket.into())
     }
