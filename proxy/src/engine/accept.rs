@@ -4,6 +4,7 @@ use std::{
     io,
     net::SocketAddr,
     os::fd::{AsFd, OwnedFd},
+    pin::Pin,
     sync::Arc,
     time::{Instant, SystemTime},
 };
@@ -11,10 +12,17 @@ use std::{
 use socket2::SockRef;
 use tokio::{io::unix::AsyncFd, net::TcpStream};
 
-use super::{Engine, InFlight, gateway, inbound, misdirected::Terminated, outbound, pod::Pod};
+use super::{
+    Engine, InFlight, Snapshot, gateway, inbound,
+    misdirected::Terminated,
+    outbound,
+    pod::Pod,
+    raw::{self, Raw},
+    woken::when_woken,
+};
 use crate::{
     limits,
-    mesh::{ListenerId, ServerTlsSettings},
+    mesh::{Decision, ListenerId, ServerTlsSettings},
     sys,
     tls::{ClientCertificate, SessionParameters},
 };
@@ -181,35 +189,53 @@ struct Accepted {
     port: u16,
     stream: std::net::TcpStream,
     peer: SocketAddr,
-    /// Counted from its first moment on: a drain must not miss it.
-    _in_flight: InFlight,
 }
 
 fn spawn(engine: &Arc<Engine>, pod: &Arc<Pod>, role: Role, port: u16, at: (std::net::TcpStream, SocketAddr)) {
-    let _in_flight = if matches!(role, Role::Outbound) { engine.enter_outbound() } else { engine.enter() };
+    // Counted from its first moment on: a drain must not miss it.
+    let in_flight = if matches!(role, Role::Outbound) { engine.enter_outbound() } else { engine.enter() };
     let (stream, peer) = at;
-    let accepted = Accepted { engine: engine.clone(), pod: pod.clone(), role, port, stream, peer, _in_flight };
-    engine.workers.spawn_connection(connection(accepted));
+    let accepted = Accepted { engine: engine.clone(), pod: pod.clone(), role, port, stream, peer };
+    // Boxed: it is large, and gone before the rest begins.
+    let first: First = Box::pin(arrived(accepted));
+    engine.workers.spawn_connection(connection(first, pod.clone(), in_flight));
 }
 
-async fn connection(accepted: Accepted) {
-    let closed = accepted.pod.closed.clone();
+/// Finds out what a connection is.
+type First = Pin<Box<dyn Future<Output = Option<Rest>> + Send>>;
+/// What a connection turned out to be, to its end. Apart from what found that out: connections are many, and most idle.
+pub(super) type Rest = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The rest of a connection that carries bytes.
+pub(super) fn raw(engine: Arc<Engine>, snapshot: Arc<Snapshot>, pod: Arc<Pod>, raw: Raw, decision: Decision) -> Rest {
+    Box::pin(async move { raw::serve(&engine, &snapshot, &pod, raw, decision).await })
+}
+
+async fn connection(first: First, pod: Arc<Pod>, _in_flight: InFlight) {
+    let served = async {
+        if let Some(rest) = first.await {
+            rest.await;
+        }
+    };
     tokio::select! {
         biased;
-        () = closed.cancelled() => {}
-        () = arrived(accepted) => {}
+        () = when_woken(pod.closed.cancelled()) => {}
+        () = served => {}
     }
 }
 
-async fn arrived(accepted: Accepted) {
-    let Accepted { engine, pod, role, port, stream, peer, _in_flight } = accepted;
+async fn arrived(accepted: Accepted) -> Option<Rest> {
+    let Accepted { engine, pod, role, port, stream, peer } = accepted;
     let stream = match TcpStream::from_std(stream) {
         Ok(stream) => stream,
-        Err(error) => return log::error!("{}: a connection cannot be watched: {error}", pod.id),
+        Err(error) => {
+            log::error!("{}: a connection cannot be watched: {error}", pod.id);
+            return None;
+        }
     };
     match role {
         Role::Outbound => outbound::arrived(engine, pod, stream, peer).await,
-        // Boxed: what is largest would be the size of every connection's task.
+        // Boxed: what is largest would be the size of all.
         Role::Gateway(id) => Box::pin(gateway::arrived(engine, pod, id, stream, peer)).await,
         Role::Inbound => Box::pin(inbound::arrived(engine, pod, stream, peer, port)).await,
     }
@@ -230,8 +256,17 @@ mod tests {
     /// What a connection may still become costs one that is HTTP nothing: all of its way once had room in the task, 9 KiB.
     #[test]
     fn the_task_of_a_connection_is_small() {
-        let all =
-            [size(connection), size(|(engine, pod, id, stream, peer)| gateway::arrived(engine, pod, id, stream, peer))];
-        assert!(all.iter().all(|size| *size <= 4096), "{all:?}");
+        let task = size(|(first, pod, in_flight)| connection(first, pod, in_flight));
+        let info = size_of::<ConnectionInfo>();
+        assert!(
+            task <= 448 && info <= 384,
+            "{task} bytes, {info} of what is known, for as long as the connection lasts"
+        );
+        let first = [
+            size(arrived),
+            size(|(engine, pod, id, stream, peer)| gateway::arrived(engine, pod, id, stream, peer)),
+            size(|(engine, pod, stream, peer, port)| inbound::arrived(engine, pod, stream, peer, port)),
+        ];
+        assert!(first.iter().all(|size| *size <= 4096), "{first:?} bytes until it is known what it is");
     }
 }

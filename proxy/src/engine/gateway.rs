@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{
     Engine, Snapshot,
-    accept::{Arrival, ConnectionInfo},
+    accept::{self, Arrival, ConnectionInfo, Rest},
     http,
     misdirected::Terminated,
     pod::Pod,
@@ -26,10 +26,20 @@ use crate::{
     telemetry::record::Flag,
 };
 
-pub(super) async fn arrived(engine: Arc<Engine>, pod: Arc<Pod>, id: ListenerId, stream: TcpStream, peer: SocketAddr) {
+/// Finds out what the connection is; what follows is to be run. None: it has ended.
+pub(super) async fn arrived(
+    engine: Arc<Engine>,
+    pod: Arc<Pod>,
+    id: ListenerId,
+    stream: TcpStream,
+    peer: SocketAddr,
+) -> Option<Rest> {
     let original = match stream.local_addr() {
         Ok(original) => original,
-        Err(error) => return log::debug!("{}: {peer} at {id:?}: {error}", pod.id),
+        Err(error) => {
+            log::debug!("{}: {peer} at {id:?}: {error}", pod.id);
+            return None;
+        }
     };
     let info = ConnectionInfo::new(Arrival::Gateway { listener: id, server: None }, original, peer);
     let snapshot = engine.snapshot();
@@ -37,26 +47,27 @@ pub(super) async fn arrived(engine: Arc<Engine>, pod: Arc<Pod>, id: ListenerId, 
     let gateway = workload.and_then(|workload| workload.gateway.as_ref());
     let Some(listener) = gateway.and_then(|gateway| gateway.listeners.get(&id)).cloned() else {
         log::debug!("{}: the listener at {original} is not in the table any more; connection reset", pod.id);
-        return reset_on_close(&stream);
+        reset_on_close(&stream);
+        return None;
     };
     match &listener.serves {
         Servers::Http(_) => {
             // HTTP asks the table anew for each request.
             drop((snapshot, listener));
-            plain_http(engine, pod, stream, info).await;
+            plain_http(engine, pod, stream, info).await
         }
         Servers::Tcp(route) => {
             let client = ClientIo::plain(Bytes::new(), stream);
-            tunnel(&engine, &snapshot, &pod, (client, false), info, route.as_ref()).await;
+            tunnel(engine, snapshot, pod, (client, false), info, route.as_ref())
         }
         Servers::Tls(servers) => Box::pin(tls(engine, snapshot, pod, stream, info, servers)).await,
     }
 }
 
-async fn plain_http(engine: Arc<Engine>, pod: Arc<Pod>, mut stream: TcpStream, info: ConnectionInfo) {
-    let Some((h2, first)) = version(&engine, &mut stream).await else { return };
+async fn plain_http(engine: Arc<Engine>, pod: Arc<Pod>, mut stream: TcpStream, info: ConnectionInfo) -> Option<Rest> {
+    let (h2, first) = version(&engine, &mut stream).await?;
     let info = ConnectionInfo { h2, ..info };
-    Box::pin(http::serve(engine, pod, ClientIo::plain(first, stream), info)).await;
+    Some(http::serve(engine, pod, ClientIo::plain(first, stream), info))
 }
 
 /// Takes TLS off, where a server is meant.
@@ -67,18 +78,23 @@ async fn tls(
     mut stream: TcpStream,
     mut info: ConnectionInfo,
     servers: &TlsServers,
-) {
+) -> Option<Rest> {
     let (kind, first) = match sniff::sniff(&mut stream, Expect::Tls, limits::HANDSHAKE_TIME).await {
         Ok(sniffed) => sniffed,
-        Err(error) => return log::debug!("{}: {} before its first bytes: {error}", pod.id, info.peer),
+        Err(error) => {
+            log::debug!("{}: {} before its first bytes: {error}", pod.id, info.peer);
+            return None;
+        }
     };
     if first.is_empty() {
-        return log::debug!("{}: {} sent nothing; closed", pod.id, info.peer);
+        log::debug!("{}: {} sent nothing; closed", pod.id, info.peer);
+        return None;
     }
     let client = |stream| Prefixed::new(first.clone(), stream);
     let Kind::Tls(hello) = kind else {
         let record = raw::record(&pod, &info);
-        return terminate::no_hello(&engine, client(stream), &first, info, record).await;
+        terminate::no_hello(&engine, client(stream), &first, info, record).await;
+        return None;
     };
     info.sni = hello.sni.map(Arc::from);
     // Without a name only the server of every name can be meant.
@@ -88,42 +104,41 @@ async fn tls(
         record.flags.push(Flag::NR);
         record.response_code_details = Some("filter_chain_not_found".into());
         let raw = Raw { client: ClientIo::Plain(client(stream)), info, tls: true, connected: None };
-        return raw::reset(&engine, raw, record);
+        raw::reset(&engine, raw, record);
+        return None;
     };
-    let Arrival::Gateway { listener, .. } = info.arrival else { return };
+    let Arrival::Gateway { listener, .. } = info.arrival else { return None };
     info.arrival = Arrival::Gateway { listener, server: Some(server.name.clone()) };
     let context = match &server.tls {
         DownstreamTls::Refuse(reason) => Err(reason.to_string()),
         DownstreamTls::IstioMutual => snapshot.mesh_server(&pod.id),
         DownstreamTls::Terminate(settings) => snapshot.server(settings),
         DownstreamTls::Passthrough => {
-            let Behind::Tunnel(route) = &server.serves else { return };
-            return tunnel(&engine, &snapshot, &pod, (ClientIo::Plain(client(stream)), true), info, route.as_ref())
-                .await;
+            let Behind::Tunnel(route) = &server.serves else { return None };
+            return tunnel(engine, snapshot, pod, (ClientIo::Plain(client(stream)), true), info, route.as_ref());
         }
     };
     let context = match context {
         Ok(context) => context,
-        Err(why) => return terminate::refuse(&engine, ClientIo::Plain(client(stream)), info, record, &why),
+        Err(why) => {
+            terminate::refuse(&engine, ClientIo::Plain(client(stream)), info, record, &why);
+            return None;
+        }
     };
-    let Some(stream) = terminate::take_off(&engine, &context, client(stream), &mut info, record).await else {
-        return;
-    };
+    let stream = terminate::take_off(&engine, &context, client(stream), &mut info, record).await?;
     info.terminated = Some(Arc::new(Terminated { server: server.clone(), context }));
     let mut client = ClientIo::tls(Bytes::new(), stream);
     match &server.serves {
-        Behind::Tunnel(route) => {
-            tunnel(&engine, &snapshot, &pod, (client, false), info, route.as_ref()).await;
-        }
+        Behind::Tunnel(route) => tunnel(engine, snapshot, pod, (client, false), info, route.as_ref()),
         Behind::Http(_) => {
             drop(snapshot);
             let Some((h2, first)) = version(&engine, &mut client).await else {
                 let _ = client.shutdown().await;
-                return;
+                return None;
             };
             let info = ConnectionInfo { h2, ..info };
             client.put_back(first);
-            Box::pin(http::serve(engine, pod, client, info)).await;
+            Some(http::serve(engine, pod, client, info))
         }
     }
 }
@@ -147,17 +162,20 @@ async fn version<S: AsyncRead + Unpin>(engine: &Engine, stream: &mut S) -> Optio
 }
 
 /// Bytes as they are, with whether they are the client's own TLS. The upstream is dialled at once: it may be the one that speaks first.
-async fn tunnel(
-    engine: &Engine,
-    snapshot: &Snapshot,
-    pod: &Pod,
+fn tunnel(
+    engine: Arc<Engine>,
+    snapshot: Arc<Snapshot>,
+    pod: Arc<Pod>,
     (client, tls): (ClientIo, bool),
     info: ConnectionInfo,
     route: Option<&Arc<TunnelRoute>>,
-) {
+) -> Option<Rest> {
     let raw = Raw { client, info, tls, connected: None };
     match route {
-        Some(route) => raw::serve(engine, snapshot, pod, raw, Decision::Route(route.clone())).await,
-        None => raw::refuse(engine, pod, raw, Flag::NR, "route_not_found"),
+        Some(route) => Some(accept::raw(engine, snapshot, pod, raw, Decision::Route(route.clone()))),
+        None => {
+            raw::refuse(&engine, &pod, raw, Flag::NR, "route_not_found");
+            None
+        }
     }
 }

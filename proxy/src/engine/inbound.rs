@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use super::{
     Engine, Snapshot,
-    accept::{Arrival, ConnectionInfo},
+    accept::{self, Arrival, ConnectionInfo, Rest},
     authorize,
     client_hello::ClientHello,
     dial::{DialError, Target},
@@ -33,24 +33,34 @@ use crate::{
     tls::ServerContext,
 };
 
-pub(super) async fn arrived(engine: Arc<Engine>, pod: Arc<Pod>, stream: TcpStream, peer: SocketAddr, own_port: u16) {
+/// Finds out what the connection is; what follows is to be run. None: it has ended.
+pub(super) async fn arrived(
+    engine: Arc<Engine>,
+    pod: Arc<Pod>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    own_port: u16,
+) -> Option<Rest> {
     let to = match pod.capture.inbound_destination(stream.as_fd()) {
         Ok(to) => unmapped(to),
         Err(error) => {
             log::warn!("{}: where {peer} was going cannot be told: {error}; closed", pod.id);
-            return reset_on_close(&stream);
+            reset_on_close(&stream);
+            return None;
         }
     };
     let snapshot = engine.snapshot();
     let workload = snapshot.mesh.workloads.get(&pod.id);
     let Some(table) = workload.and_then(|workload| workload.inbound.clone()) else {
         log::debug!("{}: its own ports are not in the table (any more); connection to {to} reset", pod.id);
-        return reset_on_close(&stream);
+        reset_on_close(&stream);
+        return None;
     };
     // Dialling it would lead back here.
     if to.port() == own_port || pod.is_listener(to) {
         log::debug!("{}: {peer} dialled the proxy's own listener at {to}; reset", pod.id);
-        return reset_on_close(&stream);
+        reset_on_close(&stream);
+        return None;
     }
     let mut info = ConnectionInfo::new(Arrival::Inbound, to, peer);
     // With the interface of a link-local address, as it is dialled again.
@@ -60,13 +70,14 @@ pub(super) async fn arrived(engine: Arc<Engine>, pod: Arc<Pod>, stream: TcpStrea
     let coming = Coming { engine, snapshot, pod, port: port.clone(), info, client, connected: None };
     match (table.modes.of(to.port()), &port.tls) {
         (MtlsMode::Strict, _) | (MtlsMode::Disable, Some(DownstreamTls::IstioMutual)) => {
-            coming.encrypted(Shown::Mesh).await;
+            coming.encrypted(Shown::Mesh).await
         }
         (MtlsMode::Permissive, _) => coming.open(true).await,
-        (MtlsMode::Disable, Some(DownstreamTls::Terminate(settings))) => {
-            coming.encrypted(Shown::Own(settings)).await;
+        (MtlsMode::Disable, Some(DownstreamTls::Terminate(settings))) => coming.encrypted(Shown::Own(settings)).await,
+        (MtlsMode::Disable, Some(DownstreamTls::Refuse(reason))) => {
+            coming.refuse(reason);
+            None
         }
-        (MtlsMode::Disable, Some(DownstreamTls::Refuse(reason))) => coming.refuse(reason),
         (MtlsMode::Disable, None | Some(DownstreamTls::Passthrough)) => coming.open(false).await,
     }
 }
@@ -115,17 +126,20 @@ struct Coming {
 
 impl Coming {
     /// TLS with our certificate, and nothing else.
-    async fn encrypted(mut self, shown: Shown<'_>) {
+    async fn encrypted(mut self, shown: Shown<'_>) -> Option<Rest> {
         let (kind, first) = match sniff::sniff(&mut self.client, Expect::Tls, limits::HANDSHAKE_TIME).await {
             Ok(sniffed) => sniffed,
-            Err(error) => return self.left(&error),
+            Err(error) => {
+                self.left(&error);
+                return None;
+            }
         };
         let nothing = first.is_empty();
         self.client.put_back(first);
         match kind {
             Kind::Tls(hello) => {
                 self.named(&hello);
-                Box::pin(self.take_off(shown)).await;
+                return Box::pin(self.take_off(shown)).await;
             }
             Kind::Stalled { .. } => self.end(Flag::DPE, "first_bytes_incomplete"),
             Kind::Other if nothing => {
@@ -138,46 +152,48 @@ impl Coming {
                 self.reset(record);
             }
         }
+        None
     }
 
     /// Whatever comes goes on; with `mesh`, mesh mTLS is taken off.
-    async fn open(self, mesh: bool) {
+    async fn open(self, mesh: bool) -> Option<Rest> {
         if !mesh && self.is_raw() {
-            return self.raw(false).await;
+            return self.raw(false);
         }
-        let Some((mut coming, kind)) = self.first_bytes().await else { return };
+        let (mut coming, kind) = self.first_bytes().await?;
         match kind {
             Kind::Tls(hello) => {
                 coming.named(&hello);
                 if mesh && is_mesh(&hello) {
                     return Box::pin(coming.take_off(Shown::Mesh)).await;
                 }
-                coming.raw(true).await;
+                coming.raw(true)
             }
-            kind => coming.inside(kind).await,
+            kind => coming.inside(kind),
         }
     }
 
     /// Does the handshake; then what is inside decides.
-    async fn take_off(mut self, shown: Shown<'_>) {
+    async fn take_off(mut self, shown: Shown<'_>) -> Option<Rest> {
         let context = match self.context(shown) {
             Ok(context) => context,
-            Err(why) => return self.refuse(&why),
+            Err(why) => {
+                self.refuse(&why);
+                return None;
+            }
         };
         let record = self.record();
-        let ClientIo::Plain(stream) = self.client else { return };
-        let Some(stream) = terminate::take_off(&self.engine, &context, stream, &mut self.info, record).await else {
-            return;
-        };
+        let ClientIo::Plain(stream) = self.client else { return None };
+        let stream = terminate::take_off(&self.engine, &context, stream, &mut self.info, record).await?;
         self.client = ClientIo::tls(Bytes::new(), stream);
         if let Shown::Own(settings) = shown {
             self.info.ingress = Some(settings.clone());
         }
         if self.is_raw() {
-            return self.raw(false).await;
+            return self.raw(false);
         }
-        let Some((coming, kind)) = self.first_bytes().await else { return };
-        coming.inside(kind).await;
+        let (coming, kind) = self.first_bytes().await?;
+        coming.inside(kind)
     }
 
     fn context(&self, shown: Shown<'_>) -> Result<Arc<ServerContext>, String> {
@@ -263,23 +279,23 @@ impl Coming {
     }
 
     /// What was said in plain text, or inside TLS that was taken off.
-    async fn inside(self, kind: Kind) {
+    fn inside(self, kind: Kind) -> Option<Rest> {
         let h2 = match (self.port.protocol, kind) {
-            (Protocol::Tcp | Protocol::Https | Protocol::Tls, _) => return self.raw(false).await,
-            (_, Kind::Tls(_) | Kind::Stalled { tls: true }) => return self.raw(true).await,
+            (Protocol::Tcp | Protocol::Https | Protocol::Tls, _) => return self.raw(false),
+            (_, Kind::Tls(_) | Kind::Stalled { tls: true }) => return self.raw(true),
             (_, Kind::Http1) => false,
             (_, Kind::Http2) => true,
-            (Protocol::Auto, _) => return self.raw(false).await,
+            (Protocol::Auto, _) => return self.raw(false),
             // No HTTP, though the port is declared to speak it: HTTP answers that.
             (Protocol::Http | Protocol::Http2 | Protocol::Grpc, _) => false,
         };
         let Self { engine, pod, info, client, .. } = self;
         let info = ConnectionInfo { h2, ..info };
-        Box::pin(http::serve(engine, pod, client, info)).await;
+        Some(http::serve(engine, pod, client, info))
     }
 
     /// Bytes as they are, to the application. `tls`: they are TLS that is none of ours.
-    async fn raw(mut self, tls: bool) {
+    fn raw(mut self, tls: bool) -> Option<Rest> {
         // A silent client may have come long ago, under other rules.
         self.snapshot = self.engine.snapshot();
         let workload = self.snapshot.mesh.workloads.get(&self.pod.id);
@@ -298,11 +314,12 @@ impl Coming {
             let mut record = self.record();
             record.flags.push(Flag::NR);
             record.response_code_details = Some("filter_chain_not_found".into());
-            return self.reset(record);
+            self.reset(record);
+            return None;
         }
         let Self { engine, snapshot, pod, port, info, client, connected } = self;
         let raw = Raw { client, info, tls, connected };
-        raw::serve(&engine, &snapshot, &pod, raw, Decision::Cluster(port.cluster.clone())).await;
+        Some(accept::raw(engine, snapshot, pod, raw, Decision::Cluster(port.cluster.clone())))
     }
 
     /// Declared to be neither HTTP nor open: nothing inside is looked at.

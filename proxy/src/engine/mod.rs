@@ -31,6 +31,7 @@ pub mod stream;
 mod terminate;
 #[cfg(test)]
 mod tests;
+mod woken;
 pub mod workers;
 
 use std::{

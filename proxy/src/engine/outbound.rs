@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use super::{
     Engine,
-    accept::{Arrival, ConnectionInfo},
+    accept::{self, Arrival, ConnectionInfo, Rest},
     http,
     pod::Pod,
     raw::{self, Raw},
@@ -21,13 +21,23 @@ use crate::{
     telemetry::record::Flag,
 };
 
-pub(super) async fn arrived(engine: Arc<Engine>, pod: Arc<Pod>, mut stream: TcpStream, peer: SocketAddr) {
+/// Finds out what the connection is; what follows is to be run. None: it has ended.
+pub(super) async fn arrived(
+    engine: Arc<Engine>,
+    pod: Arc<Pod>,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+) -> Option<Rest> {
     let original = match pod.capture.original_destination(stream.as_fd()) {
         Ok(Some(original)) => original,
-        Ok(None) => return log::debug!("{}: {peer} dialled the listener itself; closed", pod.id),
+        Ok(None) => {
+            log::debug!("{}: {peer} dialled the listener itself; closed", pod.id);
+            return None;
+        }
         Err(error) => {
             log::warn!("{}: where {peer} was going cannot be told: {error}; closed", pod.id);
-            return reset_on_close(&stream);
+            reset_on_close(&stream);
+            return None;
         }
     };
     let info = ConnectionInfo::new(Arrival::Outbound, original, peer);
@@ -36,22 +46,28 @@ pub(super) async fn arrived(engine: Arc<Engine>, pod: Arc<Pod>, mut stream: TcpS
     let mut snapshot = engine.snapshot();
     let Some(mut outbound) = snapshot.outbound(&pod.id) else {
         unknown();
-        return reset_on_close(&stream);
+        reset_on_close(&stream);
+        return None;
     };
     if pod.is_listener(original) {
         log::warn!("{}: {peer} wants {original}, which is the proxy's own listener; reset", pod.id);
-        return reset_on_close(&stream);
+        reset_on_close(&stream);
+        return None;
     }
     if outbound.first_bytes(original) == FirstBytes::None {
         let raw = Raw { client: plain(stream), info, tls: false, connected: None };
-        return raw::serve(&engine, &snapshot, &pod, raw, outbound.tcp(original)).await;
+        let decision = outbound.tcp(original);
+        return Some(accept::raw(engine, snapshot, pod, raw, decision));
     }
     let mut connected = None;
     let (kind, first) = loop {
         match sniff::sniff(&mut stream, Expect::Anything, limits::SNIFF_SILENCE).await {
             Ok((Kind::Silent, _)) => {}
             Ok(sniffed) => break sniffed,
-            Err(error) => return log::debug!("{}: {peer} before its first bytes: {error}", pod.id),
+            Err(error) => {
+                log::debug!("{}: {peer} before its first bytes: {error}", pod.id);
+                return None;
+            }
         }
         let decision = raw::settle(outbound.tcp(original));
         let spoke = silent::first_to_speak(&engine, &snapshot, &pod, &stream, &info, &decision).await;
@@ -60,7 +76,8 @@ pub(super) async fn arrived(engine: Arc<Engine>, pod: Arc<Pod>, mut stream: TcpS
             // It has been silent through a reload: it is treated as if it came now.
             let Some(table) = now.outbound(&pod.id) else {
                 unknown();
-                return reset_on_close(&stream);
+                reset_on_close(&stream);
+                return None;
             };
             (snapshot, outbound, connected) = (now, table, None);
             continue;
@@ -70,43 +87,45 @@ pub(super) async fn arrived(engine: Arc<Engine>, pod: Arc<Pod>, mut stream: TcpS
             First::Server(connected) => {
                 let connected = Some(connected);
                 let raw = Raw { client: plain(stream), info, tls: false, connected };
-                return raw::serve(&engine, &snapshot, &pod, raw, decision).await;
+                return Some(accept::raw(engine, snapshot, pod, raw, decision));
             }
             First::Nobody => {
                 let raw = Raw { client: plain(stream), info, tls: false, connected: None };
-                return match decision {
-                    Decision::Block | Decision::Refuse(_) | Decision::Route(_) => {
-                        raw::serve(&engine, &snapshot, &pod, raw, decision).await
-                    }
-                    Decision::Cluster(ref cluster) if silent::denied(&snapshot, &pod, &raw.info, cluster) => {
-                        raw::serve(&engine, &snapshot, &pod, raw, decision).await
-                    }
-                    _ => raw::refuse(&engine, &pod, raw, Flag::SI, "idle_timeout"),
+                let told = match &decision {
+                    Decision::Block | Decision::Refuse(_) | Decision::Route(_) => true,
+                    Decision::Cluster(cluster) => silent::denied(&snapshot, &pod, &raw.info, cluster),
+                    Decision::Passthrough => false,
                 };
+                if told {
+                    return Some(accept::raw(engine, snapshot, pod, raw, decision));
+                }
+                raw::refuse(&engine, &pod, raw, Flag::SI, "idle_timeout");
+                return None;
             }
         }
     };
     match kind {
         Kind::Http1 | Kind::Http2 => {
             // HTTP asks the table anew for each request.
-            drop((snapshot, outbound, connected));
             let info = ConnectionInfo { h2: kind == Kind::Http2, ..info };
-            Box::pin(http::serve(engine, pod, ClientIo::plain(first, stream), info)).await;
+            Some(http::serve(engine, pod, ClientIo::plain(first, stream), info))
         }
         Kind::Tls(hello) => {
             let decision = outbound.tls(original, hello.sni.as_deref());
             let info = ConnectionInfo { sni: hello.sni.map(Arc::from), ..info };
             let raw = Raw { client: ClientIo::plain(first, stream), info, tls: true, connected: None };
-            raw::serve(&engine, &snapshot, &pod, raw, decision).await;
+            Some(accept::raw(engine, snapshot, pod, raw, decision))
         }
         // What might still become a request does not pass where a rule wants requests encrypted.
         Kind::Stalled { tls } if tls || outbound.wants_tls_on(original.port()) => {
             let raw = Raw { client: ClientIo::plain(first, stream), info, tls, connected: None };
             raw::refuse(&engine, &pod, raw, Flag::DPE, "first_bytes_incomplete");
+            None
         }
         Kind::Other | Kind::Silent | Kind::Stalled { .. } => {
             let raw = Raw { client: ClientIo::plain(first, stream), info, tls: false, connected };
-            raw::serve(&engine, &snapshot, &pod, raw, outbound.tcp(original)).await;
+            let decision = outbound.tcp(original);
+            Some(accept::raw(engine, snapshot, pod, raw, decision))
         }
     }
 }
