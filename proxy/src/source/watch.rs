@@ -227,14 +227,15 @@ impl Watcher {
                     return Hint::Any;
                 }
                 Some(Ok(event)) if event.mask.contains(EventMask::IGNORED) => {}
-                Some(Ok(event)) => match self.watched.get(&event.wd) {
-                    Some(watched) => match (&watched.matters.names, event.name) {
-                        (Some(names), Some(name)) if !names.contains(&name) => {}
-                        (_, name) => return watched.hint(event.mask, name),
-                    },
-                    // An event of a folder that is watched no longer.
-                    None => {}
-                },
+                // A folder that is watched no longer may still have events.
+                Some(Ok(event)) => {
+                    if let Some(watched) = self.watched.get(&event.wd) {
+                        match (&watched.matters.names, event.name) {
+                            (Some(names), Some(name)) if !names.contains(&name) => {}
+                            (_, name) => return watched.hint(event.mask, name),
+                        }
+                    }
+                }
                 failed => {
                     let reason = match failed {
                         Some(Err(error)) => error.to_string(),
