@@ -98,8 +98,7 @@ async fn serve(options: &Options, workers: Workers) -> anyhow::Result<()> {
             () = shared.drain_asked() => break,
         }
     }
-    fleet.stop_listening();
-    drain(options, &engine, &shared, &mut signals).await;
+    drain(options, &engine, &shared, &mut fleet, &mut signals).await;
     fleet.close();
     telemetry.flush(limits::LOG_FLUSH);
     Ok(())
@@ -117,13 +116,21 @@ fn follow_level(capture: &Capture, debug: &mut bool) {
 }
 
 /// No new connections; what is in flight ends by itself, or at the deadline, or at a second signal.
-async fn drain(options: &Options, engine: &Arc<Engine>, shared: &Shared, signals: &mut Signals) {
+///
+/// Gateways and pods' own ports listen until what pods have under way is done: a request on its first hop may still have to
+/// dial its second one, here.
+async fn drain(options: &Options, engine: &Arc<Engine>, shared: &Shared, fleet: &mut Fleet, signals: &mut Signals) {
     log::info!("draining {} connections, {} s at most", engine.in_flight(), options.drain_timeout.as_secs());
     shared.set_draining();
     engine.drain();
     let deadline = Instant::now() + options.drain_timeout;
+    let done = async {
+        let _ = tokio::time::timeout_at(deadline, engine.ending(false).cancelled()).await;
+        fleet.stop_listening();
+        engine.idle(deadline).await
+    };
     tokio::select! {
-        left = engine.idle(deadline) => match left {
+        left = done => match left {
             0 => log::info!("drained"),
             left => log::warn!("{left} connections were still open after {} s and are cut", options.drain_timeout.as_secs()),
         },
