@@ -17,6 +17,9 @@ pub const HEAD_BYTES: usize = 64 * 1024;
 pub const HEAD_FIELDS: usize = 100;
 /// Bytes of the buffer into which a thread reads heads and bodies of HTTP/1.1: a window of what the kernel has, at one call.
 pub const H1_READ: usize = 64 * 1024;
+/// Futures of HTTP/1.1 requests that a thread keeps for the next ones, some 6 KiB each: as many as are mostly
+/// under way.
+pub const H1_RUNNERS: usize = 64;
 /// Pieces of an HTTP/1.1 body up to this size are copied behind the head or the piece before, so that they go out with it
 /// in one write: a copy of so much costs less than a second slice.
 pub const H1_COPIED: usize = 8 * 1024;

@@ -18,11 +18,11 @@ impl Snapshot {
     /// The policies of the place that a connection has come to: the pod's own ports, or its gateway. None where there is
     /// none: on the way out, each service has its own.
     pub fn policies(&self, pod: &WorkloadId, arrival: &Arrival) -> Option<&Policies> {
-        let workload = self.mesh.workloads.get(pod)?;
+        let workload = || self.mesh.workloads.get(pod);
         match arrival {
             Arrival::Outbound => None,
-            Arrival::Gateway { .. } => workload.gateway.as_ref().map(|table| &*table.policies),
-            Arrival::Inbound => workload.inbound.as_ref().map(|table| &*table.policies),
+            Arrival::Gateway { .. } => workload()?.gateway.as_ref().map(|table| &*table.policies),
+            Arrival::Inbound => workload()?.inbound.as_ref().map(|table| &*table.policies),
         }
     }
 }

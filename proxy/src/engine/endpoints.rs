@@ -55,7 +55,8 @@ pub async fn endpoints(snapshot: &Snapshot, pod: &Pod, target: &Target<'_>) -> R
     if matches!(cluster.discovery, Discovery::Static(_)) && cluster.load_balancer != LoadBalancer::Passthrough {
         return Ok(Endpoints::Listed(cluster.clone()));
     }
-    found(snapshot, pod, target).await.map(Endpoints::Found)
+    // Boxed: who has a list need not bring the room for a question to a name server.
+    Box::pin(found(snapshot, pod, target)).await.map(Endpoints::Found)
 }
 
 /// Those that the table does not list.

@@ -22,7 +22,8 @@ use crate::{
 /// Every TLS rule and server in force, usable or with the reason why not. Immutable; a reload builds the next from it.
 #[derive(Debug, Default)]
 pub struct Contexts {
-    clients: HashMap<Arc<TlsSettings>, Entry<Inputs, ClientContext>>,
+    /// Asked for each request.
+    clients: HashMap<Arc<TlsSettings>, Entry<Inputs, ClientContext>, foldhash::fast::RandomState>,
     servers: HashMap<Arc<ServerTlsSettings>, Entry<ServerInputs, ServerContext>>,
     files: BTreeSet<PathBuf>,
     secrets: Vec<SecretRow>,

@@ -148,6 +148,10 @@ impl ClusterState {
     /// The index of the endpoint to take. None where there is none, or none that is healthy.
     pub fn choose(&self, wish: &Wish<'_>, candidates: &[Endpoint]) -> Option<usize> {
         let cluster = wish.cluster;
+        // What most clusters are like; asking the clock costs as much as the rest.
+        if candidates.len() == 1 && cluster.outlier.is_none() && self.outliers.is_empty() {
+            return Some(0);
+        }
         let now = Instant::now();
         let ejected = self.outliers.view(cluster.outlier.as_ref(), candidates, fixed(&cluster.discovery), now);
         if candidates.len() < 2 {

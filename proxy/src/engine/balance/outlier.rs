@@ -67,6 +67,11 @@ impl Host {
 }
 
 impl Outliers {
+    /// Nothing is remembered of any endpoint.
+    pub fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Acquire) == 0
+    }
+
     /// Marks those that are ejected; None where nobody is. `fixed`: `candidates` are all that there are.
     pub fn view(
         &self,

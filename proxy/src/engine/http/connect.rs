@@ -71,7 +71,6 @@ pub async fn connection(
         name: name.as_deref(),
         client: target.client,
     };
-    let pools = &of.pod.http;
     let pool = &target.cluster.pool;
     // ALPN may choose h2 where the service does not say it: then the connection is found as h2, too.
     let may_h2 = !wants.upgrade && (wants.client_h2 || !pool.use_client_protocol);
@@ -81,11 +80,27 @@ pub async fn connection(
     if let Some(lease) = pooled(of, &wanted, h2, other, wants, pool).await {
         return Ok(lease);
     }
+    // Boxed: most requests find a connection, and need no room for handshakes.
+    Box::pin(opened(of, snapshot, target, picked, &wanted, (h2, other, may_h2), wants)).await
+}
+
+/// A new connection, or the next one that becomes free.
+async fn opened(
+    of: &Connection,
+    snapshot: &Snapshot,
+    target: &Target<'_>,
+    picked: &Picked,
+    wanted: &Wanted<'_>,
+    (h2, other, may_h2): (bool, Option<bool>, bool),
+    wants: Wants,
+) -> Result<Lease, DialError> {
+    let pools = &of.pod.http;
+    let pool = &target.cluster.pool;
     let deadline = tokio::time::Instant::now() + pool.connect_timeout;
     let mut pending = None;
     loop {
         let freed = pools.freed();
-        if let Some(lease) = pooled(of, &wanted, h2, other, wants, pool).await {
+        if let Some(lease) = pooled(of, wanted, h2, other, wants, pool).await {
             return Ok(lease);
         }
         match dial::dial(&of.engine, snapshot, &of.pod, target, picked, may_h2).await {
@@ -126,7 +141,7 @@ async fn pooled(
         }
         let Some(conn) = lease.take_own() else { return Some(lease) };
         if let Some((io, guard)) = conn.into_parts()
-            && let Ok(sender) = http1(of, lease.meta.clone(), io, guard, pool).await
+            && let Ok(sender) = Box::pin(http1(of, lease.meta.clone(), io, guard, pool)).await
         {
             lease.put(sender);
             return Some(lease);

@@ -81,6 +81,11 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// No more requests are wanted.
+    fn ending(&self) -> bool {
+        self.engine.ends(matches!(self.info.arrival, Arrival::Outbound))
+    }
+
     /// A request has begun; until its [`Connection::end`] the connection is not idle.
     fn begin(&self) {
         self.busy.fetch_add(1, Ordering::AcqRel);

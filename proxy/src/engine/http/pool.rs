@@ -83,6 +83,8 @@ pub struct Lease {
     /// It has served requests before: the upstream may have closed it in the meantime.
     pub reused: bool,
     reusable: bool,
+    /// Nobody asks how long it has been idle: it lies in the pool with its time.
+    own: bool,
     pools: Weak<Inner>,
 }
 
@@ -113,6 +115,7 @@ impl Lease {
 
     /// Has the connection that was taken out, or what became of it, again.
     pub fn put(&mut self, sender: Sender) {
+        self.own = matches!(sender, Sender::Own(_));
         self.sender = Some(sender);
     }
 
@@ -133,9 +136,12 @@ impl Lease {
             Sender::H1(sender) if !sender.is_closed() => {
                 entries.by_key.entry(meta.key.clone()).or_default().idle.push((sender, meta.clone()));
             }
-            Sender::Own(conn) if conn.is_reusable() && !entries.over && pools.kept(&mut entries, meta) => {
-                let entry = entries.by_key.entry(meta.key.clone()).or_default();
-                entry.own.push((conn, meta.clone(), Instant::now()));
+            Sender::Own(conn) if conn.is_reusable() && !entries.over => {
+                let now = Instant::now();
+                if pools.kept(&mut entries, meta, now) {
+                    let entry = entries.by_key.entry(meta.key.clone()).or_default();
+                    entry.own.push((conn, meta.clone(), now));
+                }
             }
             Sender::H1(_) | Sender::H2(_) | Sender::Own(_) => {}
         }
@@ -144,7 +150,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.meta.end();
+        self.meta.end(!self.own);
         // An h1 connection that was not given back is closed by this.
         self.sender = None;
         if let Some(pools) = self.pools.upgrade() {
@@ -161,7 +167,7 @@ impl Pools {
             let alive = match &mut sender {
                 // It was put back when its response ended; the connection's own task may need a moment to notice.
                 Sender::H1(sender) => {
-                    matches!(tokio::time::timeout(limits::REUSE_WAIT, sender.ready()).await, Ok(Ok(())))
+                    matches!(Box::pin(tokio::time::timeout(limits::REUSE_WAIT, sender.ready())).await, Ok(Ok(())))
                 }
                 Sender::Own(conn) => conn.is_ready(),
                 // Begun under the lock.
@@ -194,7 +200,8 @@ impl Pools {
 
     /// The use of the connection has begun already.
     fn lease(&self, sender: Sender, meta: Arc<Meta>, reused: bool) -> Lease {
-        Lease { sender: Some(sender), meta, reused, reusable: true, pools: Arc::downgrade(&self.inner) }
+        let own = matches!(sender, Sender::Own(_));
+        Lease { sender: Some(sender), meta, reused, reusable: true, own, pools: Arc::downgrade(&self.inner) }
     }
 
     /// Puts a new connection to its first use; one that speaks h2 is open to others at once.

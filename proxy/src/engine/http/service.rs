@@ -1,6 +1,6 @@
 //! One request: what was refused, what it names, and what the table says to do with it.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use super::{
     Connection,
@@ -34,7 +34,7 @@ pub async fn answer(connection: Arc<Connection>, mut request: Request<Payload>) 
         Ok(authority) => authority,
         Err(violation) => return violated(log, violation),
     };
-    log.with(|record| record.authority = Some(authority.clone().into()));
+    log.with(|record| record.authority = Some((&authority).into()));
     if request.method() == http::Method::CONNECT {
         log.details("connect_not_supported");
         let text = "CONNECT is not supported: connect to the destination itself, egret carries it transparently";
@@ -140,7 +140,7 @@ pub fn violated(mut log: Box<RequestLog>, violation: Violation) -> Response<Resp
 
 /// What the request names: the authority of an absolute-form target (or `:authority`), before Host (RFC 9112 section
 /// 3.2.2). Empty for HTTP/1.0 without Host. On h2, where no guard has looked, it is judged here.
-fn authority(request: &Request<Payload>) -> Result<String, Violation> {
+fn authority(request: &Request<Payload>) -> Result<Arc<str>, Violation> {
     let mut hosts = request.headers().get_all(HOST).iter();
     let host = hosts.next();
     let named = request.uri().authority();
@@ -165,10 +165,19 @@ fn authority(request: &Request<Payload>) -> Result<String, Violation> {
         }
     }
     if let Some(named) = named {
-        return Ok(named.as_str().to_owned());
+        return Ok(named.as_str().into());
     }
     let host = host.map(|host| host.to_str().map_err(|_| Violation::Authority)).transpose()?;
-    Ok(host.unwrap_or_default().to_owned())
+    Ok(host.unwrap_or_default().into())
+}
+
+/// The target in origin-form as text.
+pub fn origin_text(uri: &Uri) -> Cow<'_, str> {
+    match uri.path_and_query().map(|target| target.as_str()) {
+        None => "/".into(),
+        Some(target) if target.starts_with('?') => format!("/{target}").into(),
+        Some(target) => target.into(),
+    }
 }
 
 /// The target in origin-form (`*` stays).

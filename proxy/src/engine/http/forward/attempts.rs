@@ -1,6 +1,6 @@
 //! Attempts until one is answered, or no other is allowed.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use http::Response;
 
@@ -55,7 +55,7 @@ pub async fn attempts(
     let target = Target {
         cluster: &errand.cluster,
         original: errand.connection.info.original,
-        host: Some(errand.authority.as_str()).filter(|host| !host.is_empty()),
+        host: Some(&*errand.authority).filter(|host| !host.is_empty()),
         hash: errand.hash,
         client: errand.connection.pod.shown_client(&errand.connection.info),
     };
@@ -89,7 +89,7 @@ pub async fn attempts(
                 // The response that is not good enough goes, and its connection with it.
                 drop(outcome);
                 tried.push(address);
-                retries.pause().await;
+                Box::pin(retries.pause()).await;
             }
             Some((outcome, next)) => {
                 next.tell(log);
@@ -118,14 +118,19 @@ async fn exchanged(
         upload.keep();
     }
     log.sending();
-    let sending = send(errand, outgoing, upload, &mut lease, retries.attempt());
-    let result = match policy.per_try_timeout.filter(|_| policy.attempts > 0) {
-        None => sending.await,
-        Some(timeout) => tokio::select! {
-            biased;
-            result = sending => result,
-            () = outgoing.answer_within(timeout) => Err(Failure::TimedOut),
-        },
+    let result = {
+        let mut sending = pin!(send(errand, outgoing, upload, &mut lease, retries.attempt()));
+        match policy.per_try_timeout.filter(|_| policy.attempts > 0) {
+            None => sending.await,
+            Some(timeout) => {
+                let late = Box::pin(outgoing.answer_within(timeout));
+                tokio::select! {
+                    biased;
+                    result = &mut sending => result,
+                    () = late => Err(Failure::TimedOut),
+                }
+            }
+        }
     };
     let failure = match result {
         Ok(response) => {
@@ -178,7 +183,7 @@ fn may_repeat(policy: &RetryPolicy) -> bool {
 
 /// The status that counts for outlier detection: gRPC's own where there is one (Envoy).
 fn status_of(response: &Response<Answer>, log: &RequestLog) -> u16 {
-    match headers::grpc_status(response.headers()).filter(|_| log.is_grpc()) {
+    match log.is_grpc().then(|| headers::grpc_status(response.headers())).flatten() {
         Some(code) => log::http_code(code).as_u16(),
         None => response.status().as_u16(),
     }

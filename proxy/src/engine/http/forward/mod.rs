@@ -50,7 +50,7 @@ pub struct Errand {
     pub snapshot: Arc<Snapshot>,
     pub cluster: Arc<Cluster>,
     /// What the request names; empty where it names nothing.
-    pub authority: String,
+    pub authority: Arc<str>,
     /// The route that led here: timeouts and retries. None: what no virtual host claims.
     pub route: Option<Arc<Route>>,
     /// What `consistentHash` makes of the request.
@@ -150,7 +150,12 @@ fn expects_continue(headers: &HeaderMap) -> bool {
 
 impl Errand {
     /// With nothing that a route could say.
-    pub fn new(connection: Arc<Connection>, snapshot: Arc<Snapshot>, cluster: Arc<Cluster>, authority: String) -> Self {
+    pub fn new(
+        connection: Arc<Connection>,
+        snapshot: Arc<Snapshot>,
+        cluster: Arc<Cluster>,
+        authority: Arc<str>,
+    ) -> Self {
         Self {
             connection,
             snapshot,

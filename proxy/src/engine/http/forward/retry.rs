@@ -117,16 +117,14 @@ impl RetryPolicy {
     }
 
     fn wants_another(&self, status: u16, fields: &HeaderMap) -> bool {
-        // Whoever is told to slow down does not come again at once.
-        if fields.contains_key("x-envoy-ratelimited") {
-            return false;
-        }
         let on = &self.conditions;
-        (on.five_xx && (500..600).contains(&status))
+        let wanted = (on.five_xx && (500..600).contains(&status))
             || (on.gateway_error && (502..=504).contains(&status))
             || (on.retriable_4xx && status == 409)
             || self.status_codes.contains(&status)
-            || (!on.grpc.is_empty() && headers::grpc_status(fields).is_some_and(|code| on.grpc.contains(&code)))
+            || (!on.grpc.is_empty() && headers::grpc_status(fields).is_some_and(|code| on.grpc.contains(&code)));
+        // Whoever is told to slow down does not come again at once.
+        wanted && !fields.contains_key("x-envoy-ratelimited")
     }
 }
 

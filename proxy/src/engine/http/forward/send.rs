@@ -11,7 +11,7 @@ use crate::engine::http::{
     body::{RequestBody, Upload},
     h1::client::{Conn, Lost},
     pool::{Lease, Sender},
-    service::origin_form,
+    service::{origin_form, origin_text},
 };
 
 /// How an attempt on a connection failed.
@@ -38,6 +38,18 @@ pub async fn send(
     if let Some(conn) = lease.take_own() {
         return send_own(errand, outgoing, conn, lease.reused, attempt).await;
     }
+    // Boxed: what our own client sends needs no room for hyper's.
+    Box::pin(send_hyper(errand, outgoing, upload, lease, attempt)).await
+}
+
+/// The same by hyper's client.
+async fn send_hyper(
+    errand: &Errand,
+    outgoing: &Outgoing,
+    upload: &Upload,
+    lease: &mut Lease,
+    attempt: u32,
+) -> Result<Response<Answer>, Failure> {
     let bodiless = upload.is_empty();
     let before = lease.meta.read.load(Ordering::Relaxed);
     let (reused, read, tls) = (lease.reused, lease.meta.read.clone(), lease.meta.tls);
@@ -94,9 +106,7 @@ async fn send_own(
         headers
     });
     let headers = marked.as_ref().unwrap_or(&outgoing.headers);
-    let target = origin_form(&outgoing.uri);
-    let target = target.path_and_query().map_or("/", |target| target.as_str());
-    match conn.exchange(&outgoing.method, target, headers, &errand.authority).await {
+    match conn.exchange(&outgoing.method, &origin_text(&outgoing.uri), headers, &errand.authority).await {
         Ok(response) => Ok(response.map(|()| Answer::Own(conn))),
         Err(Lost { error, silent }) => {
             let idle = reused && silent && outgoing.method.is_idempotent() && error.closed();

@@ -29,9 +29,8 @@ impl Pools {
 }
 
 impl Inner {
-    /// Sees to it that the keeper looks at a connection in time that begins to idle now. False: nobody would.
-    pub(super) fn kept(self: &Arc<Self>, entries: &mut Entries, meta: &Meta) -> bool {
-        let now = Instant::now();
+    /// Sees to it that the keeper looks at a connection in time that begins to idle `now`. False: nobody would.
+    pub(super) fn kept(self: &Arc<Self>, entries: &mut Entries, meta: &Meta, now: Instant) -> bool {
         let end = meta.deadline(now).min(now + limits::IDLE_CHECK);
         match entries.look {
             Some(look) if look <= end => true,

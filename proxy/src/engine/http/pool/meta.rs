@@ -111,8 +111,11 @@ impl Meta {
         self.requests.fetch_add(1, Ordering::AcqRel);
     }
 
-    pub(super) fn end(&self) {
-        self.used.store(self.born.elapsed().as_millis() as u64, Ordering::Release);
+    /// `timed`: somebody will ask for [`Self::idle`].
+    pub(super) fn end(&self, timed: bool) {
+        if timed {
+            self.used.store(self.born.elapsed().as_millis() as u64, Ordering::Release);
+        }
         self.active.fetch_sub(1, Ordering::AcqRel);
     }
 

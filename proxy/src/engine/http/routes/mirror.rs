@@ -147,7 +147,7 @@ impl Shadow {
             cluster,
             original: connection.info.original,
             // Not the shadow's name: certificates are checked against the real one.
-            host: Some(authority.as_str()).filter(|host| !host.is_empty()),
+            host: Some(&**authority).filter(|host| !host.is_empty()),
             hash: *hash,
             client: None,
         };

@@ -33,7 +33,7 @@ struct Traveller {
     connection: Arc<Connection>,
     snapshot: Arc<Snapshot>,
     /// As sent; empty where it names nothing.
-    authority: String,
+    authority: Arc<str>,
     /// `http` or `https`: as an absolute-form target or `:scheme` has it, else as the connection came.
     scheme: &'static str,
     request: Request<Payload>,
@@ -62,7 +62,7 @@ pub async fn follow(
     connection: Arc<Connection>,
     snapshot: Arc<Snapshot>,
     host: Arc<VirtualHost>,
-    authority: String,
+    authority: Arc<str>,
     mut request: Request<Payload>,
     mut log: Box<RequestLog>,
 ) -> Response<ResponseBody> {
@@ -85,7 +85,7 @@ pub async fn follow(
     let Some(route) = host.route(&traveller.head()).cloned() else { return not_found(log) };
     log.route(&route.name, None, "");
     if let Some(fault) = &route.fault {
-        log = match local::inject(fault, log).await {
+        log = match Box::pin(local::inject(fault, log)).await {
             Ok(log) => log,
             Err(response) => return response,
         };
@@ -189,12 +189,12 @@ fn bound_for(
 }
 
 /// Gives the request another Host or `:authority`.
-fn rename(request: &mut Request<Payload>, authority: &str) -> String {
+fn rename(request: &mut Request<Payload>, authority: &str) -> Arc<str> {
     if let Ok(host) = http::HeaderValue::from_str(authority) {
         request.headers_mut().insert(HOST, host);
     }
     *request.uri_mut() = super::service::origin_form(request.uri());
-    authority.to_owned()
+    authority.into()
 }
 
 /// 404 with an empty body: no route matches.

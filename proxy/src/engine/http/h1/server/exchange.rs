@@ -17,7 +17,7 @@ use super::{
         super::{body::ResponseBody, linger::Linger, payload::Payload, service},
         scratch,
     },
-    Quiet, Server,
+    Server,
     encode::{self, Asked, Encoder},
     inlet::InletError,
     request,
@@ -35,9 +35,9 @@ enum Piece {
     Later,
 }
 
-impl Server<'_> {
+impl Server {
     /// Answers the request. False: the connection is to be closed.
-    pub(super) async fn exchange(&mut self, request: Request<Payload>, quiet: &Quiet<'_, '_>) -> bool {
+    pub(super) async fn exchange(&mut self, request: Request<Payload>) -> bool {
         let mut asked = Asked::new(request.method(), request::takes_trailers(request.headers()), self.last);
         let response = {
             // It is dropped, and with it all that is under way upstream, where the client leaves.
@@ -51,7 +51,7 @@ impl Server<'_> {
                 None => return false,
             }
         };
-        asked.last |= quiet.ending() || self.broken_body();
+        asked.last |= self.of.ending() || self.broken_body();
         let (parts, body) = response.into_parts();
         let mut out = scratch::take();
         let encoder = encode::head(&mut out, &parts, &body, &mut asked);

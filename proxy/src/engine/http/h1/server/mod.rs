@@ -7,6 +7,7 @@ mod exchange;
 mod inlet;
 mod quiet;
 mod request;
+mod runner;
 
 use std::{
     future::poll_fn,
@@ -20,7 +21,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::Request;
 
 pub use self::inlet::{InletBody, InletError};
-use self::{inlet::Inlet, quiet::Quiet};
+use self::{inlet::Inlet, quiet::Quiet, runner::Runner};
 use super::{
     super::{Connection, Downstream, framing::Framing, head_rules, payload::Payload},
     scratch,
@@ -37,8 +38,8 @@ pub enum Ended {
     },
 }
 
-struct Server<'a> {
-    of: &'a Arc<Connection>,
+struct Server {
+    of: Arc<Connection>,
     io: Downstream,
     /// Read and not yet used: part of a head, or what was sent before it was asked for.
     raw: BytesMut,
@@ -64,27 +65,42 @@ pub async fn serve(of: &Arc<Connection>, io: Downstream) -> Ended {
     let outbound = matches!(of.info.arrival, Arrival::Outbound);
     let drain = pin!(of.engine.ending(outbound).cancelled());
     let timer = pin!(tokio::time::sleep(limits::IDLE_TIMEOUT));
-    let mut quiet = Quiet::new(&of.engine, outbound, drain, timer);
-    let mut server = Server { of, io, raw: BytesMut::new(), scanned: 0, eof: false, last: false, inlet: None };
-    loop {
-        let request = match poll_fn(|cx| server.poll_next(cx, &mut quiet)).await {
-            Next::Request(request) => request,
-            Next::Unusual(head_time) => {
-                let Server { mut io, raw, .. } = server;
-                io.io.put_back(raw.freeze());
-                return Ended::Unusual { io, head_time };
+    let mut quiet = Quiet::new(of, drain, timer);
+    let (of, raw) = (of.clone(), BytesMut::new());
+    let server = Box::new(Server { of, io, raw, scanned: 0, eof: false, last: false, inlet: None });
+    // The one or the other: an exchange is large, and idle connections are many.
+    let (mut idle, mut busy) = (Some(server), None::<Runner>);
+    poll_fn(|cx| {
+        loop {
+            if let Some(runner) = &mut busy {
+                let (server, more) = ready!(runner.poll(cx));
+                busy.take().into_iter().for_each(Runner::release);
+                if !more {
+                    return Poll::Ready(Ended::Closed);
+                }
+                idle = Some(server);
+                quiet.begin();
             }
-            Next::Closed => return Ended::Closed,
-        };
-        // Boxed: an exchange is large, and idle connections are many.
-        if !Box::pin(server.exchange(request, &quiet)).await {
-            return Ended::Closed;
+            let Some(mut server) = idle.take() else { return Poll::Ready(Ended::Closed) };
+            match server.poll_next(cx, &mut quiet) {
+                Poll::Pending => {
+                    idle = Some(server);
+                    return Poll::Pending;
+                }
+                Poll::Ready(Next::Request(request)) => busy = Some(Runner::begin(server, request)),
+                Poll::Ready(Next::Unusual(head_time)) => {
+                    let Server { mut io, raw, .. } = *server;
+                    io.io.put_back(raw.freeze());
+                    return Poll::Ready(Ended::Unusual { io, head_time });
+                }
+                Poll::Ready(Next::Closed) => return Poll::Ready(Ended::Closed),
+            }
         }
-        quiet.begin();
-    }
+    })
+    .await
 }
 
-impl Server<'_> {
+impl Server {
     fn poll_next(&mut self, cx: &mut Context<'_>, quiet: &mut Quiet<'_, '_>) -> Poll<Next> {
         loop {
             if let Some(next) = self.take_head() {

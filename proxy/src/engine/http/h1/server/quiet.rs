@@ -9,11 +9,11 @@ use std::{
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFuture;
 
-use crate::{engine::Engine, limits};
+use super::super::super::Connection;
+use crate::limits;
 
 pub struct Quiet<'e, 'p> {
-    engine: &'e Engine,
-    outbound: bool,
+    of: &'e Connection,
     drain: Pin<&'p mut WaitForCancellationFuture<'e>>,
     /// The drain will wake the task.
     watched: bool,
@@ -28,18 +28,12 @@ pub struct Quiet<'e, 'p> {
 
 impl<'e, 'p> Quiet<'e, 'p> {
     pub fn new(
-        engine: &'e Engine,
-        outbound: bool,
+        of: &'e Connection,
         drain: Pin<&'p mut WaitForCancellationFuture<'e>>,
         timer: Pin<&'p mut Sleep>,
     ) -> Self {
         let (since, head) = (Instant::now(), None);
-        Self { engine, outbound, drain, watched: false, timer, armed: false, since, head }
-    }
-
-    /// No more requests are wanted.
-    pub fn ending(&self) -> bool {
-        self.engine.ends(self.outbound)
+        Self { of, drain, watched: false, timer, armed: false, since, head }
     }
 
     /// A request has ended: the connection idles from now on.
@@ -50,7 +44,7 @@ impl<'e, 'p> Quiet<'e, 'p> {
     /// Ready once the idle connection is to end.
     pub fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.head = None;
-        if self.ending() {
+        if self.of.ending() {
             return Poll::Ready(());
         }
         if !self.watched {
