@@ -142,13 +142,14 @@ pub const CLI_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes of one credential (certificate chain, key, CA bundle, CRL). The system's CA bundle is some 220 KiB and CRLs of
 /// large CAs a few MiB; a Secret holds 1 MiB at most.
 pub const CREDENTIAL_BYTES: usize = 8 * 1024 * 1024;
-/// Servers (by name) whose TLS sessions one client context remembers for resumption.
-pub const TLS_SESSIONS: usize = 256;
+/// Servers (by name) whose TLS sessions one client context remembers for resumption. Rules that differ in the name only share a
+/// context, so these are most servers that the node speaks with; one is a few KiB, mostly its certificates.
+pub const TLS_SESSIONS: usize = 1024;
 /// Tickets of TLS 1.3 that are kept for one server. Each opens one connection, so it takes as many as connections are dialled
 /// side by side; one is some 300 bytes and shares its server's certificates.
 pub const TLS_TICKETS: usize = 128;
 /// Tickets of all servers of one context together; beyond it the servers that were met first are forgotten.
-pub const TLS_TICKETS_IN_ALL: usize = 1024;
+pub const TLS_TICKETS_IN_ALL: usize = 4096;
 /// Bytes that are read from a TLS connection, or enciphered for it, at one time. Four full records: fewer cost a system call
 /// more each, more win nothing.
 pub const TLS_BUFFER: usize = 64 * 1024;

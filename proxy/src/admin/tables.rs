@@ -17,8 +17,8 @@ use crate::{
     engine::Snapshot,
     limits::ADMIN_LOOKUPS,
     mesh::{
-        Application, Cluster, Discovery, EndpointAddress, OutboundPolicy, ServerTlsSettings, TlsSettings, UpstreamTls,
-        Workload,
+        Application, Cluster, Discovery, EndpointAddress, OutboundPolicy, ServerTlsSettings, TlsContextSettings,
+        UpstreamTls, Workload,
     },
 };
 
@@ -142,9 +142,9 @@ fn parsed(endpoint: &str) -> Option<EndpointAddress> {
 
 /// Certificates and CAs, of one pod or of all.
 pub fn secrets(snapshot: &Snapshot, workload: Option<&Workload>) -> Vec<SecretRow> {
-    let used: Option<HashSet<&TlsSettings>> = workload.map(|workload| {
+    let used: Option<HashSet<&TlsContextSettings>> = workload.map(|workload| {
         let settings = workload.outbound.all_clusters().filter_map(|cluster| match &cluster.tls {
-            UpstreamTls::Originate(settings) => Some(&**settings),
+            UpstreamTls::Originate(settings) => Some(&*settings.context),
             UpstreamTls::Plain | UpstreamTls::Mesh(_) | UpstreamTls::Refuse(_) => None,
         });
         settings.collect()

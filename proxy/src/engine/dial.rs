@@ -222,8 +222,13 @@ pub(super) fn refused(error: impl fmt::Display) -> DialError {
     DialError::Refused(error.to_string().into())
 }
 
-/// The Host asked for (HTTP); else the service's own name, which a wildcard does not have.
+/// The name that the rule gives; else the Host asked for (HTTP); else the service's own name, which a wildcard does not have.
 pub(super) fn upstream_name<'a>(target: &Target<'a>) -> UpstreamName<'a> {
+    if let UpstreamTls::Originate(settings) = &target.cluster.tls
+        && let Some(sni) = &settings.sni
+    {
+        return UpstreamName { host: Some(sni) };
+    }
     let service = || Some(target.cluster.host.as_str()).filter(|host| !host.is_empty() && !host.contains('*'));
     UpstreamName { host: target.host.map(host_name).filter(|host| !host.is_empty()).or_else(service) }
 }

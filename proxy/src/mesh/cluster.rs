@@ -212,11 +212,33 @@ pub enum UpstreamTls {
     Refuse(Arc<str>),
 }
 
-/// Everything that decides a TLS client context. Equal settings share one context (and one session store).
+/// What a rule says of TLS. Most rules of a mesh differ in the server's name at most, so the rest is shared.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct TlsSettings {
     /// Fixed SNI of the rule. None: the Host asked for (HTTP), or the service's host (TCP), none for an IP.
     pub sni: Option<String>,
+    #[serde(flatten)]
+    pub context: Arc<TlsContextSettings>,
+}
+
+impl std::ops::Deref for TlsSettings {
+    type Target = TlsContextSettings;
+
+    fn deref(&self) -> &TlsContextSettings {
+        &self.context
+    }
+}
+
+#[cfg(test)]
+impl std::ops::DerefMut for TlsSettings {
+    fn deref_mut(&mut self) -> &mut TlsContextSettings {
+        Arc::make_mut(&mut self.context)
+    }
+}
+
+/// Everything that decides a TLS client context. Equal settings share one context (and one session store).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct TlsContextSettings {
     /// Exact names one of which the peer must bear; empty: the SNI sent (or the IP, for a request to an IP).
     pub subject_alt_names: Vec<String>,
     pub insecure_skip_verify: bool,

@@ -16,7 +16,7 @@ use super::{
     rules::{Chosen, Merged, Policy, Rules, Tls, every_tls},
     table::{
         Cluster, Discovery, Endpoint, Guard, LoadBalancer, LocalitySetting, NamespaceGuards, OutlierDetection, Pool,
-        TlsSettings, UpstreamTls,
+        TlsContextSettings, TlsSettings, UpstreamTls,
     },
     virtual_services::Spoken,
     volumes::Volumes,
@@ -47,7 +47,8 @@ pub struct Workshop<'a> {
     /// Endpoints of clusters that go by the address dialled, as far as objects list them.
     listed: HashMap<*const Cluster, Vec<Endpoint>>,
     at_gateways: HashMap<*const Cluster, Arc<Cluster>>,
-    settings: HashMap<Arc<TlsSettings>, Arc<TlsSettings>>,
+    settings: HashSet<Arc<TlsSettings>>,
+    tls_contexts: HashSet<Arc<TlsContextSettings>>,
     /// Of gateways' servers.
     pub server_settings: gateways::Shared,
     /// What the guards of other namespaces were found to be last: most namespaces see the same.
@@ -119,7 +120,8 @@ impl<'a> Workshop<'a> {
             made: HashMap::new(),
             listed: HashMap::new(),
             at_gateways: HashMap::new(),
-            settings: HashMap::new(),
+            settings: HashSet::new(),
+            tls_contexts: HashSet::new(),
             server_settings: HashSet::new(),
             others: Arc::default(),
             spoken: Spoken::default(),
@@ -253,8 +255,9 @@ impl<'a> Workshop<'a> {
         };
         match holder.originate(tls, upstream, self.findings) {
             UpstreamTls::Originate(settings) => {
-                let shared = self.settings.entry(settings.clone()).or_insert(settings);
-                UpstreamTls::Originate(shared.clone())
+                let context = shared(&mut self.tls_contexts, settings.context.clone());
+                let settings = TlsSettings { sni: settings.sni.clone(), context };
+                UpstreamTls::Originate(shared(&mut self.settings, Arc::new(settings)))
             }
             other => other,
         }
@@ -304,6 +307,15 @@ impl<'a> Workshop<'a> {
             tcp_keepalive: pool.tcp_keepalive,
         }
     }
+}
+
+/// The one of those that are equal to `new`.
+fn shared<T: Eq + std::hash::Hash>(all: &mut HashSet<Arc<T>>, new: Arc<T>) -> Arc<T> {
+    if let Some(known) = all.get(&new) {
+        return known.clone();
+    }
+    all.insert(new.clone());
+    new
 }
 
 /// It names a Secret or files, which each namespace or pod has its own of; with neither, settings are the same for all.

@@ -374,7 +374,7 @@ impl super::Mesh {
         all.map(|(_, settings)| settings).filter(|settings| seen.insert((*settings).clone())).cloned().collect()
     }
 
-    /// Every TLS setting in use, each once: what [`crate::tls`] builds contexts from.
+    /// Every TLS setting in use, one for each context that [`crate::tls`] builds.
     #[must_use]
     pub fn tls_settings(&self) -> Vec<Arc<TlsSettings>> {
         // Most clusters share what they have: looked at once, not compared each.
@@ -383,6 +383,8 @@ impl super::Mesh {
             UpstreamTls::Originate(settings) => Some(settings.clone()),
             UpstreamTls::Plain | UpstreamTls::Mesh(_) | UpstreamTls::Refuse(_) => None,
         });
-        settings.filter(|settings| met.insert(Arc::as_ptr(settings)) && seen.insert(settings.clone())).collect()
+        settings
+            .filter(|settings| met.insert(Arc::as_ptr(&settings.context)) && seen.insert(settings.context.clone()))
+            .collect()
     }
 }

@@ -6,7 +6,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     findings::Findings,
     rules::Tls,
-    table::{IdentitySource, Material, MeshTls, Place, Protocol, TlsSettings, TrustSource, UpstreamTls},
+    table::{
+        IdentitySource, Material, MeshTls, Place, Protocol, TlsContextSettings, TlsSettings, TrustSource, UpstreamTls,
+    },
     volumes::Volumes,
 };
 use crate::api::{
@@ -100,8 +102,7 @@ impl Holder<'_> {
         let subject_alt_names =
             if tls.subject_alt_names.is_empty() { upstream.subject_alt_names } else { &tls.subject_alt_names };
         let crl = given(tls.ca_crl.as_ref()).map(|path| self.material("caCrl", path)).transpose()?;
-        Ok(TlsSettings {
-            sni: given(tls.sni.as_ref()).map(str::to_owned),
+        let context = TlsContextSettings {
             subject_alt_names: subject_alt_names.to_vec(),
             insecure_skip_verify: tls.insecure_skip_verify,
             identity,
@@ -111,7 +112,8 @@ impl Holder<'_> {
             min_version: self.defaults.min_version.clone(),
             cipher_suites: self.defaults.cipher_suites.clone(),
             curves: self.defaults.curves.clone(),
-        })
+        };
+        Ok(TlsSettings { sni: given(tls.sni.as_ref()).map(str::to_owned), context: Arc::new(context) })
     }
 
     /// `credentialName`: certificate, key and CA of a Secret in the workload's namespace; never the system's CAs.

@@ -14,7 +14,7 @@ use rustls_pki_types::{DnsName, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
-    Side, TlsError, TlsSettings, crl,
+    Side, TlsContextSettings, TlsError, crl,
     judge::Judge,
     material::Inputs,
     mesh::Own,
@@ -29,18 +29,17 @@ use super::{
 /// Whom a connection is for.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct UpstreamName<'a> {
-    /// The Host asked for without its port (HTTP), else the service's host. None: only the rule's `sni` counts.
+    /// The rule's `sni`, else the Host asked for without its port (HTTP), else the service's host.
     pub host: Option<&'a str>,
 }
 
-/// What a connection under one [`TlsSettings`] needs. Built at reload.
+/// What a connection under one [`TlsContextSettings`] needs. Built at reload.
 #[derive(Debug)]
 pub struct ClientContext {
     /// Unique in this process, and new whenever what the context was built from changed: part of the pool key, so that no
     /// request travels on a connection made with credentials of the past.
     pub id: u64,
     config: Arc<ClientConfig>,
-    sni: Option<String>,
     identity: Option<Presented>,
     mesh: Option<Mesh>,
 }
@@ -58,7 +57,7 @@ struct Mesh {
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl ClientContext {
-    pub(super) fn new(settings: &TlsSettings, inputs: &Inputs, said: &Arc<Said>) -> Result<Self, TlsError> {
+    pub(super) fn new(settings: &TlsContextSettings, inputs: &Inputs, said: &Arc<Said>) -> Result<Self, TlsError> {
         let provider = Arc::new(params::provider(&settings.cipher_suites, &settings.curves)?);
         let judge = Judge {
             side: Side::Server,
@@ -84,13 +83,13 @@ impl ClientContext {
         config.resumption = Sessions::resumption();
         config.alpn_protocols = settings.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { id, config: Arc::new(config), sni: settings.sni.clone(), identity, mesh: None })
+        Ok(Self { id, config: Arc::new(config), identity, mesh: None })
     }
 
     pub(super) fn mesh(config: ClientConfig, name: ServerName<'static>, own: Own, expected: String) -> Self {
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let mesh = Some(Mesh { own, name, expected });
-        Self { id, config: Arc::new(config), sni: None, identity: None, mesh }
+        Self { id, config: Arc::new(config), identity: None, mesh }
     }
 
     /// The TLS handshake over `io`. Unbounded in time: the caller's connect timeout covers it.
@@ -148,7 +147,7 @@ impl ClientContext {
         if let Some(mesh) = &self.mesh {
             return Ok(mesh.name.clone());
         }
-        let text = self.sni.as_deref().or(name.host).ok_or(TlsError::NoName)?;
+        let text = name.host.ok_or(TlsError::NoName)?;
         let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
         if let Ok(address) = bare.parse::<IpAddr>() {
             return Ok(ServerName::IpAddress(address.into()));
@@ -168,7 +167,7 @@ impl ClientContext {
         if let Some(mesh) = &self.mesh {
             return Ok(mesh.name.to_str());
         }
-        let text = self.sni.as_deref().or(name.host).ok_or(TlsError::NoName)?;
+        let text = name.host.ok_or(TlsError::NoName)?;
         let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
         if let Ok(address) = bare.parse::<IpAddr>() {
             return Ok(Cow::Owned(address.to_string()));

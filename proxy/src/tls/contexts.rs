@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    ClientContext, MaterialReader, SecretRow, ServerContext, TlsError, TlsSettings,
+    ClientContext, MaterialReader, SecretRow, ServerContext, TlsContextSettings, TlsError, TlsSettings,
     material::{self, Inputs, ServerInputs},
     mesh::MeshContexts,
     mesh_rows,
@@ -23,7 +23,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Contexts {
     /// Asked for each request.
-    clients: HashMap<Arc<TlsSettings>, Entry<Inputs, ClientContext>, foldhash::fast::RandomState>,
+    clients: HashMap<Arc<TlsContextSettings>, Entry<Inputs, ClientContext>, foldhash::fast::RandomState>,
     servers: HashMap<Arc<ServerTlsSettings>, Entry<ServerInputs, ServerContext>>,
     files: BTreeSet<PathBuf>,
     secrets: Vec<SecretRow>,
@@ -54,9 +54,9 @@ impl Contexts {
         Self { mesh: Some(Mesh::new(&identities, None)), ..Self::default() }
     }
 
-    /// Builds a context for each distinct one of `clients` and `servers`. Where all bytes read are what they were in
-    /// `previous`, its context stays, with its id, its sessions and its tickets. A rule that cannot be honoured keeps its
-    /// reason, and harms no other.
+    /// Builds a context for each distinct one of `clients` (but for the server's name) and `servers`. Where all bytes read are
+    /// what they were in `previous`, its context stays, with its id, its sessions and its tickets. A rule that cannot be
+    /// honoured keeps its reason, and harms no other.
     ///
     /// Reads files and the system's bundle: call it off the data path.
     #[must_use]
@@ -70,6 +70,7 @@ impl Contexts {
         let mut rows = Rows::default();
         let mut system = System { previous: previous.system.as_ref(), loaded: None };
         for settings in clients {
+            let settings = settings.context.clone();
             if new.clients.contains_key(&settings) {
                 continue;
             }
@@ -102,7 +103,7 @@ impl Contexts {
     }
 
     /// The context for a rule, or why there is none: say that in the 503.
-    pub fn get(&self, settings: &TlsSettings) -> Result<Arc<ClientContext>, Arc<TlsError>> {
+    pub fn get(&self, settings: &TlsContextSettings) -> Result<Arc<ClientContext>, Arc<TlsError>> {
         match self.clients.get(settings) {
             Some(entry) => entry.context.clone(),
             None => Err(Arc::new(TlsError::NotBuilt)),
@@ -174,7 +175,7 @@ impl Contexts {
     }
 
     /// The rules that cannot be honoured, with their reasons.
-    pub fn failures(&self) -> impl Iterator<Item = (&Arc<TlsSettings>, &Arc<TlsError>)> {
+    pub fn failures(&self) -> impl Iterator<Item = (&Arc<TlsContextSettings>, &Arc<TlsError>)> {
         self.clients.iter().filter_map(|(settings, entry)| Some((settings, entry.context.as_ref().err()?)))
     }
 

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{MaterialReader, Side, TlsError, TlsSettings, trust::SystemBundle};
+use super::{MaterialReader, Side, TlsContextSettings, TlsError, trust::SystemBundle};
 use crate::{
     api::core::Secret,
     limits::CREDENTIAL_BYTES,
@@ -17,7 +17,7 @@ use crate::{
     mesh::table::{IdentitySource, Material, Place, TrustSource},
 };
 
-/// Everything read for one [`TlsSettings`]. Each part bears its own error, so that a rule whose CA is missing still shows
+/// Everything read for one [`TlsContextSettings`]. Each part bears its own error, so that a rule whose CA is missing still shows
 /// its client certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Inputs {
@@ -72,7 +72,7 @@ pub(super) enum RawTrust {
 
 /// Reads what `settings` name. `system` yields the system's bundle, read once for a reload.
 pub(super) fn read(
-    settings: &TlsSettings,
+    settings: &TlsContextSettings,
     reader: &dyn MaterialReader,
     system: &mut dyn FnMut() -> Result<Arc<SystemBundle>, TlsError>,
 ) -> Inputs {
@@ -115,7 +115,7 @@ fn configured(peer: Side, source: &TrustSource, reader: &dyn MaterialReader) -> 
 }
 
 /// Host paths that `settings` name.
-pub(super) fn files(settings: &TlsSettings) -> Vec<PathBuf> {
+pub(super) fn files(settings: &TlsContextSettings) -> Vec<PathBuf> {
     host_paths(settings.identity.as_slice(), Some(&settings.trust), settings.crl.as_ref())
 }
 

@@ -12,7 +12,7 @@ use std::{io, path::Path, sync::Arc};
 
 use crate::{
     api::core::{ConfigMap, Secret},
-    mesh::table::TlsSettings,
+    mesh::table::{TlsContextSettings, TlsSettings},
 };
 
 mod broken;

@@ -2,10 +2,10 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use super::{Contexts, TlsError, TlsSettings};
+use super::{Contexts, TlsContextSettings, TlsError};
 use crate::{
     api::{Diagnostic, ObjectId, Severity},
-    mesh::{IdentitySource, Material, Mesh, Place, ServerTlsSettings, TrustSource, UpstreamTls},
+    mesh::{IdentitySource, Material, Mesh, Place, ServerTlsSettings, TlsSettings, TrustSource, UpstreamTls},
 };
 
 pub struct Refused {
@@ -59,9 +59,9 @@ pub fn refused(mesh: &Mesh, contexts: &Contexts) -> Vec<Refused> {
 }
 
 /// The DestinationRules that lead to these settings.
-fn rules(mesh: &Mesh, settings: &TlsSettings) -> HashSet<ObjectId> {
+fn rules(mesh: &Mesh, settings: &TlsContextSettings) -> HashSet<ObjectId> {
     let clusters = mesh.clusters().filter(|cluster| match &cluster.tls {
-        UpstreamTls::Originate(used) => **used == *settings,
+        UpstreamTls::Originate(used) => *used.context == *settings,
         UpstreamTls::Plain | UpstreamTls::Mesh(_) | UpstreamTls::Refuse(_) => false,
     });
     clusters.filter_map(|cluster| cluster.destination_rule.clone()).collect()
@@ -73,7 +73,7 @@ fn servers(mesh: &Mesh, settings: &ServerTlsSettings) -> HashSet<ObjectId> {
     all.filter(|(_, used)| ***used == *settings).map(|(source, _)| source.clone()).collect()
 }
 
-fn on_host(settings: &TlsSettings) -> bool {
+fn on_host(settings: &TlsContextSettings) -> bool {
     let public = settings.trust == TrustSource::System;
     public || any_on_host(settings.identity.as_slice(), Some(&settings.trust), settings.crl.as_ref())
 }

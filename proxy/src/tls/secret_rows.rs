@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use super::{
-    TlsError, TlsSettings,
+    TlsContextSettings, TlsError,
     inspect::{self, CertificateSummary},
     material::{Blob, Inputs, RawIdentity, RawTrust, ServerInputs},
     trust::Said,
@@ -35,7 +35,7 @@ pub struct SecretRow {
     /// All certificates of the chain or bundle, in order.
     pub chain: Vec<CertificateSummary>,
     /// The rules that use it: the workloads whose clusters have one of these settings see the row.
-    pub settings: Vec<Arc<TlsSettings>>,
+    pub settings: Vec<Arc<TlsContextSettings>>,
     /// The same of servers, whose settings gateways' listeners and pods' own ports have.
     pub servers: Vec<Arc<ServerTlsSettings>>,
 }
@@ -84,7 +84,7 @@ pub(super) struct Rows(BTreeMap<(String, String), SecretRow>);
 /// Who uses what a row is about.
 #[derive(Clone, Copy)]
 enum User<'a> {
-    Client(&'a Arc<TlsSettings>),
+    Client(&'a Arc<TlsContextSettings>),
     Server(&'a Arc<ServerTlsSettings>),
 }
 
@@ -93,7 +93,12 @@ impl Rows {
         self.0.into_values().collect()
     }
 
-    pub(super) fn add_client(&mut self, settings: &Arc<TlsSettings>, inputs: &Inputs, failure: Option<&Arc<TlsError>>) {
+    pub(super) fn add_client(
+        &mut self,
+        settings: &Arc<TlsContextSettings>,
+        inputs: &Inputs,
+        failure: Option<&Arc<TlsError>>,
+    ) {
         let user = User::Client(settings);
         if let (Some(source), Some(raw)) = (&settings.identity, &inputs.identity) {
             self.add_identity(user, source, raw, failure);

@@ -12,7 +12,7 @@ use tokio_rustls::TlsAcceptor;
 use super::lab::*;
 use crate::{
     engine::host_sockets::HostSockets,
-    mesh::{Material, Place, TlsSettings, TrustSource, UpstreamTls},
+    mesh::{Material, Place, TlsContextSettings, TlsSettings, TrustSource, UpstreamTls},
     telemetry::record::Flag,
     tls::{Contexts, MaterialReader, read_host_file},
 };
@@ -68,15 +68,17 @@ async fn tls_echo(name: &str) -> (SocketAddr, String) {
 fn settings(ca: &Path) -> Arc<TlsSettings> {
     Arc::new(TlsSettings {
         sni: None,
-        subject_alt_names: vec![],
-        insecure_skip_verify: false,
-        identity: None,
-        trust: TrustSource::File(Material { path: ca.display().to_string(), place: Place::Host }),
-        crl: None,
-        alpn: vec![],
-        min_version: None,
-        cipher_suites: vec![],
-        curves: vec![],
+        context: Arc::new(TlsContextSettings {
+            subject_alt_names: vec![],
+            insecure_skip_verify: false,
+            identity: None,
+            trust: TrustSource::File(Material { path: ca.display().to_string(), place: Place::Host }),
+            crl: None,
+            alpn: vec![],
+            min_version: None,
+            cipher_suites: vec![],
+            curves: vec![],
+        }),
     })
 }
 

@@ -11,11 +11,10 @@ use crate::{
 /// MUTUAL with `credentialName: client-credential` in `default`.
 fn credential() -> TlsSettings {
     let (namespace, name) = ("default".to_owned(), "client-credential".to_owned());
-    TlsSettings {
-        identity: Some(IdentitySource::Secret { namespace: namespace.clone(), name: name.clone() }),
-        trust: TrustSource::Secret { namespace, name },
-        ..super::settings()
-    }
+    super::settings_with(super::settings(), |new| {
+        new.identity = Some(IdentitySource::Secret { namespace: namespace.clone(), name: name.clone() });
+        new.trust = TrustSource::Secret { namespace, name };
+    })
 }
 
 fn contexts(settings: &TlsSettings, reader: &Reader) -> Contexts {
@@ -68,7 +67,7 @@ async fn a_credential_name_gives_identity_and_ca() {
     assert_eq!((row.serial.as_str(), row.namespace.as_str()), ("1", "default"));
     assert_eq!(row.chain[0].subject, "O=client organization,CN=client.example.com");
     assert!(row.not_after.unwrap() - row.not_before.unwrap() == 365 * 24 * 3600);
-    assert_eq!(*row.settings[0], credential());
+    assert_eq!(row.settings[0], credential().context);
 }
 
 #[test]
@@ -158,6 +157,30 @@ fn unchanged_inputs_keep_the_context_and_changed_ones_do_not() {
     assert_eq!(root.settings.len(), 2);
 }
 
+/// Of 10,000 rules most differ in the server's name at most.
+#[test]
+fn rules_that_differ_in_the_name_sent_share_a_context_and_no_others_do() {
+    let lab = Lab::example();
+    lab.leaf_v1("client", "root", "/CN=client");
+    let named = |settings: &TlsSettings, sni: &str| TlsSettings { sni: Some(sni.to_owned()), ..settings.clone() };
+    let (simple, mutual) = (lab.trusting("root"), lab.presenting("root", "client"));
+    let system = super::settings();
+    let mut other_names = simple.clone();
+    other_names.subject_alt_names = vec![NGINX.to_owned()];
+    let different = [&simple, &mutual, &system, &other_names];
+    let all = different.iter().flat_map(|settings| ["a.example", "b.example"].map(|sni| named(settings, sni)));
+    let contexts = Contexts::build(&Contexts::default(), all.map(Arc::new), [], &Reader::default());
+    let mut ids = Vec::new();
+    for settings in different {
+        let [a, b] =
+            ["a.example", "b.example"].map(|sni| contexts.get(&named(settings, sni)).map(|context| context.id));
+        assert_eq!(a.as_ref().ok(), b.as_ref().ok());
+        ids.extend(a);
+    }
+    let distinct: std::collections::HashSet<_> = ids.iter().collect();
+    assert!(ids.len() >= 3 && distinct.len() == ids.len(), "{ids:?}");
+}
+
 #[test]
 fn a_path_that_a_volume_covers_is_read_from_its_secret() {
     let lab = Lab::example();
@@ -166,7 +189,7 @@ fn a_path_that_a_volume_covers_is_read_from_its_secret() {
     material.path = "/etc/istio/ca/ca.crt".to_owned();
     let (namespace, name, key) = ("default".to_owned(), "certs".to_owned(), "ca.crt".to_owned());
     material.place = Place::Secret { namespace, name, key };
-    let settings = TlsSettings { trust: TrustSource::File(material), ..super::settings() };
+    let settings = super::settings_with(super::settings(), |new| new.trust = TrustSource::File(material));
     assert!(matches!(reason(&settings, &reader), TlsError::SecretMissing { .. }));
     reader.set("default", "certs", &[("other", Vec::new())]);
     assert!(reason(&settings, &reader).to_string().contains("key ca.crt"));
@@ -191,7 +214,7 @@ async fn a_ca_in_a_config_map_is_trusted_and_shown() {
         (named, "ca.crt", "configmap://default/ca"),
         (TrustSource::File(mounted), "root.pem", "file-root:/etc/ca/root.pem"),
     ] {
-        let settings = TlsSettings { trust, ..super::settings() };
+        let settings = super::settings_with(super::settings(), |new| new.trust = trust);
         let reader = Reader::default();
         assert!(matches!(reason(&settings, &reader), TlsError::ConfigMapMissing { .. }), "{row}");
         reader.set_config_map("default", "ca", &[("other", Vec::new())]);
@@ -238,7 +261,7 @@ fn pipes_and_folders_are_no_credentials() {
 #[test]
 fn the_system_s_bundle_by_its_path_stays_public() {
     let material = Material { path: "/etc/ssl/certs/ca-certificates.crt".to_owned(), place: Place::Host };
-    let settings = TlsSettings { trust: TrustSource::File(material), ..super::settings() };
+    let settings = super::settings_with(super::settings(), |new| new.trust = TrustSource::File(material));
     let inputs = crate::tls::material::read(&settings, &Reader::default(), &mut || unreachable!());
     match inputs.trust {
         Ok(trust) => assert!(matches!(trust, RawTrust::Public(_)), "{trust:?}"),

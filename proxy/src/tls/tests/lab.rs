@@ -125,7 +125,7 @@ impl Lab {
 
     /// SIMPLE with `<ca>.crt`.
     pub fn trusting(&self, ca: &str) -> TlsSettings {
-        TlsSettings { trust: TrustSource::File(self.material(&format!("{ca}.crt"))), ..settings() }
+        super::settings_with(settings(), |new| new.trust = TrustSource::File(self.material(&format!("{ca}.crt"))))
     }
 
     /// MUTUAL with `<ca>.crt`, presenting `<name>.crt`.
@@ -134,7 +134,7 @@ impl Lab {
             certificate: self.material(&format!("{name}.crt")),
             key: self.material(&format!("{name}.key")),
         };
-        TlsSettings { identity: Some(identity), ..self.trusting(ca) }
+        super::settings_with(self.trusting(ca), |new| new.identity = Some(identity))
     }
 
     /// `openssl s_server` presenting `<name>.crt`.
@@ -268,7 +268,7 @@ pub async fn connect(context: &ClientContext, server: &Server, host: &str) -> Re
 /// Builds a context and connects once.
 pub async fn try_once(settings: &TlsSettings, server: &Server, host: &str) -> Result<TlsStream<TcpStream>, TlsError> {
     let context = build(settings)?;
-    connect(&context, server, host).await
+    connect(&context, server, settings.sni.as_deref().unwrap_or(host)).await
 }
 
 /// Sends one request, reads the answer to its end and closes: `openssl s_server` serves one connection after the other.

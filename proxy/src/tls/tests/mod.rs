@@ -11,20 +11,30 @@ mod server_lab;
 mod servers;
 mod stream;
 
-use crate::mesh::table::{TlsSettings, TrustSource};
+use std::sync::Arc;
+
+use crate::mesh::table::{TlsContextSettings, TlsSettings, TrustSource};
 
 /// SIMPLE with the system's trust.
 pub(super) fn settings() -> TlsSettings {
     TlsSettings {
         sni: None,
-        subject_alt_names: Vec::new(),
-        insecure_skip_verify: false,
-        identity: None,
-        trust: TrustSource::System,
-        crl: None,
-        alpn: Vec::new(),
-        min_version: None,
-        cipher_suites: Vec::new(),
-        curves: Vec::new(),
+        context: Arc::new(TlsContextSettings {
+            subject_alt_names: Vec::new(),
+            insecure_skip_verify: false,
+            identity: None,
+            trust: TrustSource::System,
+            crl: None,
+            alpn: Vec::new(),
+            min_version: None,
+            cipher_suites: Vec::new(),
+            curves: Vec::new(),
+        }),
     }
+}
+
+/// The same, but for what `change` changes of the context.
+pub(super) fn settings_with(mut settings: TlsSettings, change: impl FnOnce(&mut TlsContextSettings)) -> TlsSettings {
+    change(Arc::make_mut(&mut settings.context));
+    settings
 }

@@ -26,7 +26,7 @@ pub fn list(lab: &Lab, ca: &str, name: &str, serials: &[&str], version_2: bool, 
 }
 
 fn with_crl(lab: &Lab, name: &str) -> TlsSettings {
-    TlsSettings { crl: Some(lab.material(name)), ..lab.trusting("root") }
+    super::settings_with(lab.trusting("root"), |new| new.crl = Some(lab.material(name)))
 }
 
 #[tokio::test]

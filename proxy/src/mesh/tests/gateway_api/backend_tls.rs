@@ -43,7 +43,7 @@ fn calls_to_a_service_get_tls_with_the_policy_s_ca() {
         let settings = originates(tls(&yaml, pod, port));
         assert_eq!(settings.trust, TrustSource::ConfigMap { namespace: "default".into(), name: "ca".into() });
         assert_eq!(
-            (settings.sni.as_deref(), settings.subject_alt_names),
+            (settings.sni.as_deref(), settings.subject_alt_names.clone()),
             (Some("s.example.com"), vec!["s.example.com".to_owned()])
         );
     }
@@ -53,7 +53,7 @@ fn calls_to_a_service_get_tls_with_the_policy_s_ca() {
     let system = "validation: {wellKnownCACertificates: System, hostname: h.com, subjectAltNames: [{type: URI, uri: 'spiffe://x/y'}, {type: Hostname, hostname: n.com}]}";
     let settings = originates(tls(&world(&policy("b", &format!("{{{TARGET}, {system}}}"))), ("far", "q"), 80));
     assert_eq!(
-        (settings.trust, settings.subject_alt_names),
+        (settings.trust.clone(), settings.subject_alt_names.clone()),
         (TrustSource::System, vec!["spiffe://x/y".to_owned(), "n.com".to_owned()])
     );
 }
