@@ -108,7 +108,7 @@ impl<'a> Panel<'a> {
                  <text x=\"{:.1}\" y=\"{}\">{}</text>",
                 from - 6,
                 y + 11,
-                escaped(label),
+                escaped(&shortened(label, 20)),
                 LINE - 4,
                 colour(label),
                 most.max(f64::from(from) + bar) + 4.0,
