@@ -117,16 +117,16 @@ fn follow_level(capture: &Capture, debug: &mut bool) {
 
 /// No new connections; what is in flight ends by itself, or at the deadline, or at a second signal.
 ///
-/// Gateways and pods' own ports listen until what pods have under way is done: a request on its first hop may still have to
-/// dial its second one, here.
+/// Gateways listen until what pods have under way is done: a request on its first hop may still have to dial its second one.
 async fn drain(options: &Options, engine: &Arc<Engine>, shared: &Shared, fleet: &mut Fleet, signals: &mut Signals) {
     log::info!("draining {} connections, {} s at most", engine.in_flight(), options.drain_timeout.as_secs());
     shared.set_draining();
+    fleet.stop_inbound();
     engine.drain();
     let deadline = Instant::now() + options.drain_timeout;
     let done = async {
         let _ = tokio::time::timeout_at(deadline, engine.ending(false).cancelled()).await;
-        fleet.stop_listening();
+        fleet.stop_gateways();
         engine.idle(deadline).await
     };
     tokio::select! {

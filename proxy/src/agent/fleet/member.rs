@@ -137,21 +137,26 @@ impl Member {
         self.stop();
     }
 
-    /// Takes no more connections from outside; those that are open go on. Where the table forbids something, what comes is
-    /// refused from here on, also after the agent's end; else it goes straight to the application.
-    pub fn stop_listening(&mut self) {
+    /// Takes no more connections to the pod's own ports; those that are open go on. Where the table forbids something, what
+    /// comes is refused from here on, also after the agent's end; else it goes straight to the application.
+    pub fn stop_inbound(&mut self) {
+        if let Some(mut inbound) = self.serving.as_mut().and_then(|serving| serving.inbound.take()) {
+            inbound.capture.stop();
+            inbound.tasks.iter().for_each(JoinHandle::abort);
+        }
+    }
+
+    /// Its gateway's listeners close.
+    pub fn stop_gateway(&mut self) {
         if let Some(serving) = &mut self.serving {
-            if let Some(mut inbound) = serving.inbound.take() {
-                inbound.capture.stop();
-                inbound.tasks.iter().for_each(JoinHandle::abort);
-            }
             serving.gateway.close_all();
         }
     }
 
     /// Ends every listener and connection. Capture stays: what the pod dials now is refused.
     pub fn stop(&mut self) {
-        self.stop_listening();
+        self.stop_inbound();
+        self.stop_gateway();
         if let Some(serving) = self.serving.take() {
             serving.pod.closed.cancel();
             serving.outbound.iter().for_each(JoinHandle::abort);

@@ -175,10 +175,14 @@ impl Fleet {
         }
     }
 
-    /// Takes no more connections from outside: gateways refuse them, and so do pods in which something is forbidden; other
-    /// pods' go straight to the application.
-    pub fn stop_listening(&mut self) {
-        self.pods.values_mut().for_each(Member::stop_listening);
+    /// What comes to pods' own ports from now on is not taken any more.
+    pub fn stop_inbound(&mut self) {
+        self.pods.values_mut().for_each(Member::stop_inbound);
+    }
+
+    /// Gateways' listeners close.
+    pub fn stop_gateways(&mut self) {
+        self.pods.values_mut().for_each(Member::stop_gateway);
     }
 
     /// Ends every listener and connection. Capture stays: what pods dial now is refused.
