@@ -24,6 +24,6 @@ pub use netns::Netns;
 pub use outside::{Hit, names};
 pub use pki::{CLIENT_DN, Pki};
 pub use pod::{Pod, Reply};
-pub use process::{Daemon, is_root, line, run, run_in, until};
+pub use process::{Daemon, is_root, line, read, run, run_in, until};
 pub use python::{REQUIREMENTS, environment as python_environment, python};
 pub use wire::Wire;

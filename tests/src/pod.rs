@@ -76,14 +76,14 @@ impl Pod {
     /// Sends bytes on a connection of the pod, and reads until the peer ends it or is silent for 3 s. A reset ends the
     /// answer where it came.
     pub fn exchange(&self, to: &str, bytes: &[u8]) -> Result<Vec<u8>> {
-        use std::io::{Read, Write};
+        use std::io::Write;
         let mut stream = self.connect(to)?;
         stream.set_read_timeout(Some(std::time::Duration::from_secs(3)))?;
         // A peer that refuses what it reads may close before it has read all.
         let _ = stream.write_all(bytes);
         let mut answer = Vec::new();
         let mut chunk = [0; 4096];
-        while let Ok(count @ 1..) = stream.read(&mut chunk) {
+        while let Ok(count @ 1..) = crate::process::read(&mut stream, &mut chunk) {
             answer.extend_from_slice(&chunk[..count]);
         }
         Ok(answer)

@@ -29,8 +29,18 @@ pub fn until<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Option<T
     }
 }
 
-/// The next line of a peer, without its end; what came of it where the peer ends, or says nothing for too long. Goes on where
-/// this process was stopped for a moment: by that a read with a timeout ends, too (signal(7)).
+/// What a peer has to say, at most `chunk`; 0 is its end. Goes on where this process was stopped for a moment: by that a read
+/// with a timeout ends, too (signal(7)).
+pub fn read(peer: &mut impl Read, chunk: &mut [u8]) -> std::io::Result<usize> {
+    loop {
+        match peer.read(chunk) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+/// The next line of a peer, without its end; what came of it where the peer ends, or says nothing for too long.
 pub fn line(peer: &mut impl Read) -> String {
     let mut text = Vec::new();
     let mut byte = [0];

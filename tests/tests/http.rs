@@ -120,7 +120,7 @@ fn websocket_upgrades() -> Result<()> {
     stream.write_all(ask("/chat").as_bytes())?;
     let mut head = Vec::new();
     let mut byte = [0];
-    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte)? == 1 {
+    while !head.ends_with(b"\r\n\r\n") && egret_tests::read(&mut stream, &mut byte)? == 1 {
         head.push(byte[0]);
     }
     let head = String::from_utf8_lossy(&head).to_lowercase();

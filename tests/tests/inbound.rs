@@ -198,7 +198,7 @@ fn a_pod_that_leaves_the_mesh_is_let_go() -> Result<()> {
     assert!(line(&mut open).starts_with("220 ready"));
     agent.reload(|| lab.write("pods.yaml", "\n"))?;
     assert_eq!(told(outside, nobody), ErrorKind::ConnectionRefused);
-    assert!(!matches!(open.read(&mut [0]), Ok(1..)), "what the agent carried ends with the pod");
+    assert!(!matches!(egret_tests::read(&mut open, &mut [0]), Ok(1..)), "what the agent carried ends with the pod");
     agent.reload(|| lab.write("pods.yaml", &pod.document("")))?;
     assert_eq!(told(outside, nobody), ErrorKind::ConnectionReset);
     assert!(curl(outside, &[&format!("http://{}:9010/x", pod.v4)])?.0.starts_with("GET /x"));

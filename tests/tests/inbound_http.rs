@@ -161,7 +161,7 @@ fn old_and_odd_http_reaches_the_application() -> Result<()> {
         let mut peer = site.dial(from, port)?;
         let old = ask(&mut peer, "GET /old-mark HTTP/1.0\r\nHost: app\r\n\r\n")?;
         assert!(old.head.contains(" 200 ") && old.text().starts_with("/old-mark HTTP/1."), "{way}: {}", old.text());
-        assert_eq!(peer.read(&mut [0])?, 0, "{way}: a connection that HTTP/1.0 did not ask to keep");
+        assert_eq!(egret_tests::read(&mut peer, &mut [0])?, 0, "{way}: a connection that HTTP/1.0 did not ask to keep");
         let mut peer = site.dial(from, port)?;
         for _ in 0..2 {
             let kept = ask(&mut peer, "GET /old-kept HTTP/1.0\r\nHost: app\r\nConnection: keep-alive\r\n\r\n")?;
@@ -180,7 +180,7 @@ fn old_and_odd_http_reaches_the_application() -> Result<()> {
     // The same from outside where only the mesh may: not a byte of HTTP.
     let mut refused = site.dial(site.lab.outside(), PORT)?;
     let _ = refused.get_mut().write_all(UPGRADE.as_bytes());
-    assert!(!matches!(refused.read(&mut [0]), Ok(1..)));
+    assert!(!matches!(egret_tests::read(&mut refused, &mut [0]), Ok(1..)));
     Ok(())
 }
 
@@ -293,7 +293,7 @@ fn ingress_leads_to_loopback_and_unix_sockets() -> Result<()> {
         assert_echoes(&mut site.dial(&site.client.netns, port)?, seen)?;
         let mut outside = site.dial(site.lab.outside(), port)?;
         let _ = outside.get_mut().write_all(b"GET /outside HTTP/1.1\r\nHost: app\r\n\r\n");
-        assert!(!matches!(outside.read(&mut [0]), Ok(1..)), "{port}: STRICT holds for it");
+        assert!(!matches!(egret_tests::read(&mut outside, &mut [0]), Ok(1..)), "{port}: STRICT holds for it");
     }
     assert!(!site.app.stdout().contains("/outside"));
     // The socket goes: 503, and a reason in the log, until it is back.

@@ -115,7 +115,7 @@ fn strict_lets_nothing_else_in() -> Result<()> {
     let mut silent = site.lab.outside().connect(site.at(BANNER))?;
     silent.set_read_timeout(Some(std::time::Duration::from_secs(1)))?;
     let mut byte = [0];
-    let heard = silent.read(&mut byte);
+    let heard = egret_tests::read(&mut silent, &mut byte);
     assert!(!matches!(heard, Ok(1)), "the banner came through");
     // Nor does TLS without a certificate of the mesh help, whether it ends here or would at the application.
     for port in [HEAD, OWN_TLS] {
@@ -160,7 +160,7 @@ fn strict_counts_for_the_next_request() -> Result<()> {
     // The rest of that answer.
     stream.set_read_timeout(Some(std::time::Duration::from_millis(300)))?;
     let mut rest = [0; 4096];
-    while matches!(stream.read(&mut rest), Ok(1..)) {}
+    while matches!(egret_tests::read(&mut stream, &mut rest), Ok(1..)) {}
     stream.set_read_timeout(Some(std::time::Duration::from_secs(10)))?;
     site.set(&agent, &[policy("default", "default", "{mtls: {mode: STRICT}}")])?;
     let answer = ask(&mut stream);

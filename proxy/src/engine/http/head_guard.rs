@@ -207,17 +207,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Core<IO> {
 
     /// Judges what `raw` begins with, where it is a whole head or already too long. False: more bytes are needed.
     fn take_head(&mut self) -> bool {
-        // Empty lines before a request are ignored (RFC 9112 section 2.2).
-        loop {
-            match self.raw[..] {
-                [b'\r', b'\n', ..] => self.raw.advance(2),
-                [b'\n', ..] => self.raw.advance(1),
-                _ => break,
-            }
-            self.scanned = 0;
-        }
-        let Some(length) = head_rules::head_end(&self.raw, self.scanned) else {
-            self.scanned = self.raw.len();
+        let Some(length) = head_rules::find_head(&mut self.raw, &mut self.scanned) else {
             if self.raw.len() > limits::HEAD_BYTES {
                 self.refuse(Violation::TooLarge);
                 return true;
@@ -228,7 +218,6 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Core<IO> {
             }
             return false;
         };
-        self.scanned = 0;
         self.timing = Timing::Nothing;
         self.head_time = limits::HEAD_TIME;
         match head_rules::check(&self.raw[..length]) {

@@ -1,6 +1,7 @@
 //! What an HTTP/1 request head may look like, stricter than the parser behind it where two readings of one message
 //! would be possible (RFC 9112 sections 2.2, 3.2, 5 and 6). What passes here is parsed by hyper without surprise.
 
+use bytes::{Buf, BytesMut};
 use http::Uri;
 
 use super::framing::Framing;
@@ -78,6 +79,22 @@ pub struct Head {
     pub last: bool,
     /// More than HTTP/1.1's plain question and answer: another version, another form of target, CONNECT, Upgrade, Expect.
     pub special: bool,
+}
+
+/// Length of the request head that `raw` begins with, after the empty lines before it, which are ignored (RFC 9112 section
+/// 2.2) and taken away. None: more bytes are needed; `scanned` keeps how far this one looked.
+pub fn find_head(raw: &mut BytesMut, scanned: &mut usize) -> Option<usize> {
+    loop {
+        match raw[..] {
+            [b'\r', b'\n', ..] => raw.advance(2),
+            [b'\n', ..] => raw.advance(1),
+            _ => break,
+        }
+        *scanned = 0;
+    }
+    let found = head_end(raw, *scanned);
+    *scanned = if found.is_some() { 0 } else { raw.len() };
+    found
 }
 
 /// Length of the head that `bytes` begin with, its final empty line included. `scanned` is how much of it earlier calls

@@ -1,7 +1,7 @@
 //! Memory, W7: of a fresh proxy, of idle client connections, of many pods.
 
 use std::{
-    io::{self, Read, Write},
+    io::{self, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream},
     thread::sleep,
     time::Duration,
@@ -116,7 +116,7 @@ fn idle() -> io::Result<TcpStream> {
         head.is_some_and(|end| answer.len() >= end + 4 + upstream::SMALL_BYTES)
     };
     while !whole(&answer) {
-        let count = stream.read(&mut chunk)?;
+        let count = crate::process::read(&mut stream, &mut chunk)?;
         if count == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -130,7 +130,7 @@ fn idle() -> io::Result<TcpStream> {
 
 fn is_open(stream: &mut TcpStream) -> io::Result<bool> {
     stream.set_nonblocking(true)?;
-    match stream.read(&mut [0]) {
+    match crate::process::read(stream, &mut [0]) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
         other => other.map(|_| false),
     }

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http::Request;
 
 pub use self::inlet::{InletBody, InletError};
@@ -137,21 +137,10 @@ impl Server {
 
     /// The head that `raw` begins with; None: more bytes are needed.
     fn take_head(&mut self) -> Option<Next> {
-        // Empty lines before a request are ignored (RFC 9112 section 2.2).
-        loop {
-            match self.raw[..] {
-                [b'\r', b'\n', ..] => self.raw.advance(2),
-                [b'\n', ..] => self.raw.advance(1),
-                _ => break,
-            }
-            self.scanned = 0;
-        }
-        let Some(length) = head_rules::head_end(&self.raw, self.scanned) else {
-            self.scanned = self.raw.len();
+        let Some(length) = head_rules::find_head(&mut self.raw, &mut self.scanned) else {
             let vain = self.raw.len() > limits::HEAD_BYTES || head_rules::is_hopeless(&self.raw);
             return vain.then_some(Next::Unusual(limits::HEAD_TIME));
         };
-        self.scanned = 0;
         let head = self.raw.split_to(length).freeze();
         match request::parse(&head) {
             Ok((request, judged)) if !judged.special => {
