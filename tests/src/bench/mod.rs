@@ -63,7 +63,7 @@ impl Bench<'_> {
     /// How long a load lasts that is measured.
     #[must_use]
     pub fn measure(&self) -> Duration {
-        Duration::from_secs(if self.options.quick { 2 } else { 5 })
+        Duration::from_secs(if self.options.quick { 2 } else { 3 })
     }
 
     /// How long a load lasts before that, until connections are open and caches full.
