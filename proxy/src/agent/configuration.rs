@@ -119,7 +119,11 @@ impl Configuration {
 
     /// Answers what was in force, for which thousands of hosts take milliseconds to let go.
     fn put_in_force(&mut self, fleet: &mut Fleet, batch: Option<&Batch>) -> Arc<Snapshot> {
-        let wanted: Wanted = mesh::enrolled_pods(self.store.objects());
+        let named = |(id, netns)| match netns {
+            mesh::Netns::Named(name) => Some((id, name)),
+            mesh::Netns::OfPod { .. } => None,
+        };
+        let wanted: Wanted = mesh::node_pods(self.store.objects()).enrolled.into_iter().filter_map(named).collect();
         let addresses = fleet.open(&wanted);
         let mesh = self.compile(&addresses, batch);
         self.addresses = addresses;

@@ -14,6 +14,12 @@ pub struct Pod {
     pub ports: Vec<ContainerPort>,
     /// `status.podIPs`, or `status.podIP`.
     pub ips: Vec<std::net::IpAddr>,
+    /// `metadata.uid`, which tells a pod from a later one of the same name; files have none, as a rule.
+    pub uid: String,
+    /// `spec.nodeName`; empty before it is scheduled, and in files.
+    pub node_name: String,
+    /// `status.phase` is Succeeded or Failed: nothing of it runs any more, and its address may be another one's.
+    pub finished: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

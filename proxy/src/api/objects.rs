@@ -55,6 +55,9 @@ pub struct Objects {
     pub sidecars: Kind<sidecar::Sidecar>,
     /// ConfigMap `istio` (key `mesh`) or IstioOperator `spec.meshConfig`; the last one read counts.
     pub mesh_configs: Kind<istio::MeshConfig>,
+    /// The node of a cluster that they are compiled for: its pods are enrolled by label. None: a single host, whose pods say
+    /// themselves where they are.
+    pub node: Option<Arc<str>>,
 }
 
 pub type Kind<S> = BTreeMap<(String, String), Arc<Object<S>>>;
@@ -97,7 +100,7 @@ macro_rules! kinds {
             /// How many there are, of all kinds.
             #[must_use]
             pub fn count(&self) -> usize {
-                let Self { $($field),* } = self;
+                let Self { $($field),*, node: _ } = self;
                 0 $(+ $field.len())*
             }
 

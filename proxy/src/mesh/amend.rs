@@ -184,6 +184,7 @@ fn apart(objects: &Objects) -> Objects {
         authorization_policies: objects.authorization_policies.clone(),
         sidecars: objects.sidecars.clone(),
         mesh_configs: objects.mesh_configs.clone(),
+        node: objects.node.clone(),
     }
 }
 

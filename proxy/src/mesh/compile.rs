@@ -9,7 +9,7 @@ use super::{
     authorization::{Authorization, Shared},
     check::{check, conflicts, selectors},
     clusters::{HolderId, HolderOf, Workshop},
-    enrol::{enrolled, mesh_config, settings},
+    enrol::{Enrolled, enrolled, mesh_config, settings},
     findings::Findings,
     gateway_api,
     gateways::{self, AtGateway, Gateways, Site},
@@ -66,12 +66,14 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
         root: &settings.root_namespace,
         policy: settings.outbound_policy,
     };
-    let mut tables = Tables::new(&rules);
+    let host = objects.node.is_none();
+    let mut tables = Tables::new(&rules, host);
     let mut own_ports = OwnPorts::new(objects, &workshop);
     let mut shared = Shared::default();
     let mut mesh = Mesh::default();
-    for (id, netns, pod) in enrolled {
-        let (volumes, unread) = Volumes::new(pod);
+    for Enrolled { id, netns, pod } in enrolled {
+        let Some(netns) = netns else { continue };
+        let (volumes, unread) = Volumes::new(pod, host);
         for (annotation, error) in unread {
             let field = format!("metadata.annotations.{annotation}");
             workshop.findings.error(pod, &field, format!("{error}: the volumes it means are not known"));
@@ -104,7 +106,7 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
             id: id.clone(),
             service_account: peers::service_account(pod).to_owned(),
             labels: pod.meta.labels.clone(),
-            netns: netns.to_owned(),
+            netns: netns.to_string(),
             identity: peers::identity(&settings.trust_domain, &id.namespace, peers::service_account(pod)),
             locality: locality::of_pod(&pod.meta.labels),
             outbound,
@@ -188,10 +190,10 @@ struct Namespace {
 }
 
 impl Tables {
-    fn new(rules: &Rules) -> Self {
+    fn new(rules: &Rules, host: bool) -> Self {
         let paths: BTreeSet<String> = rules.all.iter().flat_map(|rule| files(&rule.object.spec)).collect();
         let paths: Vec<String> = paths.into_iter().collect();
-        let nobody = Volumes::default();
+        let nobody = Volumes::none(host);
         let places = HashMap::from([(places(&paths, &nobody), 0)]);
         Self {
             paths,

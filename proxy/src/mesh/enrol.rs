@@ -1,6 +1,11 @@
 //! Which pods are enrolled, and the mesh-wide settings.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::PathBuf,
+    sync::Arc,
+};
 
 use super::{
     findings::Findings,
@@ -10,12 +15,73 @@ use crate::api::{Object, Objects, core::Pod, istio::MeshConfig};
 
 /// Names the network namespace of a pod on a single host: a name under /run/netns, or a path.
 pub const NETNS: &str = "egret.dev/netns";
+/// On a pod or its namespace: `true` enrols, `false` leaves alone.
+const ENROLL: &str = "egret.dev/enroll";
+/// On a pod. What Istio's webhook reads.
+const INJECT: &str = "sidecar.istio.io/inject";
+/// On a namespace: `enabled`.
+const INJECTION: &str = "istio-injection";
+/// On a pod or its namespace: `ambient` or `none`.
+const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
+/// On the API server's image of a static pod: the UID that the kubelet knows it by (Kubernetes `ConfigMirrorAnnotationKey`).
+const MIRROR: &str = "kubernetes.io/config.mirror";
 
-/// An enrolled pod, with its network namespace.
-pub type Enrolled<'a> = (WorkloadId, &'a str, &'a Arc<Object<Pod>>);
+/// Where the network namespace of an enrolled pod is found.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Netns {
+    /// The value of `egret.dev/netns`.
+    Named(String),
+    /// By the UID under which the kubelet of this node runs the pod.
+    OfPod { uid: String },
+}
+
+impl fmt::Display for Netns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Named(name) => f.write_str(name),
+            Self::OfPod { uid } => write!(f, "pod {uid}"),
+        }
+    }
+}
+
+/// An enrolled pod.
+pub struct Enrolled<'a> {
+    pub id: WorkloadId,
+    /// None: it is on another node, whose agent serves it.
+    pub netns: Option<Netns>,
+    pub pod: &'a Arc<Object<Pod>>,
+}
+
+/// What an agent has to do with the pods of its machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodePods {
+    /// Those that [`super::compile`] enrols: they must be opened first, for the compiler wants their addresses.
+    pub enrolled: BTreeMap<WorkloadId, Netns>,
+    /// UIDs of the other pods of this node, which go their own way. Of a single host nobody asks.
+    pub left_alone: BTreeSet<String>,
+}
+
+#[must_use]
+pub fn node_pods(objects: &Objects) -> NodePods {
+    let enrolled = enrolled(objects, &mut Findings::default());
+    let enrolled = enrolled.into_iter().filter_map(|one| Some((one.id, one.netns?))).collect();
+    let alone = objects.pods.values().filter(|pod| {
+        let here = objects.node.as_deref().is_some_and(|node| pod.spec.node_name == node);
+        here && !pod.spec.finished && !by_label(objects, pod)
+    });
+    NodePods { enrolled, left_alone: alone.map(|pod| uid(pod).to_owned()).filter(|uid| !uid.is_empty()).collect() }
+}
 
 /// The pods that are enrolled.
 pub fn enrolled<'a>(objects: &'a Objects, findings: &mut Findings) -> Vec<Enrolled<'a>> {
+    match &objects.node {
+        None => enrolled_by_name(objects, findings),
+        Some(node) => enrolled_by_label(objects, node, findings),
+    }
+}
+
+/// On a single host pods say where they are.
+fn enrolled_by_name<'a>(objects: &'a Objects, findings: &mut Findings) -> Vec<Enrolled<'a>> {
     let mut taken: BTreeMap<&str, &Arc<Object<Pod>>> = BTreeMap::new();
     let mut enrolled = Vec::new();
     for pod in objects.pods.values() {
@@ -34,18 +100,88 @@ pub fn enrolled<'a>(objects: &'a Objects, findings: &mut Findings) -> Vec<Enroll
             continue;
         }
         taken.insert(namespace_name(netns), pod);
-        let id = WorkloadId { namespace: pod.meta.namespace.clone(), name: pod.meta.name.clone() };
-        enrolled.push((id, netns, pod));
+        enrolled.push(Enrolled { id: id(pod), netns: Some(Netns::Named(netns.to_owned())), pod });
     }
     enrolled
 }
 
+/// In a cluster labels say who is enrolled, and the kubelet where it is.
+fn enrolled_by_label<'a>(objects: &'a Objects, node: &str, findings: &mut Findings) -> Vec<Enrolled<'a>> {
+    let mut claims: BTreeMap<&str, usize> = BTreeMap::new();
+    for pod in objects.pods.values().filter(|pod| pod.spec.node_name == node) {
+        *claims.entry(uid(pod)).or_default() += 1;
+    }
+    let mut enrolled = Vec::new();
+    for pod in objects.pods.values() {
+        if pod.meta.annotations.contains_key(NETNS) {
+            // Whoever may create pods could name another one's.
+            let message = "ignored: in a cluster the kubelet tells where a pod is";
+            findings.warn(pod, &format!("metadata.annotations.{NETNS}"), message);
+        }
+        if !by_label(objects, pod) {
+            continue;
+        }
+        if pod.spec.node_name != node {
+            enrolled.push(Enrolled { id: id(pod), netns: None, pod });
+            continue;
+        }
+        let uid = uid(pod);
+        if uid.is_empty() {
+            findings.error(pod, "metadata.uid", "missing: without it the pod is not found, and not enrolled");
+        } else if claims.get(uid).is_some_and(|claims| *claims > 1) {
+            let message = format!("{uid} is the UID of several pods of this node: none of them is enrolled");
+            findings.error(pod, "metadata.uid", message);
+        } else {
+            enrolled.push(Enrolled { id: id(pod), netns: Some(Netns::OfPod { uid: uid.to_owned() }), pod });
+        }
+    }
+    enrolled
+}
+
+fn id(pod: &Object<Pod>) -> WorkloadId {
+    WorkloadId { namespace: pod.meta.namespace.clone(), name: pod.meta.name.clone() }
+}
+
+/// The UID by which the kubelet calls the pod's cgroup. That of a static pod is a hash without dashes; as anybody may write
+/// the annotation, nothing that looks like another pod's is believed.
+fn uid(pod: &Object<Pod>) -> &str {
+    let mirrored = pod.meta.annotations.get(MIRROR).map(String::as_str);
+    mirrored.filter(|hash| !hash.is_empty() && hash.bytes().all(|b| b.is_ascii_hexdigit())).unwrap_or(&pod.spec.uid)
+}
+
+/// Whether a pod of a cluster is enrolled: its own word first, then that of its namespace. A pod that says both is left alone.
+fn by_label(objects: &Objects, pod: &Object<Pod>) -> bool {
+    if opted_out(pod) || pod.spec.finished {
+        return false;
+    }
+    let asks = says(pod, ENROLL, &["true"]) || says(pod, DATAPLANE_MODE, &["ambient"]);
+    let injected = pod.meta.labels.get(INJECT).is_some_and(|value| YES.contains(&value.as_str()));
+    if asks || injected {
+        return true;
+    }
+    let namespace = objects.namespaces.get(&(String::new(), pod.meta.namespace.clone()));
+    namespace.is_some_and(|namespace| {
+        !says(namespace, ENROLL, &["false"])
+            && (says(namespace, ENROLL, &["true"])
+                || says(namespace, DATAPLANE_MODE, &["ambient"])
+                || says(namespace, INJECTION, &["enabled"]))
+    })
+}
+
+/// How Istio's webhook writes yes and no.
+const YES: [&str; 4] = ["true", "yes", "y", "on"];
+const NO: [&str; 4] = ["false", "no", "n", "off"];
+
 /// The pod's own namespace is the node's, or it asks to be left alone.
 fn opted_out(pod: &Object<Pod>) -> bool {
-    let says = |key: &str, value: &str| {
-        [&pod.meta.annotations, &pod.meta.labels].iter().any(|map| map.get(key).is_some_and(|own| own == value))
-    };
-    pod.spec.host_network || says("sidecar.istio.io/inject", "false") || says("istio.io/dataplane-mode", "none")
+    let asks = says(pod, ENROLL, &["false"]) || says(pod, INJECT, &NO) || says(pod, DATAPLANE_MODE, &["none"]);
+    pod.spec.host_network || asks
+}
+
+/// As label or as annotation.
+fn says<S>(object: &Object<S>, key: &str, values: &[&str]) -> bool {
+    let maps = [&object.meta.labels, &object.meta.annotations];
+    maps.iter().any(|map| map.get(key).is_some_and(|own| values.contains(&own.as_str())))
 }
 
 /// A name and the path that `ip netns` keeps it under are the same namespace.

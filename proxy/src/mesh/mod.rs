@@ -44,7 +44,7 @@ mod volumes;
 pub use amend::amend;
 pub use authorization::{Attributes, Policies, Verdict};
 pub use compile::compile;
-pub use enrol::NETNS;
+pub use enrol::{NETNS, Netns, NodePods, node_pods};
 pub use host::{authority_host, canonical, covers};
 pub use inbound::*;
 pub use listeners::*;
@@ -54,14 +54,7 @@ pub use routing::*;
 pub use server_tls::*;
 pub use table::*;
 pub use unimported::Unimported;
+pub use volumes::SYSTEM_BUNDLES;
 
 #[cfg(test)]
 mod tests;
-
-/// The pods that [`compile`] will enrol, with the value of their `egret.dev/netns`: what must be opened first, for the
-/// compiler wants their addresses.
-#[must_use]
-pub fn enrolled_pods(objects: &crate::api::Objects) -> std::collections::BTreeMap<WorkloadId, String> {
-    let enrolled = enrol::enrolled(objects, &mut findings::Findings::default());
-    enrolled.into_iter().map(|(id, netns, _)| (id, netns.to_owned())).collect()
-}

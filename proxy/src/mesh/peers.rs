@@ -43,7 +43,13 @@ impl<'a> Peers<'a> {
                 modes
             }
         };
-        for (id, _, pod) in enrolled {
+        let mut enrolled: Vec<_> = enrolled.iter().collect();
+        // Where two claim one address, the one whose namespace bears it has it, else the younger pod: the `status` of a pod
+        // that is going away may name an address that is another's by now.
+        enrolled.sort_by_key(|one| {
+            (bears.get(&one.id).is_some_and(|own| !own.is_empty()), &one.pod.meta.creation_timestamp)
+        });
+        for Enrolled { id, pod, .. } in enrolled {
             let identity = identity(trust_domain, &id.namespace, service_account(pod));
             let captured = gateways.of(id).is_empty().then(|| share(authentications.of(pod).modes));
             let peer = Arc::new(Peer { identity, captured });

@@ -19,12 +19,20 @@ pub struct Volumes {
     volumes: Vec<Volume>,
     /// Those of the sidecar annotations first: rules name what the proxy would see.
     mounts: Vec<VolumeMount>,
+    /// What no mount covers is a file of the host.
+    host: bool,
 }
 
+/// Where distributions keep the CA bundle of the system.
+pub const SYSTEM_BUNDLES: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+
 impl Volumes {
-    /// Also gives the annotations that could not be read, with the reason.
-    pub fn new(pod: &Object<Pod>) -> (Self, Vec<(&'static str, String)>) {
-        let mut volumes = Self { namespace: pod.meta.namespace.clone(), ..Self::default() };
+    /// Also gives the annotations that could not be read, with the reason. `host`: what no mount covers is a file of the host,
+    /// as on a single host. The authors of a cluster's rules have no say over the files of its nodes, where the agent keeps
+    /// the keys of all pods.
+    pub fn new(pod: &Object<Pod>, host: bool) -> (Self, Vec<(&'static str, String)>) {
+        let mut volumes = Self { namespace: pod.meta.namespace.clone(), host, ..Self::default() };
         let mut unread = Vec::new();
         let mut annotation = |name: &'static str| {
             let items = items(pod.meta.annotations.get(name)?);
@@ -44,6 +52,11 @@ impl Volumes {
         (volumes, unread)
     }
 
+    /// Of a pod that mounts nothing.
+    pub fn none(host: bool) -> Self {
+        Self { host, ..Self::default() }
+    }
+
     /// Where the bytes of `path` are. An error where a volume covers it that is neither a Secret nor a ConfigMap, or that
     /// lacks the file.
     pub fn place(&self, path: &str) -> Result<Place, String> {
@@ -58,7 +71,12 @@ impl Volumes {
                 best = Some((root.len(), mount, rest));
             }
         }
-        let Some((_, mount, rest)) = best else { return Ok(Place::Host) };
+        let Some((_, mount, rest)) = best else {
+            if self.host || SYSTEM_BUNDLES.contains(&&*path) {
+                return Ok(Place::Host);
+            }
+            return Err(format!("{path} is in no Secret or ConfigMap that the pod mounts"));
+        };
         let volume = self.volumes.iter().find(|volume| volume.name == mount.name);
         let volume = volume
             .ok_or_else(|| format!("{path} is mounted from the volume {}, which the pod does not have", mount.name))?;

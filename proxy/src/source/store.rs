@@ -90,6 +90,14 @@ impl Copies {
 type Held<'a> = Vec<(&'a Path, &'a AnyObject)>;
 
 impl Store {
+    /// For an agent of a cluster: the objects are those of this node.
+    #[must_use]
+    pub fn of_node(node: Option<&str>) -> Self {
+        let mut store = Self::default();
+        store.objects.node = node.map(Into::into);
+        store
+    }
+
     /// Every object in force.
     #[must_use]
     pub fn objects(&self) -> &Objects {

@@ -15,7 +15,7 @@ use super::{
     inspect::{self, CertificateSummary},
     material::{Blob, RawTrust},
 };
-use crate::limits::WARNED_CERTIFICATES;
+use crate::{limits::WARNED_CERTIFICATES, mesh::SYSTEM_BUNDLES};
 
 #[derive(Debug)]
 pub(super) enum Trust {
@@ -115,10 +115,6 @@ pub(super) struct SystemBundle {
     anchors: Vec<TrustAnchor<'static>>,
 }
 
-/// Where distributions keep it.
-const USUAL: [&str; 3] =
-    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
-
 impl PartialEq for SystemBundle {
     fn eq(&self, other: &Self) -> bool {
         self.certificates == other.certificates
@@ -156,7 +152,7 @@ impl SystemBundle {
             (Ok(usual), Ok(path)) => usual == path,
             _ => false,
         };
-        USUAL.iter().any(|usual| Path::new(usual) == path) || Self::paths().iter().any(same)
+        SYSTEM_BUNDLES.iter().any(|usual| Path::new(usual) == path) || Self::paths().iter().any(same)
     }
 
     /// The paths to watch for a changed bundle.
@@ -168,7 +164,7 @@ impl SystemBundle {
             })
             .unwrap_or_default();
         if file.is_none() && folders.is_empty() {
-            return USUAL.iter().map(PathBuf::from).filter(|path| path.exists()).collect();
+            return SYSTEM_BUNDLES.iter().map(PathBuf::from).filter(|path| path.exists()).collect();
         }
         file.into_iter().chain(folders).collect()
     }

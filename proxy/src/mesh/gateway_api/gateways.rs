@@ -71,10 +71,10 @@ pub fn convert(objects: &Objects, findings: &mut Findings) -> (Gateways, Vec<Arc
             }
         }
         let pods = enrolled(objects, &mut Findings::default());
-        let here = pods.iter().filter(|(id, _, pod)| {
-            id.namespace == object.meta.namespace && selects(&served.selector, &pod.meta.labels)
-        });
-        served.pods = here.map(|(id, ..)| id.name.clone()).collect();
+        let here = pods
+            .iter()
+            .filter(|one| one.id.namespace == object.meta.namespace && selects(&served.selector, &one.pod.meta.labels));
+        served.pods = here.map(|one| one.id.name.clone()).collect();
         gateways.served.insert(name.clone(), served);
     }
     (gateways, services)

@@ -35,7 +35,7 @@ impl<'a> Gateways<'a> {
         sorted.sort_by(|a, b| object_order(&a.meta, &b.meta));
         let mut used = vec![false; sorted.len()];
         let mut by_pod = HashMap::new();
-        for (id, _, pod) in enrolled {
+        for Enrolled { id, pod, .. } in enrolled {
             let selector = |gateway: &Object<Gateway>| {
                 let near = gateway.spec.pods_of.as_ref().is_none_or(|namespace| *namespace == id.namespace);
                 near && selects(&gateway.spec.selector, &pod.meta.labels)

@@ -55,7 +55,8 @@ pub struct PodsByNamespace<'a> {
 impl<'a> PodsByNamespace<'a> {
     pub fn new(objects: &'a Objects, peers: &'a Peers<'a>) -> Self {
         let mut pods: HashMap<&str, Near<'_>> = HashMap::new();
-        for pod in objects.pods.values() {
+        // The address of a pod that has ended may be another one's by now.
+        for pod in objects.pods.values().filter(|pod| !pod.spec.finished) {
             let id = WorkloadId { namespace: pod.meta.namespace.clone(), name: pod.meta.name.clone() };
             let ips = peers.addresses(&id, pod);
             if !ips.is_empty() {

@@ -4,6 +4,7 @@ mod amend;
 mod authorization;
 mod credentials;
 mod egress;
+mod enrol;
 mod gateway_api;
 mod gateways;
 mod guards;

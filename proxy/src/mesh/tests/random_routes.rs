@@ -388,12 +388,12 @@ fn unshared(objects: &Objects) -> BTreeMap<WorkloadId, Outbound> {
     let authorization = Authorization::new(&objects, &settings, findings);
     let auto_mtls = settings.auto_mtls && peers.any_captured();
     let mut tables = BTreeMap::new();
-    for (id, _, pod) in enrolled {
+    for enrol::Enrolled { id, pod, .. } in enrolled {
         let mut workshop = Workshop::new(&objects, &rules, config, auto_mtls, &authorization, findings);
         let (namespace, labels) = (pod.meta.namespace.as_str(), &pod.meta.labels);
         let selected = rules.selected(namespace, labels);
         let client = Client { namespace, selected: &selected };
-        let (volumes, _) = Volumes::new(pod);
+        let (volumes, _) = Volumes::new(pod, true);
         let holder = HolderOf { id: HolderId { namespace: 0, places: 0 }, namespace, volumes: &volumes };
         let selection = Selection::new(&mut workshop, scope, client);
         tables.insert(id, selection.table(&mut workshop, scope, (client, labels), holder, None).0);

@@ -16,7 +16,7 @@ use crate::api::{
 };
 
 const POD_READ: &[&str] =
-    &["serviceAccountName", "serviceAccount", "hostNetwork", "volumes", "containers", "initContainers"];
+    &["serviceAccountName", "serviceAccount", "nodeName", "hostNetwork", "volumes", "containers", "initContainers"];
 const POD_IGNORED: &[&str] = &[
     "activeDeadlineSeconds",
     "affinity",
@@ -32,7 +32,6 @@ const POD_IGNORED: &[&str] = &[
     "hostname",
     "hostnameOverride",
     "imagePullSecrets",
-    "nodeName",
     "nodeSelector",
     "os",
     "overhead",
@@ -89,6 +88,7 @@ pub fn pod(root: &Fields<'_>, meta: &ObjectMeta) -> Pod {
         if let Some(name) = fields.string("serviceAccountName").or_else(|| fields.string("serviceAccount")) {
             pod.service_account_name = name;
         }
+        pod.node_name = fields.string("nodeName").unwrap_or_default();
         pod.host_network = fields.get("hostNetwork").and_then(|f| f.boolean()).unwrap_or_default();
         pod.volumes = fields.each("volumes", volume);
         for container in fields.items("containers").iter().chain(&fields.items("initContainers")) {
@@ -99,6 +99,11 @@ pub fn pod(root: &Fields<'_>, meta: &ObjectMeta) -> Pod {
     }
     if let Some(status) = root.get("status") {
         pod.ips = addresses(&status);
+        let phase = status.node.get("phase").and_then(Node::text);
+        pod.finished = matches!(phase, Some("Succeeded" | "Failed"));
+    }
+    if let Some(uid) = root.get("metadata").and_then(|metadata| metadata.node.get("uid")?.text().map(str::to_owned)) {
+        pod.uid = uid;
     }
     pod
 }
@@ -179,13 +184,16 @@ fn annotations(root: &Fields<'_>, meta: &ObjectMeta) {
             {
                 field.error(format!("\"{value}\" is not one of \"true\", \"false\""));
             }
+            "egret.dev/enroll" if !matches!(value, "true" | "false") => {
+                field.error(format!("\"{value}\" is not one of \"true\", \"false\""));
+            }
             "istio.io/dataplane-mode" if !matches!(value, "none" | "ambient") => {
                 field.error(format!("\"{value}\" is not one of none, ambient"));
             }
             _ => {}
         }
     }
-    let known = ["egret.dev/netns"];
+    let known = ["egret.dev/netns", "egret.dev/enroll"];
     for (key, field) in fields.iter().filter(|(key, _)| key.starts_with("egret.dev/") && !known.contains(key)) {
         if meta.annotations.contains_key(*key) {
             field.warn(format!("annotation {key} is not known; there is {}", known.join(", ")));
