@@ -5,7 +5,12 @@ mod fleet;
 mod shared;
 mod state_dir;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use tokio::{
@@ -16,7 +21,7 @@ use tokio::{
 use self::{configuration::Configuration, fleet::Fleet, shared::Shared, state_dir::StateDir};
 use crate::{
     admin,
-    capture::Capture,
+    capture::{self, Capture, Removed},
     engine::{Engine, workers::Workers},
     identity::Identities,
     limits,
@@ -34,6 +39,14 @@ pub struct Options {
     pub admin: SocketAddr,
     pub state_dir: PathBuf,
     pub drain_timeout: Duration,
+}
+
+/// Detaches and removes what outlives the agent with this state folder.
+pub fn uninstall(state_dir: &Path) -> anyhow::Result<Removed> {
+    // The cgroup of an agent that runs in a container is found by nobody else: its lock tells that it runs.
+    let lock = state_dir.exists().then(|| StateDir::lock(state_dir)).transpose();
+    let _lock = lock.context("an agent is still running")?;
+    Ok(capture::uninstall(&instance(state_dir))?)
 }
 
 /// Runs the agent until it is told to stop: SIGTERM, SIGINT or `POST /drain`, then what is in flight has

@@ -41,6 +41,7 @@ fn program_of(hook: &'static str) -> &'static str {
 pub(super) fn start(options: &Options) -> Result<Capture, CaptureError> {
     let pins = Pins::of(&options.instance)?;
     preflight::check()?;
+    cgroup::join_host_namespace();
     let root = cgroup::root()?;
     let (proxy_cgroup, _lock) = cgroup::enter(&root, &options.instance)?;
     let root = File::open(&root).map_err(|error| CaptureError::Cgroup { path: root, error })?;

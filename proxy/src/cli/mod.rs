@@ -88,7 +88,7 @@ fn start(run: Run, agent: &client::Agent) -> anyhow::Result<()> {
 }
 
 fn uninstall(state_dir: &Path, out: &mut impl io::Write) -> anyhow::Result<()> {
-    let removed = capture::uninstall(&agent::instance(state_dir))?;
+    let removed = agent::uninstall(state_dir)?;
     if removed == capture::Removed::default() {
         writeln!(out, "nothing of egret is left on this machine")?;
         return Ok(());
