@@ -8,6 +8,7 @@
 
 mod agent;
 pub mod bench;
+pub mod kube;
 mod lab;
 mod netns;
 pub mod objects;
