@@ -45,7 +45,7 @@ fn cluster(host: &str, port: u16, protocol: Protocol, discovery: Discovery, tls:
         locality: None,
         warmup: None,
         outlier: None,
-        pool: Pool {
+        pool: Arc::new(Pool {
             connect_timeout: Duration::from_secs(10),
             max_connections: None,
             max_pending_requests: None,
@@ -59,7 +59,7 @@ fn cluster(host: &str, port: u16, protocol: Protocol, discovery: Discovery, tls:
             use_client_protocol: false,
             max_concurrent_streams: None,
             tcp_keepalive: None,
-        },
+        }),
         destination_rule: matches!(tls, UpstreamTls::Originate(_)).then(|| id("DestinationRule", "originate")),
         policies: None,
         tls,

@@ -79,11 +79,11 @@ pub struct Subset {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrafficPolicy {
-    // Large, and given by few of many rules.
+    // Each is large, and given by some of many rules and levels only.
     pub load_balancer: Option<Box<LoadBalancing>>,
     pub connection_pool: Option<Box<ConnectionPool>>,
-    pub outlier_detection: Option<OutlierDetection>,
-    pub tls: Option<ClientTls>,
+    pub outlier_detection: Option<Box<OutlierDetection>>,
+    pub tls: Option<Box<ClientTls>>,
     /// Each replaces the settings above as a whole for its port.
     pub port_level_settings: Vec<(u16, TrafficPolicy)>,
 }

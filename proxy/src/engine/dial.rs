@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     mesh::{
-        Cluster, Discovery, Endpoint, EndpointAddress, HashKey, Keepalive, LoadBalancer, Pool, Protocol, UpstreamTls,
+        Cluster, Discovery, Endpoint, EndpointAddress, HashKey, Keepalive, LoadBalancer, Protocol, UpstreamTls,
         authority_host,
     },
     tls::{ClientContext, UpstreamName, alpn_is_h2},
@@ -127,7 +127,7 @@ pub fn passthrough() -> &'static Arc<Cluster> {
             locality: None,
             warmup: None,
             outlier: None,
-            pool: Pool::default(),
+            pool: Arc::default(),
             tls: UpstreamTls::Plain,
             mesh_external: true,
             service: crate::api::ObjectId {

@@ -28,12 +28,13 @@ pub struct Cluster {
     pub discovery: Discovery,
     pub load_balancer: LoadBalancer,
     /// `consistentHash`: goes before `load_balancer`.
-    pub hash: Option<ConsistentHash>,
+    pub hash: Option<Box<ConsistentHash>>,
     /// None: localities are not looked at.
-    pub locality: Option<LocalitySetting>,
-    pub warmup: Option<Warmup>,
-    pub outlier: Option<OutlierDetection>,
-    pub pool: Pool,
+    pub locality: Option<Box<LocalitySetting>>,
+    pub warmup: Option<Box<Warmup>>,
+    pub outlier: Option<Box<OutlierDetection>>,
+    /// Shared by all clusters that have the same.
+    pub pool: Arc<Pool>,
     pub tls: UpstreamTls,
     pub mesh_external: bool,
     /// The object that defines the service (ServiceEntry or Service).
@@ -106,10 +107,22 @@ impl Endpoint {
     /// An endpoint outside the mesh, of no known place.
     #[must_use]
     pub fn new(address: EndpointAddress, weight: u32) -> Self {
-        // Made anew for each request where names are resolved: what is empty is shared, not allocated.
+        Self { address, weight, locality: Self::no_locality(), labels: Self::no_labels(), peer: None }
+    }
+
+    /// No known locality. Endpoints are made by the thousand, and anew for each request where names are resolved: what is
+    /// empty is shared, not allocated.
+    #[must_use]
+    pub fn no_locality() -> Arc<str> {
         static NOWHERE: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
+        NOWHERE.clone()
+    }
+
+    /// No labels, shared likewise.
+    #[must_use]
+    pub fn no_labels() -> Arc<BTreeMap<String, String>> {
         static NO_LABELS: LazyLock<Arc<BTreeMap<String, String>>> = LazyLock::new(Arc::default);
-        Self { address, weight, locality: NOWHERE.clone(), labels: NO_LABELS.clone(), peer: None }
+        NO_LABELS.clone()
     }
 }
 
@@ -159,7 +172,7 @@ pub use crate::api::istio::{
 };
 
 /// `connectionPool` with defaults filled in. `None`: no limit.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Pool {
     pub connect_timeout: Duration,
     pub max_connections: Option<u32>,

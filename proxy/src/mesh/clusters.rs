@@ -47,6 +47,7 @@ pub struct Workshop<'a> {
     /// Endpoints of clusters that go by the address dialled, as far as objects list them.
     listed: HashMap<*const Cluster, Vec<Endpoint>>,
     at_gateways: HashMap<*const Cluster, Arc<Cluster>>,
+    pools: HashSet<Arc<Pool>>,
     settings: HashSet<Arc<TlsSettings>>,
     tls_contexts: HashSet<Arc<TlsContextSettings>>,
     /// Of gateways' servers.
@@ -120,6 +121,7 @@ impl<'a> Workshop<'a> {
             made: HashMap::new(),
             listed: HashMap::new(),
             at_gateways: HashMap::new(),
+            pools: HashSet::new(),
             settings: HashSet::new(),
             tls_contexts: HashSet::new(),
             server_settings: HashSet::new(),
@@ -233,10 +235,10 @@ impl<'a> Workshop<'a> {
             protocol: port.protocol,
             discovery,
             load_balancer: policy.load_balancer.map(|balancing| balancing.simple).unwrap_or_default(),
-            hash: policy.load_balancer.and_then(|balancing| balancing.consistent_hash.clone()),
-            locality,
-            warmup: policy.load_balancer.and_then(|balancing| balancing.warmup),
-            outlier: policy.outlier.copied(),
+            hash: policy.load_balancer.and_then(|balancing| balancing.consistent_hash.clone()).map(Box::new),
+            locality: locality.map(Box::new),
+            warmup: policy.load_balancer.and_then(|balancing| balancing.warmup).map(Box::new),
+            outlier: policy.outlier.copied().map(Box::new),
             pool,
             tls,
             mesh_external: entry.body.mesh_external,
@@ -287,10 +289,10 @@ impl<'a> Workshop<'a> {
     }
 
     /// `connectionPool`, with the mesh's defaults where it says nothing.
-    pub fn pool(&self, pool: Option<&ConnectionPool>) -> Pool {
+    pub fn pool(&mut self, pool: Option<&ConnectionPool>) -> Arc<Pool> {
         let none = ConnectionPool::default();
         let pool = pool.unwrap_or(&none);
-        Pool {
+        let made = Pool {
             connect_timeout: pool.tcp_connect_timeout.unwrap_or(self.connect_timeout),
             max_connections: pool.tcp_max_connections,
             max_pending_requests: pool.http1_max_pending_requests,
@@ -305,7 +307,8 @@ impl<'a> Workshop<'a> {
             use_client_protocol: pool.http_use_client_protocol,
             max_concurrent_streams: pool.http_max_concurrent_streams,
             tcp_keepalive: pool.tcp_keepalive,
-        }
+        };
+        shared(&mut self.pools, Arc::new(made))
     }
 }
 

@@ -68,7 +68,7 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
     };
     let host = objects.node.is_none();
     let mut tables = Tables::new(&rules, host);
-    let mut own_ports = OwnPorts::new(objects, &workshop);
+    let mut own_ports = OwnPorts::new(objects, &mut workshop);
     let mut shared = Shared::default();
     let mut mesh = Mesh::default();
     for Enrolled { id, netns, pod } in enrolled {

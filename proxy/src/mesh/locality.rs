@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use super::table::Endpoint;
 use crate::api::istio::WorkloadEntry;
 
 /// Istio's label for a locality; `.` stands for `/`, which labels may not bear.
@@ -18,7 +19,7 @@ pub fn of_pod(labels: &BTreeMap<String, String>) -> Arc<str> {
     let parts = TOPOLOGY.map(|label| labels.get(label).map_or("", String::as_str));
     // A zone without its region says nothing, as in Istio.
     let known = parts.iter().take_while(|part| !part.is_empty()).copied().collect::<Vec<_>>();
-    Arc::from(known.join("/"))
+    if known.is_empty() { Endpoint::no_locality() } else { Arc::from(known.join("/")) }
 }
 
 pub fn of_entry(entry: &WorkloadEntry) -> Arc<str> {

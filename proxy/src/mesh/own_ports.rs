@@ -72,15 +72,15 @@ struct Declared {
     host: String,
     protocol: Protocol,
     application: Application,
-    pool: Pool,
+    pool: Arc<Pool>,
     tls: Option<DownstreamTls>,
 }
 
 impl<'a> OwnPorts<'a> {
-    pub fn new(objects: &'a Objects, workshop: &Workshop<'_>) -> Self {
+    pub fn new(objects: &'a Objects, workshop: &mut Workshop<'_>) -> Self {
         Self {
             services: Services::new(objects),
-            any: Arc::new(undeclared(workshop.pool(None))),
+            any: Arc::new(undeclared(&workshop.pool(None))),
             ports: HashMap::new(),
             tables: HashMap::new(),
         }
@@ -153,13 +153,13 @@ impl Declared {
     /// Of two declarations by the same object.
     fn is(&self, made: &InboundPort) -> bool {
         let same = made.protocol == self.protocol && made.tls == self.tls;
-        same && made.cluster.pool == open(self.pool.clone(), self.protocol)
+        same && made.cluster.pool == open(&self.pool, self.protocol)
             && made.cluster.discovery == Discovery::Application(self.application.clone())
     }
 
     fn made(self, port: u16) -> InboundPort {
         let name = format!("inbound|{port}||");
-        let mut cluster = cluster(name, port, self.protocol, self.application, self.pool);
+        let mut cluster = cluster(name, port, self.protocol, self.application, &self.pool);
         (cluster.host, cluster.service) = (self.host, self.by);
         let cluster = Arc::new(cluster);
         let host = Arc::new(VirtualHost::of_cluster(format!("inbound|http|{port}"), cluster.clone()));
@@ -192,7 +192,7 @@ fn original_source(pod: &Object<Pod>, findings: &mut Findings) -> bool {
 impl Default for InboundTable {
     /// Nothing declares a port, and nothing speaks of mesh mTLS.
     fn default() -> Self {
-        static ANY: LazyLock<Arc<InboundPort>> = LazyLock::new(|| Arc::new(undeclared(Pool::default())));
+        static ANY: LazyLock<Arc<InboundPort>> = LazyLock::new(|| Arc::new(undeclared(&Arc::default())));
         Self {
             modes: Arc::default(),
             said_by: Vec::new(),
@@ -204,18 +204,21 @@ impl Default for InboundTable {
     }
 }
 
-fn undeclared(pool: Pool) -> InboundPort {
+fn undeclared(pool: &Arc<Pool>) -> InboundPort {
     let cluster = Arc::new(cluster(PASSTHROUGH.to_owned(), 0, Protocol::Auto, Application::Dialled, pool));
     let host = VirtualHost::of_cluster("inbound|http|0".to_owned(), cluster.clone());
     InboundPort { protocol: Protocol::Auto, cluster, host: Arc::new(host), tls: None, ingress: None }
 }
 
 /// Where nothing is declared, the application speaks what its clients do.
-fn open(pool: Pool, protocol: Protocol) -> Pool {
-    Pool { use_client_protocol: pool.use_client_protocol || protocol == Protocol::Auto, ..pool }
+fn open(pool: &Arc<Pool>, protocol: Protocol) -> Arc<Pool> {
+    if pool.use_client_protocol || protocol != Protocol::Auto {
+        return pool.clone();
+    }
+    Arc::new(Pool { use_client_protocol: true, ..(**pool).clone() })
 }
 
-fn cluster(name: String, port: u16, protocol: Protocol, application: Application, pool: Pool) -> Cluster {
+fn cluster(name: String, port: u16, protocol: Protocol, application: Application, pool: &Arc<Pool>) -> Cluster {
     Cluster {
         name,
         host: String::new(),

@@ -193,7 +193,8 @@ impl Entry {
     /// The endpoints with these labels where there is no address dialled to go by, as for what comes through a gateway.
     pub fn listed(&self, port: &EntryPort, labels: &BTreeMap<String, String>) -> Vec<Endpoint> {
         let chosen = self.body.backends.iter().filter(|backend| selects(labels, &backend.labels));
-        chosen.filter_map(|backend| backend.endpoint(port)).collect()
+        // Tables of thousands of these stay: no room for more.
+        chosen.filter_map(|backend| backend.endpoint(port)).collect::<Box<[_]>>().into_vec()
     }
 
     /// The same with the labels of each endpoint, for rules that compare them.
@@ -242,8 +243,16 @@ impl Target {
 
 impl Backend {
     fn new(address: Address, weight: u32) -> Self {
-        let (overrides, container_ports, labels) = Default::default();
-        Self { address, overrides, container_ports, labels, weight, locality: Arc::from(""), peer: None }
+        let (overrides, container_ports) = Default::default();
+        Self {
+            address,
+            overrides,
+            container_ports,
+            labels: Endpoint::no_labels(),
+            weight,
+            locality: Endpoint::no_locality(),
+            peer: None,
+        }
     }
 
     /// None: a pod without the named port.
@@ -264,7 +273,7 @@ impl Backend {
             Address::Name(_) => return None,
         };
         let (locality, peer) = (self.locality.clone(), self.peer.clone());
-        Some(Endpoint { address, weight: self.weight, locality, labels: Arc::default(), peer })
+        Some(Endpoint { address, weight: self.weight, locality, labels: Endpoint::no_labels(), peer })
     }
 
     fn target(&self, port: &EntryPort) -> Option<DnsTarget> {

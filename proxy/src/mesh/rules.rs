@@ -267,7 +267,7 @@ impl Merged {
 
     /// TLS of the top policy, for ports without a level of their own.
     pub fn top_tls(&self) -> Option<&ClientTls> {
-        self.policy.as_ref()?.spec.traffic_policy.as_ref()?.tls.as_ref()
+        self.policy.as_ref()?.spec.traffic_policy.as_ref()?.tls.as_deref()
     }
 }
 
@@ -290,7 +290,7 @@ struct Scope<'a> {
 
 impl<'a> Scope<'a> {
     fn settings(&self) -> Policy<'a> {
-        let tls = self.policy.tls.as_ref().map(|settings| Tls {
+        let tls = self.policy.tls.as_deref().map(|settings| Tls {
             settings,
             object: self.object,
             field: format!("{}.tls", self.field),
@@ -298,7 +298,7 @@ impl<'a> Scope<'a> {
         Policy {
             load_balancer: self.policy.load_balancer.as_deref(),
             pool: self.policy.connection_pool.as_deref(),
-            outlier: self.policy.outlier_detection.as_ref(),
+            outlier: self.policy.outlier_detection.as_deref(),
             tls,
         }
     }
@@ -319,9 +319,9 @@ pub fn every_tls(rule: &DestinationRule) -> Vec<(String, &ClientTls)> {
     });
     let mut found = Vec::new();
     for (field, policy) in top.into_iter().chain(subsets) {
-        found.extend(policy.tls.as_ref().map(|tls| (format!("{field}.tls"), tls)));
+        found.extend(policy.tls.as_deref().map(|tls| (format!("{field}.tls"), tls)));
         for (index, (_, level)) in policy.port_level_settings.iter().enumerate() {
-            found.extend(level.tls.as_ref().map(|tls| (format!("{field}.portLevelSettings[{index}].tls"), tls)));
+            found.extend(level.tls.as_deref().map(|tls| (format!("{field}.portLevelSettings[{index}].tls"), tls)));
         }
     }
     found

@@ -153,9 +153,9 @@ impl ClusterState {
             return Some(0);
         }
         let now = Instant::now();
-        let ejected = self.outliers.view(cluster.outlier.as_ref(), candidates, fixed(&cluster.discovery), now);
+        let ejected = self.outliers.view(cluster.outlier.as_deref(), candidates, fixed(&cluster.discovery), now);
         if candidates.len() < 2 {
-            let panic = cluster.outlier.is_some_and(|outlier| outlier.min_health_percent > 0);
+            let panic = cluster.outlier.as_ref().is_some_and(|outlier| outlier.min_health_percent > 0);
             return (!candidates.is_empty() && (ejected.is_none() || panic)).then_some(0);
         }
         let mut open = self.open(wish, candidates, ejected.as_deref());
@@ -195,7 +195,7 @@ impl ClusterState {
     /// Those whose turn it is, health and locality considered.
     fn open(&self, wish: &Wish<'_>, candidates: &[Endpoint], ejected: Option<&[bool]>) -> Vec<Share> {
         let cluster = wish.cluster;
-        let panic = cluster.outlier.map_or(0, |outlier| outlier.min_health_percent);
+        let panic = cluster.outlier.as_ref().map_or(0, |outlier| outlier.min_health_percent);
         let indices = match (&cluster.locality, &wish.from) {
             (Some(setting), Some(from)) => {
                 let plan = locality::plan(setting, cluster.outlier.is_some(), from, candidates);

@@ -49,7 +49,7 @@ pub fn own_port(port: u16, protocol: Protocol, application: Application) -> Inbo
         port,
         protocol,
         discovery: Discovery::Application(application),
-        pool: Pool { use_client_protocol: true, ..Pool::default() },
+        pool: Arc::new(Pool { use_client_protocol: true, ..Pool::default() }),
         mesh_external: false,
         ..cluster("", &[], UpstreamTls::Plain)
     });

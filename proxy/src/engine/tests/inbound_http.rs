@@ -314,7 +314,7 @@ async fn the_limits_of_the_port_count() {
     let app = echo().await;
     let InboundPort { cluster, protocol, .. } = own_port(app.port(), Protocol::Tcp, Application::Dialled);
     let pool = Pool { max_connections: Some(1), ..Pool::default() };
-    let cluster = Arc::new(Cluster { pool, ..Cluster::clone(&cluster) });
+    let cluster = Arc::new(Cluster { pool: Arc::new(pool), ..Cluster::clone(&cluster) });
     let host = Arc::new(VirtualHost::of_cluster("a".into(), cluster.clone()));
     let port = Arc::new(InboundPort { protocol, cluster, host, tls: None, ingress: None });
     let table = InboundTable { ports: [(app.port(), port)].into(), ..InboundTable::default() };

@@ -31,7 +31,7 @@ fn somewhere() -> SocketAddr {
 async fn max_connections_is_a_limit_for_each_cluster() {
     let upstream = echo().await;
     let mut service = cluster("a.example", &[upstream], UpstreamTls::Plain);
-    service.pool.max_connections = Some(1);
+    Arc::make_mut(&mut service.pool).max_connections = Some(1);
     let lab = lab(tcp_service(80, service));
     let mut first = lab.connect(somewhere()).await;
     first.write_all(b"x").await.unwrap();
@@ -153,9 +153,9 @@ async fn idle_and_long_connections_end() {
         let mut service = cluster("a.example", &[greeter().await], UpstreamTls::Plain);
         let short = Duration::from_millis(300);
         if idle {
-            service.pool.tcp_idle_timeout = short;
+            Arc::make_mut(&mut service.pool).tcp_idle_timeout = short;
         } else {
-            service.pool.max_connection_duration = Some(short);
+            Arc::make_mut(&mut service.pool).max_connection_duration = Some(short);
         }
         let lab = lab(tcp_service(80, service));
         let begun = Instant::now();

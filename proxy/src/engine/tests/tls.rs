@@ -90,7 +90,7 @@ fn tls_lab(host: &str, upstream: SocketAddr, ca: &str, connect_timeout: Duration
     let settings = settings(&path);
     let contexts = Contexts::build(&Contexts::default(), [settings.clone()], [], &Files);
     let mut service = cluster(host, &[upstream], UpstreamTls::Originate(settings));
-    service.pool.connect_timeout = connect_timeout;
+    Arc::make_mut(&mut service.pool).connect_timeout = connect_timeout;
     lab_with(tcp_service(80, service), contexts, Arc::new(HostSockets))
 }
 

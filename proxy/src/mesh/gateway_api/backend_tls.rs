@@ -213,21 +213,22 @@ impl Secured {
 
     /// TLS of an author's own stays.
     fn enter(&self, policy: &mut TrafficPolicy) {
-        let bare = |tls: &Option<ClientTls>| tls.as_ref().is_none_or(|tls| tls.mode == TlsMode::Disable);
+        let bare = |tls: &Option<Box<ClientTls>>| tls.as_ref().is_none_or(|tls| tls.mode == TlsMode::Disable);
         for (port, level) in &mut policy.port_level_settings {
             if let Some(tls) = self.ports.get(port).or(self.whole.as_ref()).filter(|_| bare(&level.tls)) {
-                level.tls = Some(tls.clone());
+                level.tls = Some(Box::new(tls.clone()));
             }
         }
         for (port, tls) in &self.ports {
             if policy.port_level_settings.iter().all(|(other, _)| other != port) && bare(&policy.tls) {
                 // A port level stands for itself: it takes what the rule says for all ports along.
-                let level = TrafficPolicy { tls: Some(tls.clone()), port_level_settings: Vec::new(), ..policy.clone() };
+                let tls = Some(Box::new(tls.clone()));
+                let level = TrafficPolicy { tls, port_level_settings: Vec::new(), ..policy.clone() };
                 policy.port_level_settings.push((*port, level));
             }
         }
         if let Some(tls) = self.whole.as_ref().filter(|_| bare(&policy.tls)) {
-            policy.tls = Some(tls.clone());
+            policy.tls = Some(Box::new(tls.clone()));
         }
     }
 }

@@ -70,7 +70,7 @@ fn spoken(listener: &IngressListener) -> Protocol {
     }
 }
 
-fn pool(workshop: &Workshop<'_>, listener: &IngressListener, sidecar: &Object<Sidecar>) -> Pool {
+fn pool(workshop: &mut Workshop<'_>, listener: &IngressListener, sidecar: &Object<Sidecar>) -> Arc<Pool> {
     workshop.pool(listener.connection_pool.as_ref().or(sidecar.spec.inbound_pool.as_ref()))
 }
 

@@ -30,12 +30,12 @@ fn each_level_replaces_what_it_has() {
                   {name: port, trafficPolicy: {portLevelSettings: [{port: {number: 80}, loadBalancer: {simple: RANDOM}}]}}]";
     let seen = |name: &str| {
         let cluster = cluster("", policy, name);
-        let hash = match &cluster.hash {
+        let hash = match cluster.hash.as_deref() {
             Some(ConsistentHash { key: HashKey::Header(name), ring: HashRing::Ring { minimum: 1024 } }) => name.clone(),
             None => String::new(),
             other => panic!("{other:?}"),
         };
-        let outlier = cluster.outlier.map(|outlier| (outlier.consecutive_5xx, outlier.interval.as_secs()));
+        let outlier = cluster.outlier.as_ref().map(|outlier| (outlier.consecutive_5xx, outlier.interval.as_secs()));
         (hash, outlier, cluster.pool.max_retries, cluster.load_balancer)
     };
     use LoadBalancer::*;
@@ -54,7 +54,7 @@ fn each_level_replaces_what_it_has() {
     assert_eq!(whole.pool.tcp_keepalive.unwrap().time, Some(Duration::from_secs(4)));
     assert_eq!(whole.warmup, None);
     let own = cluster("", policy, "outbound|80|own|x.com");
-    assert_eq!(own.warmup.unwrap().duration, Duration::from_secs(30));
+    assert_eq!(own.warmup.as_ref().unwrap().duration, Duration::from_secs(30));
 }
 
 #[test]

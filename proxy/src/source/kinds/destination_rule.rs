@@ -70,6 +70,7 @@ fn traffic_policy(field: &Field<'_>) -> Option<TrafficPolicy> {
         }
         policy.port_level_settings.push((port, settings));
     }
+    policy.port_level_settings.shrink_to_fit();
     Some(policy)
 }
 
@@ -78,8 +79,8 @@ fn settings(fields: &Fields<'_>) -> TrafficPolicy {
     TrafficPolicy {
         load_balancer: fields.get("loadBalancer").and_then(|f| load_balancer(&f)).map(Box::new),
         connection_pool: fields.get("connectionPool").and_then(|f| connection_pool(&f)).map(Box::new),
-        outlier_detection: fields.get("outlierDetection").and_then(|f| outlier_detection(&f)),
-        tls: fields.get("tls").and_then(|f| client_tls(&f)),
+        outlier_detection: fields.get("outlierDetection").and_then(|f| outlier_detection(&f)).map(Box::new),
+        tls: fields.get("tls").and_then(|f| client_tls(&f)).map(Box::new),
         port_level_settings: Vec::new(),
     }
 }

@@ -61,7 +61,7 @@ pub fn service_entry(root: &Fields<'_>) -> Option<ServiceEntry> {
         None => Resolution::None,
     };
     let entry = ServiceEntry {
-        hosts: host_fields.iter().filter_map(|f| Some(host(f)?.to_ascii_lowercase())).collect(),
+        hosts: fields.each("hosts", |f| Some(host(f)?.to_ascii_lowercase())),
         addresses: fields.each("addresses", |f| address(f, resolution)),
         ports: ports(&fields),
         location: fields.get("location").and_then(|f| f.choice(LOCATIONS)).unwrap_or_default(),

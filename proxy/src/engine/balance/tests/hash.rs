@@ -8,7 +8,7 @@ const KEYS: u64 = 20_000;
 
 fn hashed(ring: HashRing, endpoints: &[Endpoint]) -> Chooser {
     let hash = Some(ConsistentHash { key: HashKey::SourceIp, ring });
-    Chooser::new(Cluster { hash, ..cluster(LoadBalancer::LeastRequest, endpoints) })
+    Chooser::new(Cluster { hash: hash.map(Box::new), ..cluster(LoadBalancer::LeastRequest, endpoints) })
 }
 
 fn key(number: u64) -> u64 {

@@ -26,7 +26,7 @@ fn cluster(load_balancer: LoadBalancer, endpoints: &[Endpoint]) -> Cluster {
         locality: None,
         warmup: None,
         outlier: None,
-        pool: pool(),
+        pool: Arc::new(pool()),
         tls: crate::mesh::UpstreamTls::Plain,
         mesh_external: false,
         service: crate::api::ObjectId { kind: "Service", namespace: "default".into(), name: "a".into() },

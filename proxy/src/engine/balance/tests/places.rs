@@ -23,7 +23,8 @@ fn outlier() -> OutlierDetection {
 
 fn placed(setting: LocalitySetting, endpoints: &[Endpoint]) -> Chooser {
     let of = cluster(LoadBalancer::Random, endpoints);
-    let mut chooser = Chooser::new(Cluster { locality: Some(setting), outlier: Some(outlier()), ..of });
+    let mut chooser =
+        Chooser::new(Cluster { locality: Some(Box::new(setting)), outlier: Some(Box::new(outlier())), ..of });
     chooser.locality = "eu/a/1".into();
     chooser
 }
@@ -121,7 +122,7 @@ fn switched_off_or_without_outlier_detection_nothing_is_ranked() {
     let off = placed(LocalitySetting { enabled: Some(false), ..LocalitySetting::default() }, &endpoints);
     near(&off.shares(2000), &[50, 50], 2000);
     let of = cluster(LoadBalancer::Random, &endpoints);
-    let mut blind = Chooser::new(Cluster { locality: Some(LocalitySetting::default()), ..of });
+    let mut blind = Chooser::new(Cluster { locality: Some(Box::default()), ..of });
     blind.locality = "eu/a/1".into();
     near(&blind.shares(2000), &[50, 50], 2000);
 }
@@ -130,7 +131,7 @@ fn switched_off_or_without_outlier_detection_nothing_is_ranked() {
 async fn a_new_endpoint_warms_up() {
     let warmup = Warmup { duration: Duration::from_secs(100), minimum_percent: 10, aggression_thousandths: 1000 };
     let of = |endpoints: &[Endpoint]| {
-        Arc::new(Cluster { warmup: Some(warmup), ..cluster(LoadBalancer::RoundRobin, endpoints) })
+        Arc::new(Cluster { warmup: Some(Box::new(warmup)), ..cluster(LoadBalancer::RoundRobin, endpoints) })
     };
     let mut chooser = Chooser::simple(LoadBalancer::RoundRobin, &[]);
     chooser.cluster = of(&[candidate(1, 1), candidate(2, 1)]);

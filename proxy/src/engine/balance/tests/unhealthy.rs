@@ -18,7 +18,8 @@ fn settings() -> OutlierDetection {
 
 fn watched(settings: OutlierDetection, count: u8) -> Chooser {
     let endpoints: Vec<_> = (1..=count).map(|last| candidate(last, 1)).collect();
-    let chooser = Chooser::new(Cluster { outlier: Some(settings), ..cluster(LoadBalancer::RoundRobin, &endpoints) });
+    let chooser =
+        Chooser::new(Cluster { outlier: Some(Box::new(settings)), ..cluster(LoadBalancer::RoundRobin, &endpoints) });
     chooser.pick();
     chooser
 }
@@ -26,7 +27,7 @@ fn watched(settings: OutlierDetection, count: u8) -> Chooser {
 impl Chooser {
     fn saw(&self, index: usize, observed: &[Observed]) {
         for observed in observed {
-            self.state.observe(&self.cluster.outlier.unwrap(), &self.endpoints()[index].address, *observed);
+            self.state.observe(self.cluster.outlier.as_deref().unwrap(), &self.endpoints()[index].address, *observed);
         }
     }
 
@@ -150,7 +151,7 @@ async fn what_was_known_is_forgotten_with_the_endpoint_and_with_the_rule() {
     let without = chooser.endpoints()[1..].to_vec();
     let smaller = cluster(LoadBalancer::RoundRobin, &without);
     let unruled = Arc::new(cluster(LoadBalancer::RoundRobin, chooser.endpoints()));
-    chooser.cluster = Arc::new(Cluster { outlier: Some(settings()), ..smaller });
+    chooser.cluster = Arc::new(Cluster { outlier: Some(Box::new(settings())), ..smaller });
     advance(10).await;
     chooser.pick();
     assert!(!chooser.state.is_ejected(&address));

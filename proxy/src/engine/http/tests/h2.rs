@@ -221,7 +221,7 @@ async fn streams_of_a_connection_are_limited() {
     for (limit, expected) in [(Some(1), 2), (None, 1)] {
         let (address, connections) = grpc_upstream().await;
         let mut narrow = cluster("a", Protocol::Grpc, &[address]);
-        narrow.pool.max_concurrent_streams = limit;
+        Arc::make_mut(&mut narrow.pool).max_concurrent_streams = limit;
         let lab = Lab::with(narrow).await;
         let client = h2_client(&lab).await;
         let ask = |frames: tokio::sync::mpsc::Receiver<Frame<Bytes>>| {
@@ -257,20 +257,20 @@ async fn streams_of_a_connection_are_limited() {
 async fn the_version_towards_the_upstream_follows_the_rule() {
     let h1 = mirror().await;
     let mut client_decides = cluster("a", Protocol::Http2, &[h1]);
-    client_decides.pool.use_client_protocol = true;
+    Arc::make_mut(&mut client_decides.pool).use_client_protocol = true;
     let lab = Lab::with(client_decides).await;
     assert!(lab.ask("GET /", "").await.1.starts_with("GET / HTTP/1.1"));
     let (h2, _) = grpc_upstream().await;
     for change in [|pool: &mut Pool| pool.use_client_protocol = true, |pool: &mut Pool| pool.h2_upgrade = true] {
         let mut cluster = cluster("a", Protocol::Http, &[h2]);
-        change(&mut cluster.pool);
+        change(Arc::make_mut(&mut cluster.pool));
         let lab = Lab::with(cluster).await;
         let mut client = h2_client(&lab).await;
         let response = client.send_request(Request::get("http://a/").body(Full::<Bytes>::default()).unwrap()).await;
         assert_eq!(response.unwrap().headers()["x-uri"], "http://a/");
     }
     let mut upgraded = cluster("a", Protocol::Http, &[h2]);
-    upgraded.pool.h2_upgrade = true;
+    Arc::make_mut(&mut upgraded.pool).h2_upgrade = true;
     let lab = Lab::with(upgraded).await;
     let mut client = lab.client().await;
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;

@@ -74,7 +74,7 @@ pub fn cluster(name: &str, protocol: Protocol, addresses: &[SocketAddr]) -> Clus
         locality: None,
         warmup: None,
         outlier: None,
-        pool: Pool::default(),
+        pool: Arc::default(),
         tls: UpstreamTls::Plain,
         mesh_external: true,
         service: crate::api::ObjectId { kind: "ServiceEntry", namespace: "default".into(), name: name.into() },

@@ -206,7 +206,7 @@ async fn the_routes_timeout_is_from_the_end_of_the_request_to_the_end_of_the_res
 async fn retries_have_a_budget() {
     let (address, _) = answers(|_, _| BUSY.into()).await;
     let mut narrow = cluster("a", Protocol::Http, &[address]);
-    narrow.pool.max_retries = Some(1);
+    Arc::make_mut(&mut narrow.pool).max_retries = Some(1);
     let pool = narrow.pool.clone();
     let lab = routed(narrow, |forward| forward.retries.status_codes = vec![503]).await;
     let state = lab.pod.cluster(&cluster("a", Protocol::Http, &[address]));
@@ -236,7 +236,7 @@ async fn an_endpoint_that_fails_is_left_alone_for_a_while() {
     let (good, _) = answers(|_, _| OK.into()).await;
     let lab = {
         let mut watched = cluster("a", Protocol::Http, &[bad, good]);
-        watched.outlier = outlier(3, Duration::from_millis(500));
+        watched.outlier = outlier(3, Duration::from_millis(500)).map(Box::new);
         Lab::with(watched).await
     };
     let count = async |turns: usize| {
@@ -258,7 +258,7 @@ async fn an_endpoint_that_fails_is_left_alone_for_a_while() {
 async fn with_all_ejected_nobody_is_healthy() {
     let lab = {
         let mut watched = cluster("a", Protocol::Http, &[nowhere()]);
-        watched.outlier = outlier(3, Duration::from_secs(30));
+        watched.outlier = outlier(3, Duration::from_secs(30)).map(Box::new);
         Lab::with(watched).await
     };
     // One request and its two retries: three failed connections.
@@ -277,7 +277,7 @@ async fn requests_of_one_key_stay_with_one_endpoint() {
     }
     let mut hashed = cluster("a", Protocol::Http, &addresses);
     let key = HashKey::Header("x-user".into());
-    hashed.hash = Some(ConsistentHash { key, ring: HashRing::Ring { minimum: 1024 } });
+    hashed.hash = Some(Box::new(ConsistentHash { key, ring: HashRing::Ring { minimum: 1024 } }));
     let lab = Lab::with(hashed).await;
     let mut met = std::collections::HashSet::new();
     for user in 0..12 {

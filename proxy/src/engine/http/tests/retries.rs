@@ -58,7 +58,7 @@ async fn clients_share_upstream_connections() {
 async fn idle_and_spent_connections_are_closed() {
     let lab = {
         let mut cluster = cluster("a", Protocol::Http, &[mirror().await]);
-        cluster.pool.http_idle_timeout = Duration::from_millis(200);
+        Arc::make_mut(&mut cluster.pool).http_idle_timeout = Duration::from_millis(200);
         Lab::with(cluster).await
     };
     get(&lab, "GET").await;
@@ -67,14 +67,14 @@ async fn idle_and_spent_connections_are_closed() {
     assert_eq!(lab.pod.http.count(), 0);
     let lab = {
         let mut cluster = cluster("a", Protocol::Http, &[mirror().await]);
-        cluster.pool.max_requests_per_connection = Some(1);
+        Arc::make_mut(&mut cluster.pool).max_requests_per_connection = Some(1);
         Lab::with(cluster).await
     };
     get(&lab, "GET").await;
     assert_eq!(lab.pod.http.count(), 0);
     let lab = {
         let mut cluster = cluster("a", Protocol::Http, &[mirror().await]);
-        cluster.pool.max_connection_duration = Some(Duration::from_millis(200));
+        Arc::make_mut(&mut cluster.pool).max_connection_duration = Some(Duration::from_millis(200));
         Lab::with(cluster).await
     };
     get(&lab, "GET").await;
@@ -171,7 +171,7 @@ async fn no_more_requests_at_a_time_than_allowed() {
     })
     .await;
     let mut narrow = cluster("a", Protocol::Http, &[address]);
-    narrow.pool.max_requests = Some(1);
+    Arc::make_mut(&mut narrow.pool).max_requests = Some(1);
     let lab = Lab::with(narrow).await;
     let (first, second) = tokio::join!(get(&lab, "GET"), get(&lab, "GET"));
     let bodies = [first.1, second.1];
@@ -195,13 +195,13 @@ async fn requests_wait_for_a_connection_as_far_as_allowed() {
         })
     };
     let mut one = cluster("a", Protocol::Http, &[slow().await]);
-    one.pool.max_connections = Some(1);
+    Arc::make_mut(&mut one.pool).max_connections = Some(1);
     let lab = Lab::with(one).await;
     let (first, second) = tokio::join!(get(&lab, "GET"), get(&lab, "GET"));
     assert_eq!((first.1.as_str(), second.1.as_str()), ("ok", "ok"));
     let mut none = cluster("a", Protocol::Http, &[slow().await]);
-    none.pool.max_connections = Some(1);
-    none.pool.max_pending_requests = Some(0);
+    Arc::make_mut(&mut none.pool).max_connections = Some(1);
+    Arc::make_mut(&mut none.pool).max_pending_requests = Some(0);
     let lab = Lab::with(none).await;
     let (first, second) = tokio::join!(get(&lab, "GET"), get(&lab, "GET"));
     let refused = if first.1 == "ok" { second } else { first };

@@ -392,10 +392,10 @@ async fn faults_delay_and_abort() {
 #[tokio::test]
 async fn a_hash_cookie_is_given_once() {
     let mut hashed = cluster("a", Protocol::Http, &[mirror().await]);
-    hashed.hash = Some(ConsistentHash {
+    hashed.hash = Some(Box::new(ConsistentHash {
         key: HashKey::Cookie { name: "seat".into(), path: Some("/".into()), ttl: Some(Duration::from_secs(9)) },
         ring: HashRing::Ring { minimum: 1024 },
-    });
+    }));
     let lab = Lab::with(hashed).await;
     let (head, _) = lab.ask("GET /", "").await;
     let cookie = field(&head, "set-cookie").unwrap();

@@ -242,7 +242,7 @@ fn traffic_policies_are_read_whole() {
         pool.tcp_keepalive.map(|probe| (probe.probes, probe.time)),
         Some((Some(3), Some(Duration::from_secs(10))))
     );
-    let level = policy.port_level_settings[0].1.outlier_detection.expect("the port's");
+    let level = policy.port_level_settings[0].1.outlier_detection.as_ref().expect("the port's");
     assert_eq!(
         (level.consecutive_5xx, level.interval, level.max_ejection_percent),
         (Some(5), Duration::from_secs(10), 10)
