@@ -100,6 +100,16 @@ impl Lab {
         self.pod_in(name, &format!("{}-{name}", self.id), number)
     }
 
+    /// The same with the number that decides its addresses and its wire, which nobody else may have at this time.
+    pub(crate) fn pod_numbered(&self, name: &str, number: u32) -> Result<Pod> {
+        self.pod_in(name, &format!("{}-{name}", self.id), number)
+    }
+
+    /// Takes the wire of a pod away, so that its number is free at once.
+    pub(crate) fn unwire(&self, number: u32) -> Result<()> {
+        self.outside.batch(&format!("link del veth{number}\n"))
+    }
+
     /// A pod whose namespace bears exactly this name, as an example's Pod document has it.
     pub fn pod_named(&self, name: &str) -> Result<Pod> {
         ensure!(
@@ -306,6 +316,7 @@ pub fn sweep() {
             netns::remove(&name);
         }
     }
+    crate::kube::cgroups::sweep(|name| dead(name).is_some());
 }
 
 /// Kills the process of a pid file, where its command line still names the lab's folder.

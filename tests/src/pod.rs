@@ -30,6 +30,24 @@ pub struct Reply {
 }
 
 impl Reply {
+    /// The arguments with which curl tells what [`Reply::of`] reads.
+    pub(crate) const ASKED: [&str; 5] =
+        ["-sS", "--max-time", "10", "-w", "\n@@curl@@ %{http_code} %{http_version} %{num_redirects}\n"];
+
+    pub(crate) fn of(output: &Output) -> Result<Self> {
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let (body, told) = text.rsplit_once(TRAILER).with_context(|| format!("curl was cut short: {output:?}"))?;
+        let mut told = told.split_whitespace();
+        Ok(Self {
+            status: told.next().unwrap_or_default().parse().unwrap_or(0),
+            version: told.next().unwrap_or_default().to_owned(),
+            redirects: told.next().unwrap_or_default().parse().unwrap_or(0),
+            body: body.to_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            exit: output.status.code().unwrap_or(-1),
+        })
+    }
+
     /// The value of a header of the answer to `curl -i`; None where it is absent.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -45,20 +63,7 @@ const TRAILER: &str = "\n@@curl@@ ";
 impl Pod {
     /// `curl -sS --max-time 10 ARGS` inside the pod.
     pub fn curl(&self, args: &[&str]) -> Result<Reply> {
-        let written = format!("{TRAILER}%{{http_code}} %{{http_version}} %{{num_redirects}}\n");
-        let fixed = ["-sS", "--max-time", "10", "-w", &written];
-        let output = self.run("curl", &[&fixed[..], args].concat(), b"")?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let (body, told) = text.rsplit_once(TRAILER).with_context(|| format!("curl was cut short: {output:?}"))?;
-        let mut told = told.split_whitespace();
-        Ok(Reply {
-            status: told.next().unwrap_or_default().parse().unwrap_or(0),
-            version: told.next().unwrap_or_default().to_owned(),
-            redirects: told.next().unwrap_or_default().parse().unwrap_or(0),
-            body: body.to_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-            exit: output.status.code().unwrap_or(-1),
-        })
+        Reply::of(&self.run("curl", &[&Reply::ASKED[..], args].concat(), b"")?)
     }
 
     /// A request to `url` on a connection that the pod opens to `address` (with a port, or on that of the URL), whatever the

@@ -23,13 +23,18 @@
 //! ```
 //!
 //! [`Client`] is what a person with kubectl does, against any server; [`ApiServer`] has one as [`ApiServer::client`].
+//! [`Node`] makes pods that are real: cgroups as the kubelet names them, with processes in a network namespace of the lab.
 
 mod api;
 mod certificates;
+pub(crate) mod cgroups;
 mod client;
 pub mod crds;
+mod node;
 mod server;
 
 pub use api::{Fault, Seen};
+pub use cgroups::{Class, Driver, Runtime};
 pub use client::Client;
+pub use node::{Node, NodePod};
 pub use server::ApiServer;
