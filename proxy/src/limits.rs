@@ -241,3 +241,30 @@ pub const IDENTITY_CHECK: Duration = Duration::from_secs(15);
 pub const MESH_CONTEXTS: usize = 8192;
 /// Gateways that `egret explain` follows a request through; more of them are a circle.
 pub const EXPLAINED_HOPS: usize = 8;
+/// TCP connect to the API server. A load balancer in front of a dead one takes the SYN and is silent.
+pub const API_CONNECT: Duration = Duration::from_secs(10);
+/// A connection to the API server that is silent so long is pinged (client-go: 30 s) …
+pub const API_PING: Duration = Duration::from_secs(15);
+/// … and is dead where no answer comes within this time.
+pub const API_PONG: Duration = Duration::from_secs(10);
+/// An answer of the API server begins within this time: it gives requests 60 s itself.
+pub const API_ANSWER: Duration = Duration::from_secs(70);
+/// Nothing of a list for so long: it is asked for anew.
+pub const API_SILENCE: Duration = Duration::from_secs(30);
+/// The first wait before a failed request to the API server is made again; it doubles …
+pub const API_RETRY: Duration = Duration::from_millis(200);
+/// … up to this (client-go's reflectors: 30 s).
+pub const API_RETRY_MOST: Duration = Duration::from_secs(30);
+/// How often the kinds that the API server has are asked for: one request, mostly answered by "not modified".
+pub const API_DISCOVERY: Duration = Duration::from_secs(10);
+/// Objects of a kind that the API server does not know any more stay in force for this time: a server that has only just
+/// started may know a kind late.
+pub const API_KIND_GONE: Duration = Duration::from_secs(120);
+/// Changes in a cluster within this time are one reload: `kubectl apply` sends its objects one by one …
+pub const API_QUIET: Duration = Duration::from_millis(30);
+/// … and a stream of changes that never rests is applied after this time all the same.
+pub const API_LONGEST: Duration = Duration::from_millis(150);
+/// Between two reloads there is as much time as the first one took, up to this: a churn of pods leaves half of a processor.
+pub const API_PAUSE: Duration = Duration::from_secs(1);
+/// How long a table waits for Secrets that it is the first to name. Without them its rules would refuse traffic.
+pub const API_CREDENTIALS: Duration = Duration::from_secs(2);

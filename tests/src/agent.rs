@@ -60,10 +60,16 @@ pub struct Agent {
     binary: PathBuf,
     admin: SocketAddr,
     dir: PathBuf,
-    config: PathBuf,
+    input: Input,
     system_ca: PathBuf,
     state: PathBuf,
     more: Vec<String>,
+}
+
+/// Where its objects come from.
+enum Input {
+    Config(PathBuf),
+    Cluster { kubeconfig: PathBuf, node: String },
 }
 
 impl Agent {
@@ -91,20 +97,37 @@ impl Agent {
         Self::spawn_from(lab, &agent_binary()?, more)
     }
 
+    /// Starts the agent of a cluster's node, and waits for nothing.
+    pub fn spawn_in_cluster(lab: &Lab, kubeconfig: &Path, node: &str, more: &[&str]) -> Result<Self> {
+        let input = Input::Cluster { kubeconfig: kubeconfig.to_owned(), node: node.to_owned() };
+        Self::spawn_on(lab, &agent_binary()?, input, more)
+    }
+
+    /// The same, and waits until it is ready.
+    pub fn start_in_cluster(lab: &Lab, kubeconfig: &Path, node: &str, more: &[&str]) -> Result<Self> {
+        let mut agent = Self::spawn_in_cluster(lab, kubeconfig, node, more)?;
+        agent.wait_ready()?;
+        Ok(agent)
+    }
+
     fn spawn_from(lab: &Lab, binary: &Path, more: &[&str]) -> Result<Self> {
+        Self::spawn_on(lab, binary, Input::Config(lab.config_dir()), more)
+    }
+
+    fn spawn_on(lab: &Lab, binary: &Path, input: Input, more: &[&str]) -> Result<Self> {
         let dir = lab.dir().to_owned();
         let more: Vec<_> = more.iter().map(|flag| (*flag).to_owned()).collect();
         let admin = free_port()?;
-        let (binary, config, system_ca) = (binary.to_owned(), lab.config_dir(), lab.pki.crt("system"));
+        let (binary, system_ca) = (binary.to_owned(), lab.pki.crt("system"));
         let state = dir.join(format!("state-{}", admin.port()));
-        let daemon = launch(&binary, &config, &system_ca, &state, admin, &more, &dir)?;
-        Ok(Self { daemon, binary, admin, dir, config, system_ca, state, more })
+        let daemon = launch(&binary, &input, &system_ca, &state, admin, &more, &dir)?;
+        Ok(Self { daemon, binary, admin, dir, input, system_ca, state, more })
     }
 
     /// Starts it again after its end, with the same state folder.
     pub fn restart(&mut self) -> Result<()> {
         self.daemon =
-            launch(&self.binary, &self.config, &self.system_ca, &self.state, self.admin, &self.more, &self.dir)?;
+            launch(&self.binary, &self.input, &self.system_ca, &self.state, self.admin, &self.more, &self.dir)?;
         self.wait_ready()
     }
 
@@ -259,7 +282,7 @@ fn egret_from(binary: &Path, args: &[&str]) -> Result<(i32, String, String)> {
 
 fn launch(
     binary: &Path,
-    config: &Path,
+    input: &Input,
     system_ca: &Path,
     state: &Path,
     admin: SocketAddr,
@@ -267,7 +290,14 @@ fn launch(
     dir: &Path,
 ) -> Result<Daemon> {
     let mut command = Command::new(binary);
-    command.arg("run").arg("--config").arg(config).arg("--state-dir").arg(state);
+    command.arg("run");
+    match input {
+        Input::Config(path) => command.arg("--config").arg(path),
+        Input::Cluster { kubeconfig, node } => {
+            command.arg("--kubernetes").env("KUBECONFIG", kubeconfig).env("NODE_NAME", node)
+        }
+    };
+    command.arg("--state-dir").arg(state);
     command.arg("--admin").arg(admin.to_string()).args(more);
     command.env("SSL_CERT_FILE", system_ca).env_remove("SSL_CERT_DIR").env("RUST_BACKTRACE", "1");
     Daemon::start(&format!("agent-{}", admin.port()), command, dir)

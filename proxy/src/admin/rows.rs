@@ -25,6 +25,9 @@ pub struct Status {
     /// Conditions of Gateways and HTTPRoutes of the Gateway API.
     #[serde(default)]
     pub gateway_api: Vec<ConditionRow>,
+    /// Why the configuration in force may be behind the cluster's, and since when.
+    #[serde(default)]
+    pub stale: Vec<String>,
 }
 
 /// One condition of one object of the Gateway API, as a controller would write it into its `status`.

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     api::{
-        Diagnostic, Objects, Severity,
+        CredentialRef, Diagnostic, Objects, Severity,
         core::{ConfigMap, Secret},
     },
     engine::{Engine, Snapshot},
@@ -24,6 +24,7 @@ use crate::{
 use super::{
     fleet::{Fleet, Wanted},
     shared::Shared,
+    source::Source,
 };
 
 pub struct Configuration {
@@ -40,6 +41,8 @@ pub struct Configuration {
     generation: u64,
     /// With which the table in force was made.
     addresses: PodAddresses,
+    /// What it was made from besides the rules.
+    asked: BTreeSet<CredentialRef>,
 }
 
 impl Configuration {
@@ -54,35 +57,31 @@ impl Configuration {
         telemetry: Arc<Telemetry>,
         shared: Arc<Shared>,
         identities: Arc<Identities>,
+        node: Option<&str>,
     ) -> Self {
         Self {
             engine,
             telemetry,
             shared,
             identities,
-            store: Store::default(),
+            store: Store::of_node(node),
             rejected: 0,
             findings: Vec::new(),
             told: BTreeSet::new(),
             generation: 0,
             addresses: PodAddresses::default(),
+            asked: BTreeSet::new(),
         }
     }
 
     /// One reload: everything that changed at once. No change of a document (a certificate file was renewed) builds the
     /// TLS contexts anew and leaves the rest. Takes milliseconds to a second: never called where traffic is served.
-    pub fn apply(&mut self, changes: Vec<FileChange>, fleet: &mut Fleet) {
+    pub async fn apply(&mut self, changes: Vec<FileChange>, fleet: &mut Fleet, source: &mut Source) {
         let mut batch = None;
         if !changes.is_empty() || self.generation == 0 {
-            let read: BTreeSet<_> = changes.iter().map(|change| change.path.clone()).collect();
-            let mut new = self.store.apply(changes);
-            self.rejected = new.rejected_now;
-            // What was found in files that did not change still holds.
-            self.findings.retain(|finding| !read.contains(&*finding.file));
-            self.findings.append(&mut new.diagnostics);
-            batch = Some(new);
+            batch = Some(self.read(changes));
         }
-        let replaced = self.put_in_force(fleet, batch.as_ref());
+        let replaced = self.put_in_force(fleet, batch.as_ref(), source).await;
         // Counted once it is in force: whoever sees the count rise finds the change served.
         if let Some(batch) = &batch {
             self.telemetry.metrics.reload(batch.accepted, batch.rejected_now);
@@ -91,19 +90,34 @@ impl Configuration {
         sys::release_free_memory();
     }
 
+    fn read(&mut self, changes: Vec<FileChange>) -> Batch {
+        let read: BTreeSet<_> = changes.iter().map(|change| change.path.clone()).collect();
+        let mut batch = self.store.apply(changes);
+        self.rejected = batch.rejected_now;
+        // What was found in files that did not change still holds.
+        self.findings.retain(|finding| !read.contains(&*finding.file));
+        self.findings.append(&mut batch.diagnostics);
+        batch
+    }
+
+    /// Nothing was read yet: what is enrolled must not be served by an empty table.
+    pub fn is_empty(&self) -> bool {
+        self.generation == 0
+    }
+
     /// Namespaces come and go, and get addresses, without a change of the configuration.
-    pub fn check_pods(&mut self, fleet: &mut Fleet) {
+    pub async fn check_pods(&mut self, fleet: &mut Fleet, source: &mut Source) {
         if fleet.changed() {
-            self.put_in_force(fleet, None);
+            self.put_in_force(fleet, None, source).await;
         } else if fleet.settle() {
             self.shared.configured(self.generation, self.all_findings(), fleet);
         }
     }
 
     /// Mesh certificates run out, and so does the trust in former roots, without a change of the configuration.
-    pub fn renew_identities(&mut self, fleet: &mut Fleet) {
+    pub async fn renew_identities(&mut self, fleet: &mut Fleet, source: &mut Source) {
         if self.identities.renew() {
-            self.put_in_force(fleet, None);
+            self.put_in_force(fleet, None, source).await;
         }
     }
 
@@ -118,14 +132,18 @@ impl Configuration {
     }
 
     /// Answers what was in force, for which thousands of hosts take milliseconds to let go.
-    fn put_in_force(&mut self, fleet: &mut Fleet, batch: Option<&Batch>) -> Arc<Snapshot> {
-        let named = |(id, netns)| match netns {
-            mesh::Netns::Named(name) => Some((id, name)),
-            mesh::Netns::OfPod { .. } => None,
-        };
-        let wanted: Wanted = mesh::node_pods(self.store.objects()).enrolled.into_iter().filter_map(named).collect();
-        let addresses = fleet.open(&wanted);
-        let mesh = self.compile(&addresses, batch);
+    async fn put_in_force(&mut self, fleet: &mut Fleet, batch: Option<&Batch>, source: &mut Source) -> Arc<Snapshot> {
+        let mut addresses = self.open(fleet);
+        let mut mesh = self.compile(&addresses, batch);
+        loop {
+            let more = source.credentials(|| self.credentials(&mesh)).await;
+            if more.is_empty() {
+                break;
+            }
+            self.read(more);
+            addresses = self.open(fleet);
+            mesh = self.compile_all(&addresses);
+        }
         self.addresses = addresses;
         let reader = Reader { objects: self.store.objects() };
         let identities = mesh.workloads.values().map(|workload| workload.identity.clone()).collect();
@@ -148,17 +166,46 @@ impl Configuration {
         previous
     }
 
+    /// The addresses of the pods that are to be enrolled now.
+    fn open(&self, fleet: &mut Fleet) -> PodAddresses {
+        let named = |(id, netns)| match netns {
+            mesh::Netns::Named(name) => Some((id, name)),
+            mesh::Netns::OfPod { .. } => None,
+        };
+        let wanted: Wanted = mesh::node_pods(self.store.objects()).enrolled.into_iter().filter_map(named).collect();
+        fleet.open(&wanted)
+    }
+
+    /// Secrets and ConfigMaps that the table is made from, and the mesh CA where there is a pod that bears an identity.
+    fn credentials(&self, mesh: &Mesh) -> BTreeSet<CredentialRef> {
+        let mut wanted = self.asked.clone();
+        if !mesh.workloads.is_empty() {
+            let namespace = mesh.settings.root_namespace.clone();
+            wanted.insert(CredentialRef { is_secret: true, namespace, name: PLUG_IN_SECRET.to_owned() });
+        }
+        wanted
+    }
+
+    fn compile_all(&mut self, addresses: &PodAddresses) -> Arc<Mesh> {
+        let objects = self.store.objects();
+        objects.asked.take();
+        let mesh = mesh::compile(objects, addresses);
+        self.asked = objects.asked.take();
+        Arc::new(mesh)
+    }
+
     /// The table of all objects, with as little made anew as can be. `batch`: what has changed since the one in force was made.
-    fn compile(&self, addresses: &PodAddresses, batch: Option<&Batch>) -> Arc<Mesh> {
+    fn compile(&mut self, addresses: &PodAddresses, batch: Option<&Batch>) -> Arc<Mesh> {
         let objects = self.store.objects();
         if self.generation > 0 && *addresses == self.addresses {
             let previous = &self.engine.snapshot().mesh;
             let Some(batch) = batch else { return previous.clone() };
             if let Some(amended) = mesh::amend(previous, (objects, addresses), &batch.changed, batch.moved) {
+                self.asked.extend(objects.asked.take());
                 return Arc::new(amended);
             }
         }
-        Arc::new(mesh::compile(objects, addresses))
+        self.compile_all(addresses)
     }
 
     /// Counters of clusters that are no more. Pooled connections are swept by the next request.

@@ -3,6 +3,7 @@
 mod configuration;
 mod fleet;
 mod shared;
+mod source;
 mod state_dir;
 
 use std::{
@@ -18,24 +19,24 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 
-use self::{configuration::Configuration, fleet::Fleet, shared::Shared, state_dir::StateDir};
+use self::{configuration::Configuration, fleet::Fleet, shared::Shared, source::Source, state_dir::StateDir};
 use crate::{
     admin,
     capture::{self, Capture, Removed},
     engine::{Engine, workers::Workers},
     identity::Identities,
     limits,
-    source::Files,
+    source::FileChange,
     telemetry::Telemetry,
 };
 
+pub use source::Input;
 pub use state_dir::{DEFAULT as DEFAULT_STATE_DIR, instance};
 
 /// What `egret run` was asked for.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Files and folders, watched.
-    pub config: Vec<PathBuf>,
+    pub input: Input,
     pub admin: SocketAddr,
     pub state_dir: PathBuf,
     pub drain_timeout: Duration,
@@ -67,7 +68,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
 
 async fn serve(options: &Options, workers: Workers) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
-    let (mut files, first) = Files::open(options.config.clone())?;
+    let (mut source, first) = Source::open(&options.input).await?;
     let admin = admin::listen(options.admin)?;
     let capture = Arc::new(Capture::start(&crate::capture::Options {
         instance: instance(&options.state_dir),
@@ -81,11 +82,15 @@ async fn serve(options: &Options, workers: Workers) -> anyhow::Result<()> {
     let _admin = admin::start(admin, shared.clone())?;
 
     let mut fleet = Fleet::new(capture.clone(), engine.clone());
-    let mut configuration = Configuration::new(engine.clone(), telemetry.clone(), shared.clone(), identities);
-    configuration.apply(first, &mut fleet);
-    fleet.forget_strangers(configuration.is_whole());
-    files.watch_extra(configuration.files().into_iter().collect());
-    log::info!("serving {}", fleet.summary());
+    let node = match &options.input {
+        Input::Files(_) => None,
+        Input::Kubernetes { node } => Some(node.as_str()),
+    };
+    shared.watches(source.health());
+    let mut configuration = Configuration::new(engine.clone(), telemetry.clone(), shared.clone(), identities, node);
+    if let Some(first) = first {
+        apply(first, &mut configuration, &mut fleet, &mut source).await;
+    }
 
     let mut debug = log::log_enabled!(log::Level::Debug);
     let mut check = interval(limits::POD_CHECK);
@@ -94,16 +99,16 @@ async fn serve(options: &Options, workers: Workers) -> anyhow::Result<()> {
     renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            changes = files.next() => {
-                configuration.apply(changes.files, &mut fleet);
-                fleet.forget_strangers(configuration.is_whole());
-                files.watch_extra(configuration.files().into_iter().collect());
-            }
+            changes = source.next() => apply(changes, &mut configuration, &mut fleet, &mut source).await,
             _ = check.tick() => {
-                configuration.check_pods(&mut fleet);
+                if !configuration.is_empty() {
+                    configuration.check_pods(&mut fleet, &mut source).await;
+                }
                 follow_level(&capture, &mut debug);
             }
-            _ = renewal.tick() => configuration.renew_identities(&mut fleet),
+            _ = renewal.tick(), if !configuration.is_empty() => {
+                configuration.renew_identities(&mut fleet, &mut source).await;
+            }
             event = signals.next() => match event {
                 Event::Stop => break,
                 Event::Reopen => telemetry.reopen(),
@@ -115,6 +120,16 @@ async fn serve(options: &Options, workers: Workers) -> anyhow::Result<()> {
     fleet.close();
     telemetry.flush(limits::LOG_FLUSH);
     Ok(())
+}
+
+async fn apply(changes: Vec<FileChange>, configuration: &mut Configuration, fleet: &mut Fleet, source: &mut Source) {
+    let begins = configuration.is_empty();
+    configuration.apply(changes, fleet, source).await;
+    fleet.forget_strangers(configuration.is_whole());
+    source.watch_files(configuration.files());
+    if begins {
+        log::info!("serving {}", fleet.summary());
+    }
 }
 
 /// The kernel half says what it does only where somebody listens (`POST /logging?level=debug`).

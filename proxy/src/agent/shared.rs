@@ -1,6 +1,12 @@
 //! What the admin endpoints may see of the agent, kept up to date by it.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::IpAddr,
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -15,6 +21,7 @@ use crate::{
     capture::Capture,
     engine::{Engine, Snapshot, pod::Pod, workers::Workers},
     mesh::{EndpointAddress, Mesh, WorkloadId},
+    source::kubernetes::Gathered,
     telemetry::{
         Telemetry,
         metrics::{CaptureCounters, CertificateExpiry, Scraped},
@@ -28,6 +35,8 @@ pub struct Shared {
     workers: Workers,
     started: Instant,
     drain: Notify,
+    /// The connection to the cluster, where there is one.
+    watches: OnceLock<Arc<Gathered>>,
     seen: Mutex<Seen>,
 }
 
@@ -49,6 +58,7 @@ impl Shared {
             workers,
             started: Instant::now(),
             drain: Notify::new(),
+            watches: OnceLock::new(),
             seen: Mutex::default(),
         });
         let scraped = Arc::downgrade(&shared);
@@ -57,6 +67,17 @@ impl Shared {
             .metrics
             .on_scrape(move || scraped.upgrade().map_or_else(Scraped::default, |shared| shared.scrape()));
         shared
+    }
+
+    /// What is read comes from a cluster.
+    pub fn watches(&self, watches: Option<Arc<Gathered>>) {
+        if let Some(watches) = watches {
+            let _ = self.watches.set(watches);
+        }
+    }
+
+    fn troubles(&self) -> Vec<String> {
+        self.watches.get().map(|watches| watches.troubles()).unwrap_or_default()
     }
 
     /// A configuration is in force.
@@ -132,6 +153,8 @@ impl AdminState for Shared {
         }
         if seen.generation == 0 {
             awaited.push("configuration: not read yet".to_owned());
+            // Later the last good table serves on, and nothing is awaited.
+            awaited.extend(self.troubles());
         }
         if !self.capture.is_attached() {
             awaited.push("capture: not attached".to_owned());
@@ -167,6 +190,7 @@ impl AdminState for Shared {
             },
             rejected: errors.map(ToString::to_string).collect(),
             gateway_api: ConditionRow::all(&self.engine.snapshot().mesh),
+            stale: self.troubles(),
         }
     }
 

@@ -198,6 +198,7 @@ pub struct Diagnostic {
     /// None where what was read is not an object (text that is no YAML).
     pub object: Option<ObjectId>,
     pub file: Arc<Path>,
+    /// From 1; 0: of an object that has no lines (an API server's).
     pub line: u32,
     pub column: u32,
     /// The field path, empty for the whole document.
@@ -209,7 +210,13 @@ impl fmt::Display for Diagnostic {
     /// `file:line:column: error: object: field: message`, as compilers print it; `{:#}` without the severity, for a log
     /// whose lines tell it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}: ", self.file.display(), self.line, self.column)?;
+        // What an API server holds has no lines, and the path says which object it is.
+        let has_lines = self.line > 0;
+        write!(f, "{}", self.file.display())?;
+        if has_lines {
+            write!(f, ":{}:{}", self.line, self.column)?;
+        }
+        f.write_str(": ")?;
         if !f.alternate() {
             let severity = match self.severity {
                 Severity::Error => "error",
@@ -218,7 +225,7 @@ impl fmt::Display for Diagnostic {
             };
             write!(f, "{severity}: ")?;
         }
-        if let Some(object) = &self.object {
+        if let Some(object) = self.object.as_ref().filter(|_| has_lines) {
             write!(f, "{object}: ")?;
         }
         if !self.field.is_empty() {

@@ -13,4 +13,4 @@ pub mod sidecar;
 pub mod virtual_service;
 
 pub use meta::{Diagnostic, ObjectId, ObjectMeta, Origin, Positions, Severity, Start, Written};
-pub use objects::{AnyObject, Object, Objects};
+pub use objects::{AnyObject, Asked, CredentialRef, Object, Objects};

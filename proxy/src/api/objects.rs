@@ -1,6 +1,11 @@
 //! The objects that egret reads, by kind. The spec types grow with what is supported.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
 
 use super::{
     core, gateway, gateway_api, istio,
@@ -58,6 +63,48 @@ pub struct Objects {
     /// The node of a cluster that they are compiled for: its pods are enrolled by label. None: a single host, whose pods say
     /// themselves where they are.
     pub node: Option<Arc<str>>,
+    /// Which credentials were looked for here, and in clones of this.
+    pub asked: Asked,
+}
+
+/// A Secret or ConfigMap that a rule or a volume names.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CredentialRef {
+    pub is_secret: bool,
+    pub namespace: String,
+    pub name: String,
+}
+
+/// What the compiler looked for, found or not: an agent of a cluster reads these Secrets and no others.
+#[derive(Clone, Debug, Default)]
+pub struct Asked(Arc<Mutex<BTreeSet<CredentialRef>>>);
+
+impl Asked {
+    /// What was looked for since this was called last.
+    pub fn take(&self) -> BTreeSet<CredentialRef> {
+        std::mem::take(&mut self.0.lock())
+    }
+
+    fn note(&self, is_secret: bool, namespace: &str, name: &str) {
+        let asked = CredentialRef { is_secret, namespace: namespace.to_owned(), name: name.to_owned() };
+        self.0.lock().insert(asked);
+    }
+}
+
+impl Objects {
+    /// A Secret that something in force names.
+    #[must_use]
+    pub fn secret(&self, namespace: &str, name: &str) -> Option<&Arc<Object<core::Secret>>> {
+        self.asked.note(true, namespace, name);
+        self.secrets.get(&(namespace.to_owned(), name.to_owned()))
+    }
+
+    /// A ConfigMap that something in force names.
+    #[must_use]
+    pub fn config_map(&self, namespace: &str, name: &str) -> Option<&Arc<Object<core::ConfigMap>>> {
+        self.asked.note(false, namespace, name);
+        self.config_maps.get(&(namespace.to_owned(), name.to_owned()))
+    }
 }
 
 pub type Kind<S> = BTreeMap<(String, String), Arc<Object<S>>>;
@@ -100,7 +147,7 @@ macro_rules! kinds {
             /// How many there are, of all kinds.
             #[must_use]
             pub fn count(&self) -> usize {
-                let Self { $($field),*, node: _ } = self;
+                let Self { $($field),*, node: _, asked: _ } = self;
                 0 $(+ $field.len())*
             }
 

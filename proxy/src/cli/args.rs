@@ -14,8 +14,8 @@ Examples:
   egret -n istio-system pc listener istio-egressgateway
                                            ports that the gateway's pod serves
 
-The agent reads Kubernetes, Istio and Gateway API objects as they are, from files. Pods on a
-single host are Pod documents with the annotation egret.dev/netns: NAME (a name under /run/netns).";
+The agent reads Kubernetes, Istio and Gateway API objects as they are, from files or, with
+--kubernetes, from the API server. Pods on a single host are Pod documents with the annotation egret.dev/netns: NAME (a name under /run/netns).";
 
 /// Encrypts what pods send, by Istio's rules: TLS and mutual TLS to the world, straight or through egress gateways, and
 /// mesh mTLS between pods. No sidecar, no iptables, no change to the application.
@@ -90,7 +90,8 @@ pub struct Run {
     /// Files and folders to read objects from (`*.yaml`, `*.yml`, `*.json`). They are watched: changes count at once.
     #[arg(long, value_name = "PATH", num_args = 1.., required_unless_present = "kubernetes", conflicts_with = "kubernetes")]
     pub config: Vec<PathBuf>,
-    /// Read objects from the API server of the cluster (not in this version).
+    /// Read objects from the cluster that this node belongs to, and enrol its pods by their labels. The API server is found as
+    /// kubectl finds it (KUBECONFIG), or else by the pod's service account; the node's name is NODE_NAME, or else this machine's.
     #[arg(long)]
     pub kubernetes: bool,
     /// Folder for what outlives the agent.

@@ -15,6 +15,7 @@ use std::{
     process::ExitCode,
 };
 
+use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
 
 use self::args::{Args, Command, ProxyConfig, Run, Shell};
@@ -73,18 +74,30 @@ fn act(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 fn start(run: Run, agent: &client::Agent) -> anyhow::Result<()> {
-    if run.kubernetes {
-        anyhow::bail!(
-            "--kubernetes is not in this version: write the objects to files (kubectl get … -o yaml) and use --config"
-        );
-    }
+    let input = match run.kubernetes {
+        true => agent::Input::Kubernetes { node: node_name()? },
+        false => agent::Input::Files(run.config),
+    };
     logging::start(logging::parse_level(&run.log_level)?);
     agent::run(agent::Options {
-        config: run.config,
+        input,
         admin: agent.address,
         state_dir: run.state_dir,
         drain_timeout: run.drain_timeout,
     })
+}
+
+/// What Kubernetes calls this machine: `NODE_NAME`, which the downward API fills, or else its own name in lower case, as the
+/// kubelet has it.
+fn node_name() -> anyhow::Result<String> {
+    match std::env::var("NODE_NAME") {
+        Ok(name) if !name.is_empty() => Ok(name),
+        _ => {
+            let name =
+                std::fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read this machine's name")?;
+            Ok(name.trim().to_lowercase())
+        }
+    }
 }
 
 fn uninstall(state_dir: &Path, out: &mut impl io::Write) -> anyhow::Result<()> {

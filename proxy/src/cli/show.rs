@@ -112,6 +112,9 @@ pub(super) fn write_status(status: &Status, out: &mut impl Write) -> anyhow::Res
     for finding in &status.rejected {
         writeln!(out, "  {finding}")?;
     }
+    for why in &status.stale {
+        writeln!(out, "  may be behind the cluster: {why}")?;
+    }
     writeln!(out)?;
     let rows: Vec<_> = status
         .pods

@@ -185,6 +185,7 @@ fn apart(objects: &Objects) -> Objects {
         sidecars: objects.sidecars.clone(),
         mesh_configs: objects.mesh_configs.clone(),
         node: objects.node.clone(),
+        asked: objects.asked.clone(),
     }
 }
 

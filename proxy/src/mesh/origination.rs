@@ -15,7 +15,6 @@ use crate::api::{
     Object, Objects,
     core::{ConfigMap, Secret},
     istio::{CaSource, ClientTls, MeshConfig, TlsMode},
-    objects::Kind,
 };
 
 /// `tlsDefaults` of the mesh configuration.
@@ -186,7 +185,7 @@ impl Holder<'_> {
                 (format!("Secret {namespace}/{name}"), secret.map(|secret| filled(secret, key)), key)
             }
             Place::ConfigMap { namespace, name, key } => {
-                let object = self.objects.config_maps.get(&(namespace.clone(), name.clone()));
+                let object = self.objects.config_map(namespace, name);
                 let holds = |object: &Arc<Object<ConfigMap>>| object.spec.data.get(key).is_some_and(|t| !t.is_empty());
                 (format!("ConfigMap {namespace}/{name}"), object.map(holds), key)
             }
@@ -199,12 +198,8 @@ impl Holder<'_> {
     }
 
     pub fn secret(&self, namespace: &str, name: &str) -> Option<&Secret> {
-        secret(&self.objects.secrets, namespace, name)
+        self.objects.secret(namespace, name).map(|object| &object.spec)
     }
-}
-
-fn secret<'a>(secrets: &'a Kind<Secret>, namespace: &str, name: &str) -> Option<&'a Secret> {
-    secrets.get(&(namespace.to_owned(), name.to_owned())).map(|object| &object.spec)
 }
 
 /// A certificate and its key.

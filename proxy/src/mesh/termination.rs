@@ -126,7 +126,7 @@ impl Holder<'_> {
         if config_map.is_none() && self.secret(&namespace, &name).is_some_and(has_ca) {
             return Ok(TrustSource::Secret { namespace, name });
         }
-        let data = self.objects.config_maps.get(&(namespace.clone(), name.clone())).map(|object| &object.spec.data);
+        let data = self.objects.config_map(&namespace, &name).map(|object| &object.spec.data);
         let holds = data.and_then(|data| data.get("ca.crt")).is_some_and(|text| !text.is_empty());
         if holds && (full.is_none() || config_map.is_some()) {
             return Ok(TrustSource::ConfigMap { namespace, name });

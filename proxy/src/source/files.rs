@@ -13,7 +13,7 @@ use twox_hash::XxHash64;
 pub use super::scan::FilesError;
 use super::{
     scan::{self, Listing, Stamp},
-    store::FileChange,
+    store::{Content, FileChange},
     watch::{Hint, Step, Wanted, Watcher},
 };
 use crate::limits;
@@ -250,7 +250,7 @@ impl Files {
         let digest = content.as_ref().ok().map(|content| XxHash64::oneshot(0, content));
         let stamp = stamp.filter(|stamp| !stamp.younger(FRESH));
         if before.is_none_or(|before| before.digest != digest) {
-            changes.files.push(FileChange { path: path.clone(), content: Some(content) });
+            changes.files.push(FileChange { path: path.clone(), content: Some(Content::Text(content)) });
         }
         self.known.insert(path, Known { stamp, digest });
     }

@@ -6,7 +6,9 @@
 pub mod decode;
 pub mod documents;
 pub mod files;
+pub mod json;
 pub mod kinds;
+pub mod kubernetes;
 pub mod scan;
 pub mod store;
 pub mod values;
@@ -16,7 +18,7 @@ pub mod yaml;
 use std::path::PathBuf;
 
 pub use files::{Changes, Files, FilesError};
-pub use store::{Batch, Changed, FileChange, Store};
+pub use store::{Batch, Changed, Content, FileChange, Store};
 
 use crate::api::{Diagnostic, Objects, Severity};
 

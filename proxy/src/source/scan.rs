@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use super::store::FileChange;
+use super::store::{Content, FileChange};
 use crate::limits;
 
 /// Why configuration cannot be read from the start.
@@ -103,7 +103,7 @@ pub fn gone(error: &io::Error) -> bool {
 /// A root that is missing or cannot be looked at.
 pub fn load(roots: &[PathBuf]) -> Result<Vec<FileChange>, FilesError> {
     let listing = start(roots)?;
-    Ok(listing.files.into_iter().map(|path| FileChange { content: Some(read(&path)), path }).collect())
+    Ok(listing.files.into_iter().map(|path| FileChange { content: Some(Content::Text(read(&path))), path }).collect())
 }
 
 /// A listing that holds all of its roots.

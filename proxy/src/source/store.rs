@@ -21,8 +21,17 @@ use crate::api::{AnyObject, Diagnostic, ObjectId, Objects, Severity};
 #[derive(Debug)]
 pub struct FileChange {
     pub path: PathBuf,
-    /// None: the file is gone. An error: it is there and cannot be read.
-    pub content: Option<io::Result<Vec<u8>>>,
+    /// None: the file is gone.
+    pub content: Option<Content>,
+}
+
+/// What a file holds.
+#[derive(Debug)]
+pub enum Content {
+    /// Documents as somebody wrote them. An error: the file is there and cannot be read.
+    Text(io::Result<Vec<u8>>),
+    /// One object as JSON, as an API server has it: its fields have no lines.
+    Object(Vec<u8>),
 }
 
 /// What a batch of changes was.

@@ -45,7 +45,7 @@ pub fn convert(objects: &mut Objects, findings: &mut Findings) -> Vec<ObjectStat
     let mut taken: BTreeMap<(String, BackendTlsTargetKey), String> = BTreeMap::new();
     let mut statuses = Vec::new();
     for policy in sorted {
-        let references = References { objects: &given, grants: &grants, namespace: &policy.meta.namespace };
+        let references = References { objects: &given, grants: &grants, namespace: &policy.meta.namespace, here: true };
         let (tls, broken) = client_tls(policy, references, findings);
         for (at, target) in policy.spec.targets.iter().enumerate() {
             let field = format!("spec.targetRefs[{at}]");

@@ -11,17 +11,25 @@ pub fn certificate(reference: &ObjectRef, references: References<'_>) -> Result<
         return invalid(format!("{kind} {name} is no Secret"));
     }
     let namespace = references.permitted(reference, "Gateway")?;
-    let Some(secret) = references.objects.secrets.get(&key(namespace, name)) else {
+    // Its Secrets are for the node that serves it.
+    if !references.here {
+        return Ok(credential_name(namespace, name, references));
+    }
+    let Some(secret) = references.objects.secret(namespace, name) else {
         return invalid(format!("there is no Secret {namespace}/{name}"));
     };
     let pairs = [["cert", "key"], ["tls.crt", "tls.key"]];
     if !pairs.iter().any(|pair| pair.iter().all(|key| filled(&secret.spec, key))) {
         return invalid(format!("Secret {namespace}/{name} lacks tls.crt and tls.key (or cert and key)"));
     }
-    Ok(match namespace == references.namespace {
-        true => name.clone(),
+    Ok(credential_name(namespace, name, references))
+}
+
+fn credential_name(namespace: &str, name: &str, references: References<'_>) -> String {
+    match namespace == references.namespace {
+        true => name.to_owned(),
         false => format!("kubernetes-gateway://{namespace}/{name}"),
-    })
+    }
 }
 
 /// The CA that a reference of an object of `kind` means.
@@ -35,9 +43,15 @@ pub fn authority(reference: &ObjectRef, kind: &str, references: References<'_>) 
     let namespace = references.permitted(reference, kind)?;
     let at = key(namespace, name);
     let what = format!("{wanted} {namespace}/{name}");
-    let (namespace, name) = at.clone();
+    let (namespace, name) = at;
+    if !references.here {
+        return Ok(match wanted.as_str() {
+            "ConfigMap" => CaSource::ConfigMap { namespace, name },
+            _ => CaSource::Secret { namespace, name },
+        });
+    }
     if wanted == "ConfigMap" {
-        return match references.objects.config_maps.get(&at).map(|object| object.spec.data.get("ca.crt")) {
+        return match references.objects.config_map(&namespace, &name).map(|object| object.spec.data.get("ca.crt")) {
             // Where it has neither, it is skipped where objects are read.
             None => invalid(format!("there is no {what} with a CA in key ca.crt")),
             Some(Some(text)) if text.contains("-----BEGIN CERTIFICATE-----") => {
@@ -46,7 +60,7 @@ pub fn authority(reference: &ObjectRef, kind: &str, references: References<'_>) 
             Some(_) => invalid(format!("{what} has no CA certificate (PEM) in key ca.crt")),
         };
     }
-    match references.objects.secrets.get(&at) {
+    match references.objects.secret(&namespace, &name) {
         None => invalid(format!("there is no {what}")),
         Some(object) if ["cacert", "ca.crt"].iter().any(|key| filled(&object.spec, key)) => {
             Ok(CaSource::Secret { namespace, name })

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     super::{
-        enrol::enrolled,
+        enrol::{Enrolled, enrolled},
         findings::Findings,
         names::{CLUSTER_DOMAIN, selects},
         table::{Condition, ObjectStatus},
@@ -52,29 +52,32 @@ pub fn convert(objects: &Objects, findings: &mut Findings) -> (Gateways, Vec<Arc
     let mut gateways = Gateways::default();
     let mut services = Vec::new();
     let grants = Grants::new(objects);
+    let pods = enrolled(objects, &mut Findings::default());
     for (name, object) in &objects.kube_gateways {
         if let Some(why) = left_alone(objects, &object.spec.class) {
             findings.add(object, Severity::Info, "spec.gatewayClassName", format!("{why}: left alone"));
             gateways.foreign.insert(name.clone());
             continue;
         }
-        let listeners = parents(object, objects, &grants, findings);
-        let mut served = Served::new(object, listeners);
-        match by_address(object, objects, findings) {
-            Some(Ok(selector)) => served.selector = selector,
-            Some(Err(fault)) => served.address = Some(fault),
-            None => {
-                let name = service_name(object);
-                if !objects.services.contains_key(&key(&object.meta.namespace, &name)) {
-                    services.push(service(object, name, &served, objects));
-                }
-            }
+        let mut served = Served::new(object);
+        let address = by_address(object, objects, findings);
+        match &address {
+            Some(Ok(selector)) => served.selector = selector.clone(),
+            Some(Err(fault)) => served.address = Some(fault.clone()),
+            None => {}
         }
-        let pods = enrolled(objects, &mut Findings::default());
-        let here = pods
-            .iter()
-            .filter(|one| one.id.namespace == object.meta.namespace && selects(&served.selector, &one.pod.meta.labels));
-        served.pods = here.map(|one| one.id.name.clone()).collect();
+        let serves = |one: &&Enrolled<'_>| {
+            one.id.namespace == object.meta.namespace && selects(&served.selector, &one.pod.meta.labels)
+        };
+        let pods: Vec<_> = pods.iter().filter(serves).collect();
+        // On a single host all there is is here.
+        let here = objects.node.is_none() || pods.iter().any(|one| one.netns.is_some());
+        served.pods = pods.iter().map(|one| one.id.name.clone()).collect();
+        served.listeners = parents(object, objects, &grants, here, findings);
+        let implied = service_name(object);
+        if address.is_none() && !objects.services.contains_key(&key(&object.meta.namespace, &implied)) {
+            services.push(service(object, implied, &served, objects));
+        }
         gateways.served.insert(name.clone(), served);
     }
     (gateways, services)
@@ -182,9 +185,9 @@ fn translated(
 }
 
 impl Served {
-    fn new(object: &Arc<Object<gateway_api::Gateway>>, listeners: Vec<Parent>) -> Self {
+    fn new(object: &Arc<Object<gateway_api::Gateway>>) -> Self {
         let selector = BTreeMap::from([(GATEWAY_NAME.to_owned(), object.meta.name.clone())]);
-        Self { object: object.clone(), listeners, selector, pods: Vec::new(), address: None }
+        Self { object: object.clone(), listeners: Vec::new(), selector, pods: Vec::new(), address: None }
     }
 
     /// The Gateways that a listener becomes: one, and one for each host whose TLS it takes off for a TLSRoute.

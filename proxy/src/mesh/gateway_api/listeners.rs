@@ -43,11 +43,12 @@ pub struct Parent {
     pub attached: usize,
 }
 
-/// The listeners of a Gateway, in order.
+/// The listeners of a Gateway, in order. `here`: pods of this node serve it.
 pub fn parents(
     object: &Arc<Object<Gateway>>,
     objects: &Objects,
     grants: &Grants<'_>,
+    here: bool,
     findings: &mut Findings,
 ) -> Vec<Parent> {
     let mut parents: Vec<Parent> = Vec::new();
@@ -72,7 +73,7 @@ pub fn parents(
         }
         let mut tls = None;
         if let Some(given) = &listener.tls {
-            let references = References { objects, grants, namespace: &object.meta.namespace };
+            let references = References { objects, grants, namespace: &object.meta.namespace, here };
             let made = server_tls(given, is_multi_network(object, listener), references);
             for (at, fault) in made.faults {
                 let at = if at.starts_with("spec.") { at } else { format!("{field}.{at}") };

@@ -31,6 +31,8 @@ pub struct References<'a> {
     pub grants: &'a Grants<'a>,
     /// Of the Gateway.
     pub namespace: &'a str,
+    /// Pods of this node are served by it. The credentials of others are not looked at, and taken to be there.
+    pub here: bool,
 }
 
 /// The settings of a server; `multi_network`: it is the listener by which other networks come in.

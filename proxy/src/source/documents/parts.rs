@@ -5,10 +5,13 @@ use std::{borrow::Cow, collections::HashMap, path::Path, sync::Arc};
 
 use twox_hash::XxHash64;
 
-use super::{Parsed, Reader, Shapes};
+use super::{Parsed, Reader, Shapes, finding};
 use crate::{
     api::AnyObject,
-    source::yaml::{self, is_marker, part_length},
+    source::{
+        json,
+        yaml::{self, Fault, is_marker, part_length},
+    },
 };
 
 /// After so many parts in a row that are nowhere near where they were, they are looked for by their digests.
@@ -78,6 +81,22 @@ pub fn read(path: &Arc<Path>, text: &str, before: Vec<Part>, shapes: &mut Shapes
     read
 }
 
+/// Reads the one object of an API server anew, as [`read`] does a file.
+pub fn read_object(path: &Arc<Path>, json: &[u8], before: Vec<Part>, shapes: &mut Shapes) -> Read {
+    let digest = XxHash64::oneshot(SEED, json);
+    if matches!(&*before, [part] if part.digest == digest && part.length == json.len()) {
+        return Read { parts: before, ..Read::default() };
+    }
+    let part = Part::of((digest, json.len(), 0), path, shapes, |reader| match json::read(json) {
+        Ok(root) => reader.document(&root, &[]),
+        Err(error) => {
+            reader.parsed.not_yaml = true;
+            reader.refuse(None, vec![finding(&Fault { at: (0, 0), message: format!("not JSON: {error}") })]);
+        }
+    });
+    Read { parts: vec![part], fresh: vec![0], gone: before, moved: false }
+}
+
 impl Read {
     fn keep(&mut self, mut part: Part, line: u32) -> Part {
         if part.before != line {
@@ -144,14 +163,25 @@ impl Before {
 
 impl Part {
     fn new(path: &Arc<Path>, rest: &str, (digest, length, line): (u64, usize, u32), shapes: &mut Shapes) -> Self {
-        let part = yaml::Part { text: &rest[..length], offset: line };
+        let text = yaml::Part { text: &rest[..length], offset: line };
+        let part = Self::of((digest, length, line), path, shapes, |reader| reader.part(text));
+        Self { lines: text.lines(), ended: length < rest.len(), ..part }
+    }
+
+    /// What is found by `read` in a text with this digest and length, which begins after so many lines.
+    fn of(
+        (digest, length, before): (u64, usize, u32),
+        path: &Arc<Path>,
+        shapes: &mut Shapes,
+        read: impl FnOnce(&mut Reader<'_>),
+    ) -> Self {
         let mut reader = Reader { path: path.clone(), parsed: Parsed::default(), shapes, skipped: Default::default() };
-        reader.part(part);
+        read(&mut reader);
         let mut parsed = reader.parsed;
         let quiet = parsed.refused.is_empty() && parsed.diagnostics.is_empty() && !parsed.not_yaml;
         let one = if quiet && parsed.objects.len() == 1 { parsed.objects.pop() } else { None };
         let found = one.map_or_else(|| Found::Other(Box::new(parsed)), Found::Object);
-        Self { digest, length, lines: part.lines(), before: line, ended: length < rest.len(), found }
+        Self { digest, length, lines: 0, before, ended: false, found }
     }
 
     /// What is no text at all.

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::time::{Instant, timeout};
 
 use super::{Changes, Files, FilesError};
-use crate::limits;
+use crate::{limits, source::Content};
 
 /// Far longer than any change takes, short enough for a test.
 const SOON: Duration = Duration::from_secs(5);
@@ -30,8 +30,9 @@ fn open(root: &Path) -> (Files, Vec<String>) {
 fn told(root: &Path, changes: &Changes) -> Vec<String> {
     let name = |path: &PathBuf| path.strip_prefix(root).unwrap_or(path).display().to_string();
     let files = changes.files.iter().map(|change| match &change.content {
-        Some(Ok(content)) => format!("{}={}", name(&change.path), String::from_utf8_lossy(content)),
-        Some(Err(error)) => format!("{}!{error}", name(&change.path)),
+        Some(Content::Text(Ok(content))) => format!("{}={}", name(&change.path), String::from_utf8_lossy(content)),
+        Some(Content::Text(Err(error))) => format!("{}!{error}", name(&change.path)),
+        Some(Content::Object(_)) => unreachable!("files hold text"),
         None => format!("{} gone", name(&change.path)),
     });
     files.chain(changes.extra.iter().map(|path| format!("+{}", name(path)))).collect()

@@ -2,16 +2,18 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    io,
     path::Path,
     sync::Arc,
 };
 
 use crate::{
     api::{AnyObject, Diagnostic, ObjectId, Severity},
-    source::documents::{
-        Parsed, Refused, Shapes,
-        parts::{self, Part, Read},
+    source::{
+        documents::{
+            Parsed, Refused, Shapes,
+            parts::{self, Part, Read},
+        },
+        store::Content,
     },
 };
 
@@ -49,16 +51,19 @@ impl File {
     }
 
     /// The file with new content, in place of this one.
-    pub fn read_again(self, path: &Path, content: io::Result<Vec<u8>>, shapes: &mut Shapes) -> (Self, Difference) {
+    pub fn read_again(self, path: &Path, content: Content, shapes: &mut Shapes) -> (Self, Difference) {
         let known = self.parts.iter().flat_map(Part::objects).next();
         let path = known.map_or_else(|| Arc::from(path), |object| object.origin().file.clone());
-        let read = match content.map(String::from_utf8) {
-            Ok(Ok(text)) => parts::read(&path, &text, self.parts, shapes),
-            Ok(Err(error)) => {
-                let why = format!("not YAML: byte {} is not UTF-8", error.utf8_error().valid_up_to());
-                no_text(path, why, self.parts)
-            }
-            Err(error) => no_text(path, format!("cannot be read: {error}"), self.parts),
+        let read = match content {
+            Content::Object(json) => parts::read_object(&path, &json, self.parts, shapes),
+            Content::Text(Ok(bytes)) => match String::from_utf8(bytes) {
+                Ok(text) => parts::read(&path, &text, self.parts, shapes),
+                Err(error) => {
+                    let why = format!("not YAML: byte {} is not UTF-8", error.utf8_error().valid_up_to());
+                    no_text(path, why, self.parts)
+                }
+            },
+            Content::Text(Err(error)) => no_text(path, format!("cannot be read: {error}"), self.parts),
         };
         let mut difference = Difference { moved: read.moved, ..Difference::default() };
         difference.came.extend(read.fresh.iter().flat_map(|at| read.parts[*at].objects()).cloned());

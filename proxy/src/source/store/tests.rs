@@ -9,11 +9,11 @@ use std::{
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 
-use super::{Batch, FileChange, Store};
+use super::{Batch, Content, FileChange, Store};
 use crate::{api::Objects, source::documents::parse_file};
 
 fn file(path: &str, text: &str) -> FileChange {
-    FileChange { path: PathBuf::from(path), content: Some(Ok(text.as_bytes().to_vec())) }
+    FileChange { path: PathBuf::from(path), content: Some(Content::Text(Ok(text.as_bytes().to_vec()))) }
 }
 
 fn removed(path: &str) -> FileChange {
@@ -61,11 +61,13 @@ fn what_is_not_yaml_takes_nothing_away() {
     store.apply(vec![file("a", &(entry("x", "x.one") + &entry("y", "y.one")))]);
     let batch = store.apply(vec![file("a", "spec: [\n")]);
     assert_eq!(state(&store, &batch), of(&["x=x.one", "y=y.one"], 1, false));
-    let batch = store.apply(vec![FileChange { path: "a".into(), content: Some(Ok(vec![0xff, 0xfe])) }]);
+    let batch = store.apply(vec![FileChange { path: "a".into(), content: Some(Content::Text(Ok(vec![0xff, 0xfe]))) }]);
     assert_eq!(state(&store, &batch), of(&["x=x.one", "y=y.one"], 1, false));
     assert!(batch.diagnostics[0].message.contains("byte 0 is not UTF-8"), "{:?}", batch.diagnostics);
-    let unreadable =
-        FileChange { path: "a".into(), content: Some(Err(io::Error::from(io::ErrorKind::PermissionDenied))) };
+    let unreadable = FileChange {
+        path: "a".into(),
+        content: Some(Content::Text(Err(io::Error::from(io::ErrorKind::PermissionDenied)))),
+    };
     let batch = store.apply(vec![unreadable]);
     assert_eq!(state(&store, &batch), of(&["x=x.one", "y=y.one"], 1, false));
     // One document is broken beyond telling which: it may be x. What can be read counts.
@@ -169,7 +171,7 @@ fn reading_again_is_reading_anew() {
             let texts: Vec<_> = changes
                 .iter()
                 .map(|change| match &change.content {
-                    Some(Ok(text)) => (change.path.clone(), String::from_utf8(text.clone()).unwrap()),
+                    Some(Content::Text(Ok(text))) => (change.path.clone(), String::from_utf8(text.clone()).unwrap()),
                     _ => unreachable!(),
                 })
                 .collect();
@@ -195,4 +197,32 @@ fn reading_again_is_reading_anew() {
             }
         }
     }
+}
+
+#[test]
+fn an_object_of_an_api_server_is_as_good_as_a_file() {
+    let object = |json: &str| FileChange {
+        path: "kubernetes/DestinationRule/default/x".into(),
+        content: Some(Content::Object(json.as_bytes().to_vec())),
+    };
+    let rule = |mode: &str| {
+        format!(
+            r#"{{"apiVersion":"networking.istio.io/v1","kind":"DestinationRule","metadata":{{"name":"x","namespace":"default"}},"spec":{{"host":"a.b","trafficPolicy":{{"tls":{{"mode":"{mode}"}}}}}}}}"#
+        )
+    };
+    let mut store = Store::default();
+    let batch = store.apply(vec![object(&rule("SIMPLE"))]);
+    assert!(batch.accepted && batch.diagnostics.is_empty(), "{batch:?}");
+    assert_eq!(batch.changed.len(), 1);
+    assert!(store.apply(vec![object(&rule("SIMPLE"))]).changed.is_empty(), "nothing has changed");
+    let batch = store.apply(vec![object(&rule("SIMPEL"))]);
+    assert_eq!((batch.accepted, batch.rejected_now, store.objects().destination_rules.len()), (false, 1, 1));
+    let said = batch.diagnostics[0].to_string();
+    let begins = "kubernetes/DestinationRule/default/x: error: spec.trafficPolicy.tls.mode: ";
+    assert!(said.starts_with(begins), "{said}");
+    let rule = store.objects().destination_rules.values().next().unwrap();
+    assert_eq!(rule.origin.locate("spec.host"), (0, 0));
+    assert!(rule.origin.positions.get("spec.host").is_some(), "what was written is known");
+    store.apply(vec![removed("kubernetes/DestinationRule/default/x")]);
+    assert_eq!(store.objects().count(), 0);
 }

@@ -1,0 +1,118 @@
+//! What is watched in a cluster, and what of each object is kept.
+
+use std::path::PathBuf;
+
+/// One kind, as the API server names it.
+#[derive(Debug)]
+pub struct Kind {
+    /// Empty for the core group.
+    pub group: &'static str,
+    /// Versions that our readers know, the best one first.
+    pub versions: &'static [&'static str],
+    pub plural: &'static str,
+    pub kind: &'static str,
+    pub keep: Keep,
+}
+
+/// Which part of an object is kept. Of `metadata` it is always the same: who it is, labels, annotations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    Metadata,
+    Spec,
+    /// `data`
+    Data,
+    /// What matters of a pod of this node: `spec` with its volumes, addresses and phase.
+    Pod,
+    /// The same of other nodes' pods, without volumes and foreign annotations; those that have ended are left out.
+    Endpoint,
+}
+
+const CORE: &[&str] = &["v1"];
+const ISTIO: &[&str] = &["v1", "v1beta1", "v1alpha3"];
+const SECURITY: &[&str] = &["v1", "v1beta1"];
+const GATEWAY: &[&str] = &["v1", "v1beta1"];
+
+const fn core(plural: &'static str, kind: &'static str, keep: Keep) -> Kind {
+    Kind { group: "", versions: CORE, plural, kind, keep }
+}
+
+const fn istio(plural: &'static str, kind: &'static str) -> Kind {
+    Kind { group: "networking.istio.io", versions: ISTIO, plural, kind, keep: Keep::Spec }
+}
+
+const fn security(plural: &'static str, kind: &'static str) -> Kind {
+    Kind { group: "security.istio.io", versions: SECURITY, plural, kind, keep: Keep::Spec }
+}
+
+const fn gateway(plural: &'static str, kind: &'static str, versions: &'static [&'static str]) -> Kind {
+    Kind { group: "gateway.networking.k8s.io", versions, plural, kind, keep: Keep::Spec }
+}
+
+/// Pods of this node.
+pub static OWN_PODS: Kind = core("pods", "Pod", Keep::Pod);
+/// Pods of all other nodes.
+pub static OTHER_PODS: Kind = core("pods", "Pod", Keep::Endpoint);
+pub static SECRETS: Kind = core("secrets", "Secret", Keep::Data);
+pub static CONFIG_MAPS: Kind = core("configmaps", "ConfigMap", Keep::Data);
+
+/// Watched as a whole.
+pub static WHOLE: [Kind; 15] = [
+    core("services", "Service", Keep::Spec),
+    core("namespaces", "Namespace", Keep::Metadata),
+    istio("destinationrules", "DestinationRule"),
+    istio("gateways", "Gateway"),
+    istio("serviceentries", "ServiceEntry"),
+    istio("sidecars", "Sidecar"),
+    istio("virtualservices", "VirtualService"),
+    security("authorizationpolicies", "AuthorizationPolicy"),
+    security("peerauthentications", "PeerAuthentication"),
+    gateway("backendtlspolicies", "BackendTLSPolicy", &["v1", "v1beta1", "v1alpha3"]),
+    gateway("gatewayclasses", "GatewayClass", GATEWAY),
+    gateway("gateways", "Gateway", GATEWAY),
+    gateway("httproutes", "HTTPRoute", GATEWAY),
+    gateway("referencegrants", "ReferenceGrant", GATEWAY),
+    gateway("tlsroutes", "TLSRoute", &["v1", "v1beta1", "v1alpha3", "v1alpha2"]),
+];
+
+impl Kind {
+    /// `destinationrules.networking.istio.io`, as RBAC and kubectl name it.
+    #[must_use]
+    pub fn resource(&self) -> String {
+        match self.group {
+            "" => self.plural.to_owned(),
+            group => format!("{}.{group}", self.plural),
+        }
+    }
+
+    /// The collection, of one namespace or of all.
+    #[must_use]
+    pub fn url(&self, version: &str, namespace: Option<&str>) -> String {
+        let root = match self.group {
+            "" => format!("/api/{version}"),
+            group => format!("/apis/{group}/{version}"),
+        };
+        match namespace {
+            Some(namespace) => format!("{root}/namespaces/{namespace}/{}", self.plural),
+            None => format!("{root}/{}", self.plural),
+        }
+    }
+
+    #[must_use]
+    pub fn api_version(&self, version: &str) -> String {
+        if self.group.is_empty() { version.to_owned() } else { format!("{}/{version}", self.group) }
+    }
+
+    /// What stands for a file's path: `kubernetes/DestinationRule/shop/db`. Two groups have a Gateway: Istio's bears the short
+    /// name, as in Istio's own messages.
+    #[must_use]
+    pub fn path(&self, namespace: Option<&str>, name: &str) -> PathBuf {
+        let mut path = PathBuf::from("kubernetes");
+        match (self.group, self.kind) {
+            ("gateway.networking.k8s.io", "Gateway") => path.push("Gateway.gateway.networking.k8s.io"),
+            (_, kind) => path.push(kind),
+        }
+        path.extend(namespace);
+        path.push(name);
+        path
+    }
+}

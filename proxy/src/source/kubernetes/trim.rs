@@ -1,0 +1,251 @@
+//! What is kept of an object: a Pod is 10 KB as the API server has it, and some hundred bytes of it matter.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::kinds::{Keep, Kind};
+
+/// Holds the whole object once more.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+/// Of other nodes' pods only annotations with these in their names are read.
+const READ_ANNOTATIONS: [&str; 2] = ["istio.io/", "egret.dev/"];
+
+#[derive(Debug, Deserialize)]
+struct Object<'a> {
+    #[serde(default)]
+    metadata: Metadata,
+    #[serde(borrow, default)]
+    spec: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    status: Option<&'a RawValue>,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Metadata {
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    creation_timestamp: Option<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    labels: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: BTreeMap<String, String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Document<'a, S, T> {
+    api_version: String,
+    kind: &'static str,
+    metadata: Metadata,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spec: Option<S>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<T>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PodSpec<'a> {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    node_name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    service_account_name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    host_network: Option<bool>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    volumes: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    containers: Vec<Container<'a>>,
+    #[serde(borrow, default, skip_serializing_if = "Vec::is_empty")]
+    init_containers: Vec<Container<'a>>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Container<'a> {
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    ports: Option<&'a RawValue>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    volume_mounts: Option<&'a RawValue>,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+struct PodStatus<'a> {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    phase: Option<String>,
+    #[serde(rename = "podIP", default, skip_serializing_if = "Option::is_none")]
+    ip: Option<String>,
+    #[serde(borrow, rename = "podIPs", default, skip_serializing_if = "Option::is_none")]
+    ips: Option<&'a RawValue>,
+}
+
+/// The object in `text` as a document of its own, with its path; without a document it is as good as gone.
+///
+/// # Errors
+/// It is no object of this kind.
+pub fn document(kind: &Kind, version: &str, text: &RawValue) -> Result<(PathBuf, Option<Vec<u8>>), serde_json::Error> {
+    let Object { mut metadata, spec, data, status } = serde_json::from_str(text.get())?;
+    let path = kind.path(metadata.namespace.as_deref(), &metadata.name);
+    metadata.annotations.remove(LAST_APPLIED);
+    if kind.keep != Keep::Pod {
+        metadata.uid = None;
+    }
+    let api_version = kind.api_version(version);
+    let whole =
+        Document { api_version, kind: kind.kind, metadata, spec: None::<&RawValue>, data: None, status: None::<()> };
+    let bytes = match kind.keep {
+        Keep::Metadata => serde_json::to_vec(&whole)?,
+        Keep::Spec => serde_json::to_vec(&Document { spec, ..whole })?,
+        Keep::Data => serde_json::to_vec(&Document { data, ..whole })?,
+        Keep::Pod | Keep::Endpoint => match pod(kind.keep, whole, spec, status)? {
+            Some(bytes) => bytes,
+            None => return Ok((path, None)),
+        },
+    };
+    Ok((path, Some(bytes)))
+}
+
+fn pod(
+    keep: Keep,
+    whole: Document<'_, &RawValue, ()>,
+    spec: Option<&RawValue>,
+    status: Option<&RawValue>,
+) -> Result<Option<Vec<u8>>, serde_json::Error> {
+    let mut spec: Option<PodSpec<'_>> = spec.map(|spec| serde_json::from_str(spec.get())).transpose()?;
+    let status: Option<PodStatus<'_>> = status.map(|status| serde_json::from_str(status.get())).transpose()?;
+    let mut metadata = whole.metadata;
+    if keep == Keep::Endpoint {
+        let phase = status.as_ref().and_then(|status| status.phase.as_deref());
+        if matches!(phase, Some("Succeeded" | "Failed")) {
+            return Ok(None);
+        }
+        metadata.annotations.retain(|name, _| READ_ANNOTATIONS.iter().any(|read| name.contains(read)));
+        if let Some(spec) = &mut spec {
+            spec.volumes = None;
+            for container in spec.containers.iter_mut().chain(&mut spec.init_containers) {
+                container.volume_mounts = None;
+            }
+            spec.init_containers.retain(|container| container.ports.is_some());
+        }
+    }
+    let Document { api_version, kind, data, .. } = whole;
+    serde_json::to_vec(&Document { api_version, kind, metadata, spec, data, status }).map(Some)
+}
+
+/// One page of a list.
+#[derive(Debug, Deserialize)]
+pub struct Page<'a> {
+    #[serde(default)]
+    pub metadata: PageMetadata,
+    /// Null where Go's slice is nil.
+    #[serde(borrow, default)]
+    pub items: Option<Vec<&'a RawValue>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PageMetadata {
+    pub resource_version: String,
+    #[serde(rename = "continue")]
+    pub continued: String,
+}
+
+/// One line of a watch.
+#[derive(Debug, Deserialize)]
+pub struct Event<'a> {
+    #[serde(rename = "type")]
+    pub kind: String,
+    #[serde(borrow)]
+    pub object: &'a RawValue,
+}
+
+/// Of an event's object.
+#[derive(Debug, Default, Deserialize)]
+pub struct Versioned {
+    #[serde(default)]
+    pub metadata: Version,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Version {
+    pub resource_version: String,
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// What an API server says where it does not do as it was asked.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    pub code: u16,
+    pub message: String,
+    pub reason: String,
+}
+
+/// A group's resources by version, in aggregated discovery (`/apis`, Kubernetes 1.26) or, where the server has none, the names
+/// of the groups alone.
+#[derive(Debug, Deserialize)]
+pub struct Groups {
+    pub kind: String,
+    #[serde(default)]
+    pub items: Vec<Group>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Group {
+    #[serde(default)]
+    pub metadata: GroupMetadata,
+    #[serde(default)]
+    pub versions: Vec<GroupVersion>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct GroupMetadata {
+    pub name: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct GroupVersion {
+    pub version: String,
+    #[serde(default)]
+    pub resources: Vec<Resource>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Resource {
+    /// In aggregated discovery.
+    #[serde(default)]
+    pub resource: String,
+    /// In an APIResourceList.
+    #[serde(default)]
+    pub name: String,
+}
+
+/// `/apis/GROUP/VERSION`
+#[derive(Debug, Deserialize)]
+pub struct ResourceList {
+    #[serde(default)]
+    pub resources: Vec<Resource>,
+}
+
+impl ResourceList {
+    #[must_use]
+    pub fn names(self) -> BTreeSet<String> {
+        self.resources.into_iter().map(|resource| resource.name).collect()
+    }
+}

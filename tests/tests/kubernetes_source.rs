@@ -1,0 +1,216 @@
+//! Objects from the API server: what is there counts, what comes and goes is followed, and nothing that befalls the server
+//! takes away what was read.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use egret_tests::{
+    Agent, Lab,
+    kube::{ApiServer, Fault, crds},
+    until,
+};
+use serde_json::{Value, json};
+
+const NODE: &str = "node-a";
+const SOON: Duration = Duration::from_secs(5);
+
+/// A pod as the API server has it, on a node.
+fn pod(name: &str, node: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "namespace": "shop", "labels": {"app": name, "egret.dev/enroll": "true"}},
+        "spec": {"nodeName": node, "containers": [{"name": "main", "image": "none"}]},
+    })
+}
+
+fn service(host: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}, namespace: shop}}\nspec:\n  hosts: [{host}]\n  location: MESH_EXTERNAL\n  resolution: DNS\n  ports: [{{number: 80, name: http, protocol: HTTP, targetPort: 443}}]\n---\n",
+        name = host.replace('.', "-")
+    )
+}
+
+fn rule(host: &str, policy: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: {name}, namespace: shop}}\nspec:\n  host: {host}\n  trafficPolicy: {{{policy}}}\n---\n",
+        name = host.replace('.', "-")
+    )
+}
+
+/// A cluster with Istio's kinds and a pod of this node.
+fn cluster() -> Result<ApiServer> {
+    let server = ApiServer::start()?;
+    server.install_crds(crds::ISTIO)?;
+    server.apply_yaml("apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n")?;
+    server.create(&pod("sleep", NODE))?;
+    Ok(server)
+}
+
+fn clusters(agent: &Agent) -> Result<String> {
+    let (code, out, error) = agent.egret(&["-n", "shop", "pc", "cluster", "sleep", "-o", "json"])?;
+    ensure!(code == 0, "{out}{error}");
+    Ok(out)
+}
+
+/// Waits until the pod's clusters hold `text`, or (false) do not.
+fn await_clusters(agent: &Agent, text: &str, there: bool) -> Result<()> {
+    let what = format!("{text:?} to be {} the clusters", if there { "among" } else { "gone from" });
+    until(&what, SOON, || Some(clusters(agent).is_ok_and(|now| now.contains(text) == there)).filter(|met| *met))
+        .map(drop)
+}
+
+fn ready(agent: &Agent) -> Result<bool> {
+    Ok(agent.admin("GET", "/healthz/ready")?.0 == 200)
+}
+
+#[test]
+fn objects_count_as_they_come_change_and_go() -> Result<()> {
+    let server = cluster()?;
+    let lab = Lab::new()?;
+    server.apply_yaml(&service("a.lab.test"))?;
+    let agent = Agent::start_in_cluster(&lab, &server.kubeconfig("admin")?, NODE, &[])?;
+    assert!(clusters(&agent)?.contains("a.lab.test"), "what was there at the start is in the first table");
+    server.apply_yaml(&(service("b.lab.test") + &rule("b.lab.test", "tls: {mode: SIMPLE}")))?;
+    await_clusters(&agent, "b-lab-test", true)?;
+    // A rule that cannot be read leaves the one before in force.
+    server.apply_yaml(&rule("b.lab.test", "connectionPool: {tcp: {connectTimeout: soon}}"))?;
+    let said = "kubernetes/DestinationRule/shop/b-lab-test: spec.trafficPolicy.connectionPool.tcp.connectTimeout: ";
+    until("the finding", SOON, || agent.stderr().contains(said).then_some(()))?;
+    assert!(clusters(&agent)?.contains("b-lab-test"));
+    assert_eq!(agent.metric("egret_config_objects_rejected", &[])?, 1.0);
+    let (_, status, _) = agent.egret(&["status"])?;
+    assert!(status.contains("1 document refused") && status.contains("kubernetes/DestinationRule/shop"), "{status}");
+    server.remove("networking.istio.io/v1/DestinationRule", "shop", "b-lab-test")?;
+    await_clusters(&agent, "b-lab-test.shop", false)?;
+    server.remove("networking.istio.io/v1/ServiceEntry", "shop", "a-lab-test")?;
+    await_clusters(&agent, "a.lab.test", false)?;
+    server.remove("Pod", "shop", "sleep")?;
+    until("the pod to be gone", SOON, || clusters(&agent).is_err().then_some(()))?;
+    Ok(())
+}
+
+#[test]
+fn a_kind_that_is_defined_later_is_picked_up() -> Result<()> {
+    let server = ApiServer::start()?;
+    server.apply_yaml("apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n")?;
+    server.create(&pod("sleep", NODE))?;
+    let lab = Lab::new()?;
+    let agent = Agent::start_in_cluster(&lab, &server.kubeconfig("admin")?, NODE, &[])?;
+    assert!(!agent.stderr().contains("cannot be read"), "a kind that is not there is no error: {}", agent.stderr());
+    server.install_crds(crds::ISTIO)?;
+    server.apply_yaml(&service("late.lab.test"))?;
+    until("the new kind", Duration::from_secs(30), || {
+        clusters(&agent).is_ok_and(|now| now.contains("late.lab.test")).then_some(())
+    })
+}
+
+#[test]
+fn secrets_are_asked_for_by_name_and_when_a_rule_names_them() -> Result<()> {
+    let server = cluster()?;
+    let lab = Lab::new()?;
+    let ca = std::fs::read_to_string(lab.pki.crt("system"))?;
+    let secret = |name: &str| {
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": "shop"},
+               "type": "Opaque", "stringData": {"ca.crt": ca}})
+    };
+    for name in ["named", "other"] {
+        server.create(&secret(name))?;
+    }
+    server.apply_yaml(&service("s.lab.test"))?;
+    let agent = Agent::start_in_cluster(&lab, &server.kubeconfig("admin")?, NODE, &[])?;
+    let asked = || -> Vec<_> {
+        let seen = server.requests().into_iter().filter(|seen| seen.resource == "secrets" && seen.verb != "create");
+        let seen = seen.filter(|seen| seen.user_agent.starts_with("egret/"));
+        seen.map(|seen| (seen.namespace, seen.field_selector)).collect()
+    };
+    let by_rule = || asked().into_iter().filter(|(namespace, _)| namespace == "shop").collect::<Vec<_>>();
+    assert_eq!(by_rule(), [], "no rule names one");
+    server.apply_yaml(&rule("s.lab.test", "tls: {mode: SIMPLE, credentialName: named}"))?;
+    let secrets = || agent.egret(&["-n", "shop", "pc", "secret", "sleep"]).map(|(_, out, _)| out);
+    until("the Secret", SOON, || secrets().is_ok_and(|out| out.contains("named")).then_some(()))?;
+    assert!(!agent.stderr().contains("does not exist"), "the rule waits for its Secret: {}", agent.stderr());
+    for (namespace, fields) in asked() {
+        assert!(!namespace.is_empty() && fields.starts_with("metadata.name="), "{namespace} {fields}");
+        assert!(!fields.ends_with("=other"), "{fields}");
+    }
+    assert!(by_rule().iter().any(|(_, fields)| fields == "metadata.name=named"), "{:?}", by_rule());
+    // Gone means refused, and it comes back.
+    server.remove("Secret", "shop", "named")?;
+    until("the refusal", SOON, || agent.stderr().contains("Secret shop/named does not exist").then_some(()))?;
+    server.create(&secret("named"))?;
+    until("the Secret", SOON, || secrets().is_ok_and(|out| out.contains("named")).then_some(()))
+}
+
+#[test]
+fn bad_days_of_the_server_take_nothing_away() -> Result<()> {
+    let server = cluster()?;
+    let lab = Lab::new()?;
+    server.apply_yaml(&service("a.lab.test"))?;
+    let agent = Agent::start_in_cluster(&lab, &server.kubeconfig("admin")?, NODE, &[])?;
+    let holds = |while_: &str, time: Duration| -> Result<()> {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            ensure!(ready(&agent)?, "readiness flapped: {while_}");
+            ensure!(clusters(&agent)?.contains("a.lab.test"), "the table is not whole: {while_}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    };
+    let mut count = 0;
+    let mut follows = |after: &str| -> Result<()> {
+        count += 1;
+        let host = format!("n{count}.lab.test");
+        server.apply_yaml(&service(&host))?;
+        until(&format!("a change {after}"), Duration::from_secs(60), || {
+            clusters(&agent).is_ok_and(|now| now.contains(&host)).then_some(())
+        })
+    };
+    // Every watch has to begin anew from a list, and lists take 14 s.
+    let slow = server.fault(Fault::slow(Duration::from_secs(14)).on("serviceentries"));
+    server.compact();
+    server.drop_watches();
+    holds("a relist of 14 s", Duration::from_secs(16))?;
+    server.lift(slow);
+    follows("after a slow relist")?;
+    for (name, fault) in [
+        ("410 as an answer", Fault::gone().times(3)),
+        ("410 as an event", Fault::gone_event().times(3)),
+        ("500", Fault::status(500).times(3)),
+        ("429", Fault::too_many_requests(1).times(3)),
+        ("an answer cut short", Fault::cut().times(3)),
+    ] {
+        server.fault(fault.on("serviceentries").verbs(&["list", "watch"]));
+        server.drop_watches();
+        holds(name, Duration::from_secs(1))?;
+        follows(name)?;
+        server.lift_all();
+    }
+    server.stop();
+    until("the complaint", SOON, || agent.stderr().contains("the API server cannot be reached").then_some(()))?;
+    holds("no API server", Duration::from_secs(3))?;
+    let (_, status, _) = agent.egret(&["status"])?;
+    assert!(status.contains("may be behind the cluster: the API server cannot be reached since"), "{status}");
+    assert_eq!(agent.stderr().matches("the API server cannot be reached").count(), 1, "said once: {}", agent.stderr());
+    server.resume()?;
+    follows("after the server's return")?;
+    until("the good news", Duration::from_secs(60), || {
+        agent.stderr().contains("the API server answers again").then_some(())
+    })?;
+    assert!(!agent.egret(&["status"])?.1.contains("may be behind"));
+    Ok(())
+}
+
+#[test]
+fn without_a_right_it_is_not_ready_and_names_it() -> Result<()> {
+    let server = cluster()?;
+    let lab = Lab::new()?;
+    let denied = server.fault(Fault::status(403).on("destinationrules"));
+    let mut agent = Agent::spawn_in_cluster(&lab, &server.kubeconfig("admin")?, NODE, &[])?;
+    let said = "list and watch destinationrules.networking.istio.io";
+    until("the complaint", Duration::from_secs(20), || agent.stderr().contains(said).then_some(()))?;
+    let (code, body) = agent.admin("GET", "/healthz/ready")?;
+    assert!(code == 503 && body.contains(said), "{code} {body}");
+    assert_eq!(agent.stderr().matches(said).count(), 1, "said once");
+    server.lift(denied);
+    agent.wait_ready()
+}
