@@ -32,7 +32,7 @@ pub(crate) struct Fake {
 }
 
 fn cluster(host: &str, port: u16, protocol: Protocol, discovery: Discovery, tls: UpstreamTls) -> Arc<Cluster> {
-    let id = |kind, name: &str| ObjectId { kind, namespace: "default".into(), name: name.into() };
+    let id = |kind, name: &str| ObjectId::new(kind, "default", name);
     Arc::new(Cluster {
         name: format!("outbound|{port}||{host}"),
         host: host.into(),

@@ -4,6 +4,7 @@ use std::{
     cmp::Ordering,
     collections::BTreeMap,
     fmt,
+    ops::Deref,
     path::Path,
     sync::{
         Arc, LazyLock,
@@ -13,11 +14,33 @@ use std::{
 
 /// `kind namespace/name`, the identity of an object; API versions of one kind are the same object. The namespace of what
 /// belongs to the whole cluster (a Namespace) is empty.
+///
+/// Shared: for each of 10,000 objects there are some ten mentions of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
-pub struct ObjectId {
+#[serde(transparent)]
+pub struct ObjectId(Arc<Identity>);
+
+/// What [`ObjectId`] tells.
+#[derive(Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+pub struct Identity {
     pub kind: &'static str,
     pub namespace: String,
     pub name: String,
+}
+
+impl ObjectId {
+    #[must_use]
+    pub fn new(kind: &'static str, namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self(Arc::new(Identity { kind, namespace: namespace.into(), name: name.into() }))
+    }
+}
+
+impl Deref for ObjectId {
+    type Target = Identity;
+
+    fn deref(&self) -> &Identity {
+        &self.0
+    }
 }
 
 impl fmt::Display for ObjectId {
@@ -263,7 +286,7 @@ mod tests {
             positions: Arc::new(fields.iter().map(|(field, at)| ((*field).to_owned(), *at)).collect()),
             made_from: Arc::new(made_from),
         };
-        let id = |name: &str| ObjectId { kind: "HTTPRoute", namespace: "default".into(), name: name.into() };
+        let id = |name: &str| ObjectId::new("HTTPRoute", "default", name);
         let places = [("spec.rules[4]", (7, 3)), ("spec.rules[4].backendRefs[0].name", (9, 9))];
         let written = Written {
             object: id("b"),

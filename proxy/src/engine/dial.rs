@@ -130,11 +130,7 @@ pub fn passthrough() -> &'static Arc<Cluster> {
             pool: Arc::default(),
             tls: UpstreamTls::Plain,
             mesh_external: true,
-            service: crate::api::ObjectId {
-                kind: "ServiceEntry",
-                namespace: String::new(),
-                name: PASSTHROUGH.to_owned(),
-            },
+            service: crate::api::ObjectId::new("ServiceEntry", "", PASSTHROUGH),
             destination_rule: None,
             policies: None,
         })

@@ -1,7 +1,5 @@
 //! Destinations that must not get plain text: what TLS rules name, whether or not a service for it is left.
 
-use std::sync::Arc;
-
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{
@@ -9,7 +7,7 @@ use super::{
     names::CLUSTER_DOMAIN,
     registry::{Entry, Registry},
     rules::{Chosen, Client, Merged},
-    table::{AddressMap, Guard, GuardedAddress, HostMap, NamespaceGuards, Protocol},
+    table::{AddressMap, Guard, GuardedAddress, HostMap, NamespaceGuards, Protocol, Reason},
     view::Selected,
 };
 
@@ -18,21 +16,17 @@ pub fn guard(rule: &Merged) -> Guard {
     let encrypts = |port: u16| rule.policy(port, None).tls.is_some_and(|tls| tls.settings.encrypts());
     let top = rule.top_tls().is_some_and(|tls| tls.encrypts());
     let (on, off): (Vec<u16>, Vec<u16>) = rule.ports().partition(|port| encrypts(*port));
-    let reason = format!(
-        "{} asks for TLS to {}, and no service that this workload sees takes this as HTTP to encrypt it: plain text is refused",
-        rule.object.id, rule.object.spec.host
-    );
     Guard {
         ports: if top { None } else { Some(on) },
         except: if top { off } else { Vec::new() },
-        reason: Arc::from(reason),
+        reason: Reason(Some(rule.object.clone())),
     }
 }
 
 impl Guard {
     /// Forbids nothing.
     pub fn nothing() -> Self {
-        Self { ports: Some(Vec::new()), except: Vec::new(), reason: Arc::from("") }
+        Self { ports: Some(Vec::new()), except: Vec::new(), reason: Reason::default() }
     }
 }
 

@@ -79,7 +79,7 @@ fn matches(map: &AddressMap<Vec<GuardedAddress>>, address: IpAddr) -> Vec<(u8, &
 fn refuse(guard: &Guard, hidden: Option<String>) -> Decision {
     Decision::Refuse(match hidden {
         Some(hidden) => format!("{}; {hidden}", guard.reason).into(),
-        None => guard.reason.clone(),
+        None => guard.reason.to_string().into(),
     })
 }
 

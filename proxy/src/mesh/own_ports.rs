@@ -234,7 +234,7 @@ fn cluster(name: String, port: u16, protocol: Protocol, application: Application
         pool: open(pool, protocol),
         tls: UpstreamTls::Plain,
         mesh_external: false,
-        service: ObjectId { kind: "Pod", namespace: String::new(), name: String::new() },
+        service: ObjectId::new("Pod", "", ""),
         destination_rule: None,
         policies: None,
     }

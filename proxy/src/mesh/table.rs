@@ -18,7 +18,7 @@ use super::{
     routing::{TunnelMatch, TunnelRoute, VirtualHost},
     unimported::Unimported,
 };
-use crate::api::{Diagnostic, ObjectId};
+use crate::api::{Diagnostic, Object, ObjectId, istio::DestinationRule};
 
 /// What [`super::compile`] makes of all objects. Immutable; a reload replaces it whole.
 #[derive(Debug, Default)]
@@ -216,8 +216,42 @@ pub struct Guard {
     pub ports: Option<Vec<u16>>,
     /// Ports that a port-level setting takes out again.
     pub except: Vec<u16>,
-    /// One sentence for the client and the log: names the rule and what is missing.
-    pub reason: Arc<str>,
+    pub reason: Reason,
+}
+
+/// The rule for whose sake plain text is refused. In words, for the client and the log, it names the rule and what is missing:
+/// they are made when something is refused, for of thousands of guards most never do. None: nothing is refused.
+#[derive(Clone, Debug, Default)]
+pub struct Reason(pub Option<Arc<Object<DestinationRule>>>);
+
+impl Reason {
+    fn said_by(&self) -> Option<(&ObjectId, &str)> {
+        self.0.as_ref().map(|rule| (&rule.id, rule.spec.host.as_str()))
+    }
+}
+
+impl PartialEq for Reason {
+    fn eq(&self, other: &Self) -> bool {
+        self.said_by() == other.said_by()
+    }
+}
+
+impl Eq for Reason {}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some((rule, host)) = self.said_by() else { return Ok(()) };
+        write!(
+            f,
+            "{rule} asks for TLS to {host}, and no service that this workload sees takes this as HTTP to encrypt it: plain text is refused"
+        )
+    }
+}
+
+impl Serialize for Reason {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 /// The services of one port.

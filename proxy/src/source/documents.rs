@@ -312,8 +312,7 @@ impl Reader<'_> {
         let root = Field::root(header.root, "", dialect, findings);
         let fields = root.fields(&names, if header.group.is_empty() { &ignored } else { &ignored[..3] }, &[]);
         let meta = fields.as_ref().and_then(|fields| kinds::meta::metadata(fields, !CLUSTER_WIDE.contains(&kind)));
-        let id =
-            meta.as_ref().map(|meta| ObjectId { kind, namespace: meta.namespace.clone(), name: meta.name.clone() });
+        let id = meta.as_ref().map(|meta| ObjectId::new(kind, meta.namespace.as_str(), meta.name.as_str()));
         if !versions.contains(&header.version) {
             let at = header.root.get("apiVersion").map_or(header.root.at, |node| node.at);
             let message = format!("\"{}\" is not one of {}", header.version, versions.join(", "));

@@ -65,7 +65,7 @@ pub fn server(host: &str, serves: Behind) -> Servers {
 fn server_with(host: &str, tls: DownstreamTls, serves: Behind) -> Servers {
     let server = TlsServer {
         name: "https.443.https.gateway.default".into(),
-        source: ObjectId { kind: "Gateway", namespace: "default".into(), name: "gateway".into() },
+        source: ObjectId::new("Gateway", "default", "gateway"),
         hosts: vec![host.to_owned()],
         protocol: ServerProtocol::Https,
         tls,

@@ -65,7 +65,7 @@ fn servers(upstream: SocketAddr, all: &[Served]) -> Servers {
         };
         let server = TlsServer {
             name: format!("https.443.{host}.gateway.default").into(),
-            source: ObjectId { kind: "Gateway", namespace: "default".into(), name: "gateway".into() },
+            source: ObjectId::new("Gateway", "default", "gateway"),
             hosts: vec![(*host).to_owned()],
             protocol: ServerProtocol::Https,
             tls: tls.clone(),

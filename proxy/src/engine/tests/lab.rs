@@ -175,7 +175,7 @@ pub fn cluster(host: &str, endpoints: &[SocketAddr], tls: UpstreamTls) -> Cluste
         pool: Arc::default(),
         tls,
         mesh_external: true,
-        service: ObjectId { kind: "ServiceEntry", namespace: "default".into(), name: "test".into() },
+        service: ObjectId::new("ServiceEntry", "default", "test"),
         destination_rule: None,
         policies: None,
     }

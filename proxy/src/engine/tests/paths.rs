@@ -124,7 +124,7 @@ async fn text_that_stalls_does_not_pass_where_a_rule_guards_the_port() {
     let upstream = echo().await;
     let open = lab(Outbound::default());
     let mut guarded = Outbound::default();
-    let guard = Guard { ports: Some(vec![upstream.port()]), except: vec![], reason: "a rule".into() };
+    let guard = Guard { ports: Some(vec![upstream.port()]), except: vec![], reason: Default::default() };
     std::sync::Arc::make_mut(&mut guarded.guards.own).insert("a.example", guard);
     let guarded = lab(guarded);
     let slow = async |lab: &Lab| {

@@ -163,7 +163,7 @@ fn service(target: &PolicyTarget, namespace: &str) -> Option<ObjectId> {
         "ServiceEntry" => "ServiceEntry",
         _ => return None,
     };
-    Some(ObjectId { kind, namespace: namespace.to_owned(), name: target.name.clone() })
+    Some(ObjectId::new(kind, namespace, target.name.as_str()))
 }
 
 /// The Gateways of the Gateway API, by name, that a pod is there for.

@@ -157,7 +157,7 @@ fn service(
     let mut made = made(object, meta, spec, [("spec".to_owned(), written(&**object, "spec.listeners"))]);
     // Its own name: what is shown of a cluster is its Service.
     if let Some(made) = Arc::get_mut(&mut made) {
-        made.id = ObjectId { kind: "Service", namespace: object.meta.namespace.clone(), name };
+        made.id = ObjectId::new("Service", object.meta.namespace.as_str(), name);
     }
     made
 }
@@ -274,6 +274,6 @@ impl Gateways {
     /// `Gateway default/gw`
     pub fn name(namespace: &str, name: &str) -> String {
         let (kind, namespace, name) = (gateway_api::GATEWAY, namespace.to_owned(), name.to_owned());
-        ObjectId { kind, namespace, name }.to_string()
+        ObjectId::new(kind, namespace, name).to_string()
     }
 }

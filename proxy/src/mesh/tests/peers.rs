@@ -11,7 +11,7 @@ pub fn gateway(namespace: &str, name: &str, selector: &[(&str, &str)]) -> AnyObj
     };
     let (namespace, name) = (namespace.to_owned(), name.to_owned());
     AnyObject::Gateway(Arc::new(Object {
-        id: ObjectId { kind: "Gateway", namespace: namespace.clone(), name: name.clone() },
+        id: ObjectId::new("Gateway", namespace.as_str(), name.as_str()),
         meta: ObjectMeta { name, namespace, ..ObjectMeta::default() },
         spec,
         origin: Origin {

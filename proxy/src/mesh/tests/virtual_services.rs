@@ -453,7 +453,8 @@ fn ten_thousand_routed_hosts_are_made_once() {
     for index in 0..10_000 {
         let mut object = (*template).clone();
         object.meta.name = format!("e{index}");
-        object.id.name.clone_from(&object.meta.name);
+        object.id =
+            crate::api::ObjectId::new(object.id.kind, object.meta.namespace.as_str(), object.meta.name.as_str());
         object.spec.hosts = vec![format!("host-{index}.example.com")];
         objects.service_entries.insert(("a".to_owned(), object.meta.name.clone()), Arc::new(object));
     }

@@ -26,7 +26,8 @@ pub fn guard(route: &mut Arc<Route>, destinations: &dyn Destinations) -> bool {
     let open: Vec<u16> = made.clusters().filter(|cluster| cluster.is_open()).map(|cluster| cluster.port).collect();
     let mut asked = written.flat_map(|host| open.iter().map(move |port| (authority_host(host), *port))).peekable();
     let any = asked.peek().is_some();
-    let reason = asked.find_map(|(host, port)| destinations.guard_host(host, port)).map(|guard| guard.reason.clone());
+    let reason =
+        asked.find_map(|(host, port)| destinations.guard_host(host, port)).map(|guard| guard.reason.to_string().into());
     if let Some(reason) = reason {
         made.action = Action::Refuse(reason);
     }

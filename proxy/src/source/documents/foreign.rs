@@ -40,7 +40,7 @@ impl Reader<'_> {
             Some(kind) => {
                 let text = |key: &str| Some(header.root.get("metadata")?.get(key)?.text()?.to_owned());
                 let namespace = text("namespace").unwrap_or_else(|| "default".to_owned());
-                let object = text("name").map(|name| ObjectId { kind, namespace, name });
+                let object = text("name").map(|name| ObjectId::new(kind, namespace, name));
                 (Severity::Warning, object, format!("kind {kind} is not honoured yet"))
             }
             None => {

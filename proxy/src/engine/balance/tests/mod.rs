@@ -29,7 +29,7 @@ fn cluster(load_balancer: LoadBalancer, endpoints: &[Endpoint]) -> Cluster {
         pool: Arc::new(pool()),
         tls: crate::mesh::UpstreamTls::Plain,
         mesh_external: false,
-        service: crate::api::ObjectId { kind: "Service", namespace: "default".into(), name: "a".into() },
+        service: crate::api::ObjectId::new("Service", "default", "a"),
         destination_rule: None,
         policies: None,
     }

@@ -77,7 +77,7 @@ pub fn cluster(name: &str, protocol: Protocol, addresses: &[SocketAddr]) -> Clus
         pool: Arc::default(),
         tls: UpstreamTls::Plain,
         mesh_external: true,
-        service: crate::api::ObjectId { kind: "ServiceEntry", namespace: "default".into(), name: name.into() },
+        service: crate::api::ObjectId::new("ServiceEntry", "default", name),
         destination_rule: None,
         policies: None,
     }
