@@ -97,9 +97,11 @@ pub const INBOUND_PORT: u16 = 15006;
 pub const LISTEN_BACKLOG: i32 = 4096;
 /// Changes of files within this time are one reload; an editor's rename-and-replace or a symlink swap is some events.
 pub const RELOAD_QUIET: Duration = Duration::from_millis(100);
-/// The same where, after a rest, files that were there before were written whole or replaced by a rename, and nothing else:
-/// one program that changes several does so within microseconds.
+/// The same where files that were there before were written whole or replaced by a rename, and nothing else, nor other files
+/// just before: one program that changes several does so within microseconds.
 pub const RELOAD_WRITTEN: Duration = Duration::from_millis(2);
+/// Shortest pause after a reload; one that took longer is followed by a pause as long, up to [`RELOAD_QUIET`].
+pub const RELOAD_PAUSE: Duration = Duration::from_millis(10);
 /// Objects that may change, or meet at the hosts of those that change, for a reload to compile them alone: with more, compiling
 /// all costs no more.
 pub const AMENDED_OBJECTS: usize = 64;

@@ -48,6 +48,8 @@ struct Known {
 struct Pending {
     first: Instant,
     last: Instant,
+    /// When the reload before has been made up for.
+    paused: Instant,
     /// As long as nothing but these files has changed, which were there before: they are whole, or (false) being written.
     only: Option<BTreeMap<PathBuf, bool>>,
 }
@@ -55,15 +57,38 @@ struct Pending {
 impl Pending {
     fn any() -> Self {
         let now = Instant::now();
-        Self { first: now, last: now, only: None }
+        Self { first: now, last: now, paused: now, only: None }
     }
 
-    /// How long it must rest.
-    fn rest(&self) -> Duration {
-        match &self.only {
+    /// When it has rested.
+    fn until(&self) -> Instant {
+        let rest = match &self.only {
             Some(files) if files.values().all(|whole| *whole) => limits::RELOAD_WRITTEN,
             _ => limits::RELOAD_QUIET,
-        }
+        };
+        (self.last + rest).max(self.paused).min(self.first + limits::RELOAD_LONGEST)
+    }
+}
+
+/// The changes that were told last.
+#[derive(Debug)]
+struct Told {
+    at: Instant,
+    /// When the next were asked for: by then these were in force.
+    done: Option<Instant>,
+    files: BTreeSet<PathBuf>,
+}
+
+impl Told {
+    /// Until when nothing more is told: reloading takes half of the time at most, however often a file is written.
+    fn pause(&self, now: Instant) -> Instant {
+        let done = self.done.unwrap_or(now);
+        done + (done - self.at).clamp(limits::RELOAD_PAUSE, limits::RELOAD_QUIET)
+    }
+
+    /// What changes now may belong to it: one program changes several files, one after the other.
+    fn is_recent(&self, now: Instant) -> bool {
+        now - self.done.unwrap_or(now) < limits::RELOAD_QUIET
     }
 }
 
@@ -77,8 +102,7 @@ pub struct Files {
     /// Some of what is there are symbolic links.
     linked: bool,
     pending: Option<Pending>,
-    /// When changes were told last.
-    told: Option<Instant>,
+    told: Option<Told>,
     /// Folders whose failure was told.
     complained: BTreeSet<PathBuf>,
 }
@@ -126,21 +150,26 @@ impl Files {
         self.install();
     }
 
-    /// The next changes, once they rest for [`limits::RELOAD_QUIET`], or after [`limits::RELOAD_LONGEST`] all the same. After
-    /// a rest, files that were there before and are whole now need only [`limits::RELOAD_WRITTEN`]. Never empty. Safe to
-    /// cancel: nothing is lost.
+    /// The next changes, once they rest for [`limits::RELOAD_QUIET`], or after [`limits::RELOAD_LONGEST`] all the same. Files
+    /// that were there before and are whole now need only [`limits::RELOAD_WRITTEN`], unless others changed just before; and
+    /// as long again as the changes before took to be put in force. Never empty. Safe to cancel: nothing is lost.
+    ///
+    /// To be asked again when what it told is in force.
     pub async fn next(&mut self) -> Changes {
+        if let Some(told) = &mut self.told {
+            told.done.get_or_insert_with(Instant::now);
+        }
         loop {
             if self.pending.is_none() {
                 let hint = self.watcher.hint().await;
                 let now = Instant::now();
-                let rested = self.told.is_none_or(|told| now - told >= limits::RELOAD_QUIET);
-                self.pending = Some(Pending { first: now, last: now, only: rested.then(BTreeMap::new) });
+                let paused = self.told.as_ref().map_or(now, |told| told.pause(now));
+                self.pending = Some(Pending { first: now, last: now, paused, only: Some(BTreeMap::new()) });
                 self.note(hint);
             }
             while let Some(pending) = &self.pending {
                 let longest = pending.first + limits::RELOAD_LONGEST;
-                let until = longest.min(pending.last + pending.rest());
+                let until = pending.until();
                 // Hints that never cease would win against the clock.
                 if Instant::now() >= longest {
                     break;
@@ -154,7 +183,8 @@ impl Files {
                 None => self.look(),
             };
             if !changes.files.is_empty() || !changes.extra.is_empty() {
-                self.told = Some(Instant::now());
+                let files = changes.files.iter().map(|change| change.path.clone()).collect();
+                self.told = Some(Told { at: Instant::now(), done: None, files });
                 return changes;
             }
         }
@@ -162,12 +192,16 @@ impl Files {
 
     fn note(&mut self, hint: Hint) {
         let Some(pending) = &mut self.pending else { return };
-        pending.last = Instant::now();
+        let now = Instant::now();
+        pending.last = now;
+        let recent = self.told.as_ref().filter(|told| told.is_recent(now));
         let Some(only) = &mut pending.only else { return };
         match hint {
             // Where links lead is looked up anew.
             _ if self.linked => {}
-            Hint::File { path, step, .. } if self.known.contains_key(&path) => {
+            Hint::File { path, step, .. }
+                if self.known.contains_key(&path) && recent.is_none_or(|told| told.files.contains(&path)) =>
+            {
                 match step {
                     Step::Begun => only.insert(path, false),
                     Step::Whole => only.insert(path, true),

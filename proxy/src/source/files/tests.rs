@@ -273,6 +273,11 @@ async fn what_cannot_be_read_is_an_error_of_that_file() {
     assert!(missing.to_string().contains("no such file or folder"), "{missing}");
 }
 
+/// What was told is in force, and nothing changes for a while.
+async fn rested(files: &mut Files) {
+    assert!(timeout(limits::RELOAD_QUIET * 2, files.next()).await.is_err());
+}
+
 /// A paused clock moves only where everybody waits: what passes is what was waited for.
 #[tokio::test(start_paused = true)]
 async fn a_file_that_was_there_is_told_as_soon_as_it_is_whole() {
@@ -283,7 +288,7 @@ async fn a_file_that_was_there_is_told_as_soon_as_it_is_whole() {
     }
     let (mut files, _) = open(root);
     let rest = async |files: &mut Files, change: &dyn Fn(), want: &[&str]| {
-        tokio::time::sleep(limits::RELOAD_QUIET * 2).await;
+        rested(files).await;
         change();
         let start = Instant::now();
         assert_eq!(next(root, files).await, want);
@@ -308,14 +313,37 @@ async fn a_file_that_was_there_is_told_as_soon_as_it_is_whole() {
     let _ = timeout(limits::RELOAD_QUIET * 2, files.next()).await;
     assert!(!rest(&mut files, &|| write("c.yaml", "1"), &["c.yaml=1"]).await, "what is new may be one of several");
     assert!(!rest(&mut files, &|| fs::remove_file(root.join("b.yaml")).unwrap(), &["b.yaml gone"]).await, "gone");
-    // What goes on changing is told in batches.
+    // What another file follows is one of several: the others are told in one batch.
     write("a.yaml", "6");
     next(root, &mut files).await;
-    write("a.yaml", "7");
+    write("c.yaml", "2");
     let start = Instant::now();
-    assert_eq!(next(root, &mut files).await, ["a.yaml=7"]);
+    assert_eq!(next(root, &mut files).await, ["c.yaml=2"]);
     assert!(start.elapsed() >= limits::RELOAD_QUIET, "{:?}", start.elapsed());
     symlink("link.yaml.target", root.join("link.yaml")).unwrap();
     next(root, &mut files).await;
     assert!(!rest(&mut files, &|| write("a.yaml", "8"), &["a.yaml=8"]).await, "links may lead elsewhere now");
+}
+
+/// One file that is written again and again: reloads take half of the time, and each version is told soon.
+#[tokio::test(start_paused = true)]
+async fn a_file_that_goes_on_changing_is_told_as_often_as_reloads_allow() {
+    let dir = folder();
+    let root = dir.path();
+    fs::write(root.join("a.yaml"), "0").unwrap();
+    let (mut files, _) = open(root);
+    for (version, takes) in [(1, 0), (2, 30), (3, 30), (4, 5000), (5, 0)].map(|(n, ms)| (n, Duration::from_millis(ms)))
+    {
+        fs::write(root.join("a.yaml"), version.to_string()).unwrap();
+        assert_eq!(next(root, &mut files).await, [format!("a.yaml={version}")]);
+        // What comes while a reload takes its time is told after the pause.
+        tokio::time::sleep(takes).await;
+        fs::write(root.join("a.yaml"), "between").unwrap();
+        let start = Instant::now();
+        assert_eq!(next(root, &mut files).await, ["a.yaml=between"]);
+        let pause = takes.clamp(limits::RELOAD_PAUSE, limits::RELOAD_QUIET);
+        let (waited, most) = (start.elapsed(), pause + limits::RELOAD_PAUSE);
+        assert!(waited >= pause && waited <= most, "after {takes:?}: {waited:?}");
+        rested(&mut files).await;
+    }
 }
