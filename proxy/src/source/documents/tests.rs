@@ -288,7 +288,7 @@ fn pods_services_and_secrets_are_checked() {
         [
             "6:22: error: Pod default/p: metadata.annotations[egret.dev/netns]: \"../x\" is neither the name of a network namespace nor an absolute path",
             "7:30: error: Pod default/p: metadata.annotations[sidecar.istio.io/inject]: \"maybe\" is not one of \"true\", \"false\"",
-            "8:21: warning: Pod default/p: metadata.annotations[egret.dev/nets]: annotation egret.dev/nets is not known; there is egret.dev/netns",
+            "8:21: warning: Pod default/p: metadata.annotations[egret.dev/nets]: annotation egret.dev/nets is not known; there is egret.dev/netns, egret.dev/enroll",
             "17:29: error: Pod default/p: spec.containers[0].ports[0].containerPort: must be from 1 to 65535, not 99999",
             "18:3: warning: Pod default/p: spec.nodeSelektor: unknown field",
             "19:17: error: Pod default/p: status.podIP: \"here\" is not an IP address",
