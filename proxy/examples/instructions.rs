@@ -8,7 +8,7 @@
 use std::{hint::black_box, io::Write as _, path::Path, sync::Arc, time::Duration};
 
 use egret::{
-    api::Objects,
+    api::{ObjectId, Objects},
     engine::{
         Sink, client_hello,
         http::parts::{self, Client, Upstream},
@@ -125,7 +125,7 @@ fn table() -> anyhow::Result<Mesh> {
     for at in 0..HOSTS {
         let mut object = (*template).clone();
         object.meta.name = format!("e{at}");
-        object.id.name.clone_from(&object.meta.name);
+        object.id = ObjectId::new(object.id.kind, object.id.namespace.as_str(), object.meta.name.as_str());
         object.spec.hosts = vec![match at % WILDCARD_EVERY {
             0 => format!("*.zone-{}.example.org", at / WILDCARD_EVERY),
             _ => format!("host-{at}.example.com"),
