@@ -238,6 +238,34 @@ pub const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 pub const FORMER_ROOT_TRUST: Duration = Duration::from_secs(48 * 3600);
 /// How often mesh certificates are looked at for renewal. Looking costs a comparison for each identity.
 pub const IDENTITY_CHECK: Duration = Duration::from_secs(15);
+/// One request to the API server for one object, its answer included.
+pub const API_TIME: Duration = Duration::from_secs(15);
+/// How long the controller may take to answer a request for a mesh certificate: longer than another one needs to take a dead
+/// one's place (`LEASE_TIME`), and [`TRUST_SPREAD`].
+pub const CERTIFICATE_WAIT: Duration = Duration::from_secs(45);
+/// Requests for mesh certificates that one agent has under way; more wait. A new agent on a full node has some 100 to ask for.
+pub const CERTIFICATE_REQUESTS: usize = 8;
+/// First pause after a request for a mesh certificate that failed, doubled with each up to the second.
+pub const CERTIFICATE_PAUSE: Duration = Duration::from_secs(1);
+pub const CERTIFICATE_PAUSE_MOST: Duration = Duration::from_secs(60);
+/// Bytes of a request for a certificate; one of ours is some 500, one with an RSA key of 8192 bits 3,000.
+pub const CERTIFICATE_REQUEST_BYTES: usize = 16 * 1024;
+/// How long a controller that is heard of no more keeps its Lease, how long it tries to renew it before it gives up its work,
+/// and the pause between two attempts (client-go's defaults for leader election).
+pub const LEASE_TIME: Duration = Duration::from_secs(15);
+pub const LEASE_RENEWAL: Duration = Duration::from_secs(10);
+pub const LEASE_RETRY: Duration = Duration::from_secs(2);
+/// How often the controller looks at the mesh's CA and the trust bundle.
+pub const AUTHORITY_CHECK: Duration = Duration::from_secs(5);
+/// How long agents have to hear of a new root before something is issued under it; they watch it, so seconds are plenty.
+pub const TRUST_SPREAD: Duration = Duration::from_secs(10);
+/// How often the controller looks at all requests for certificates: some failed to be answered, and some are old.
+pub const SIGNER_CHECK: Duration = Duration::from_secs(5);
+/// Requests for certificates that the controller works on at one time; each is three or four requests to the API server.
+pub const SIGNER_REQUESTS: usize = 16;
+/// How long an answered request for a certificate stays: its author reads it within a second, a person who looks for the
+/// reason of a refusal has some minutes.
+pub const SIGNED_KEPT: Duration = Duration::from_secs(180);
 /// TLS contexts for mesh mTLS (own identity, rule, expected peer) that are kept; beyond it those of rules that are no more
 /// make room. One costs some KiB.
 pub const MESH_CONTEXTS: usize = 8192;

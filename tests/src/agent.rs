@@ -294,7 +294,8 @@ fn launch(
     match input {
         Input::Config(path) => command.arg("--config").arg(path),
         Input::Cluster { kubeconfig, node } => {
-            command.arg("--kubernetes").env("KUBECONFIG", kubeconfig).env("NODE_NAME", node)
+            command.arg("--kubernetes").env("KUBECONFIG", kubeconfig).env("NODE_NAME", node);
+            command.env("POD_NAMESPACE", crate::kube::controller::NAMESPACE)
         }
     };
     command.arg("--state-dir").arg(state);

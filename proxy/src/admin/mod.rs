@@ -17,7 +17,7 @@ pub(crate) mod tests;
 
 use std::{fmt, net::IpAddr, pin::Pin, sync::Arc};
 
-pub use server::{Admin, AdminError, encode, listen, start};
+pub use server::{Admin, AdminError, encode, listen, start, start_health};
 
 use crate::{
     api::Diagnostic,
@@ -27,6 +27,12 @@ use crate::{
 
 /// An answer that takes a while.
 pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What the probes of a process without a data path ask of it.
+pub trait HealthState: Send + Sync + 'static {
+    /// What is awaited, one sentence each. Empty: ready.
+    fn readiness(&self) -> Vec<String>;
+}
 
 /// What the admin endpoints ask of the agent. Called from the admin thread: nothing here may block for long.
 pub trait AdminState: Send + Sync + 'static {

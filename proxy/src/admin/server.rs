@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::{AdminState, dump, explain, inbound, listeners, routes, tables};
+use super::{AdminState, HealthState, Later, dump, explain, inbound, listeners, routes, tables};
 use crate::{
     limits::{ADMIN_CONNECTIONS, ADMIN_HEAD_BYTES, ADMIN_TIME},
     mesh::{Mesh, Workload, WorkloadId},
@@ -65,15 +65,38 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener, AdminError> {
     Ok(listener)
 }
 
-/// Serves on a thread of its own.
+/// Serves an agent's endpoints on a thread of its own.
 pub fn start(listener: TcpListener, state: Arc<dyn AdminState>) -> Result<Admin, AdminError> {
+    spawn(listener, move |request| {
+        let state = state.clone();
+        Box::pin(async move { answer(state.as_ref(), request).await })
+    })
+}
+
+/// Serves `/healthz/ready` and `/healthz/live` and nothing else, on a thread of its own.
+pub fn start_health(listener: TcpListener, state: Arc<dyn HealthState>) -> Result<Admin, AdminError> {
+    spawn(listener, move |request| {
+        let answer = match (request.method(), request.uri().path()) {
+            (&Method::GET | &Method::HEAD, path @ ("/healthz/ready" | "/healthz/live")) => {
+                health(path, || state.readiness())
+            }
+            _ => text(StatusCode::NOT_FOUND, "there are GET /healthz/ready and GET /healthz/live\n".to_owned()),
+        };
+        Box::pin(std::future::ready(answer))
+    })
+}
+
+fn spawn(
+    listener: TcpListener,
+    respond: impl Fn(Request<Incoming>) -> Later<'static, Answer> + Send + Sync + 'static,
+) -> Result<Admin, AdminError> {
     let bound = listener.local_addr().map_err(AdminError::Thread)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AdminError::Thread)?;
     let (stop, stopped) = oneshot::channel::<()>();
     let serve = move || {
         runtime.block_on(async move {
             tokio::select! {
-                () = accept(listener, state) => {}
+                () = accept(listener, Arc::new(respond)) => {}
                 _ = stopped => {}
             }
         });
@@ -82,7 +105,10 @@ pub fn start(listener: TcpListener, state: Arc<dyn AdminState>) -> Result<Admin,
     Ok(Admin { address: bound, stop: Some(stop), thread: Some(thread) })
 }
 
-async fn accept(listener: TcpListener, state: Arc<dyn AdminState>) {
+async fn accept<R>(listener: TcpListener, respond: Arc<R>)
+where
+    R: Fn(Request<Incoming>) -> Later<'static, Answer> + Send + Sync + 'static,
+{
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return log::error!("admin: {error}: its endpoints are not served"),
@@ -100,9 +126,12 @@ async fn accept(listener: TcpListener, state: Arc<dyn AdminState>) {
                 continue;
             }
         };
-        let state = state.clone();
+        let respond = respond.clone();
         tokio::spawn(async move {
-            let service = service_fn(|request| answer(state.as_ref(), request));
+            let service = service_fn(|request| {
+                let answer = respond(request);
+                async move { Ok::<_, Infallible>(answer.await) }
+            });
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(ADMIN_TIME)
@@ -141,7 +170,7 @@ const ENDPOINTS: &[(&str, Method, &str)] = &[
     ("/drain", Method::POST, "stop accepting, finish what is in flight, exit"),
 ];
 
-async fn answer(state: &dyn AdminState, request: Request<Incoming>) -> Result<Answer, Infallible> {
+async fn answer(state: &dyn AdminState, request: Request<Incoming>) -> Answer {
     let path = request.uri().path();
     let Some((_, method, _)) = ENDPOINTS.iter().find(|(known, ..)| *known == path) else {
         let list: String =
@@ -150,19 +179,31 @@ async fn answer(state: &dyn AdminState, request: Request<Incoming>) -> Result<An
             "/" => (StatusCode::OK, String::new()),
             _ => (StatusCode::NOT_FOUND, "no such endpoint; there are:\n".to_owned()),
         };
-        return Ok(text(status, head + &list));
+        return text(status, head + &list);
     };
     if request.method() != method && !(request.method() == Method::HEAD && method == Method::GET) {
         let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, format!("{path} wants {method}\n"));
         refusal.headers_mut().insert(header::ALLOW, allow(method));
-        return Ok(refusal);
+        return refusal;
     }
     // A page in somebody's browser must not drain the node.
     if request.method() == Method::POST && request.headers().contains_key(header::ORIGIN) {
-        return Ok(text(StatusCode::FORBIDDEN, "not for browsers\n".to_owned()));
+        return text(StatusCode::FORBIDDEN, "not for browsers\n".to_owned());
     }
     let query = Query::new(request.uri().query().unwrap_or_default());
-    Ok(route(state, path, &query).await.unwrap_or_else(|Refusal(status, reason)| text(status, reason)))
+    route(state, path, &query).await.unwrap_or_else(|Refusal(status, reason)| text(status, reason))
+}
+
+fn health(path: &str, readiness: impl Fn() -> Vec<String>) -> Answer {
+    if path == "/healthz/live" {
+        return text(StatusCode::OK, "LIVE\n".to_owned());
+    }
+    let awaited = readiness();
+    if awaited.is_empty() {
+        return text(StatusCode::OK, "READY\n".to_owned());
+    }
+    let lines: String = awaited.iter().map(|what| format!("{what}\n")).collect();
+    text(StatusCode::SERVICE_UNAVAILABLE, lines)
 }
 
 fn allow(method: &Method) -> HeaderValue {
@@ -171,15 +212,7 @@ fn allow(method: &Method) -> HeaderValue {
 
 async fn route(state: &dyn AdminState, path: &str, query: &Query) -> Result<Answer, Refusal> {
     match path {
-        "/healthz/live" => Ok(text(StatusCode::OK, "LIVE\n".to_owned())),
-        "/healthz/ready" => {
-            let awaited = state.readiness();
-            if awaited.is_empty() {
-                return Ok(text(StatusCode::OK, "READY\n".to_owned()));
-            }
-            let lines: String = awaited.iter().map(|what| format!("{what}\n")).collect();
-            Ok(text(StatusCode::SERVICE_UNAVAILABLE, lines))
-        }
+        "/healthz/live" | "/healthz/ready" => Ok(health(path, || state.readiness())),
         "/metrics" | "/stats/prometheus" => match state.metrics() {
             Ok(metrics) => Ok(with_type(StatusCode::OK, metrics::CONTENT_TYPE, metrics)),
             Err(_) => Err(Refusal(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written\n".to_owned())),

@@ -136,7 +136,7 @@ impl Configuration {
         let mut addresses = self.open(fleet);
         let mut mesh = self.compile(&addresses, batch);
         loop {
-            let more = source.credentials(|| self.credentials(&mesh)).await;
+            let more = source.credentials(|| self.asked.clone()).await;
             if more.is_empty() {
                 break;
             }
@@ -174,16 +174,6 @@ impl Configuration {
         };
         let wanted: Wanted = mesh::node_pods(self.store.objects()).enrolled.into_iter().filter_map(named).collect();
         fleet.open(&wanted)
-    }
-
-    /// Secrets and ConfigMaps that the table is made from, and the mesh CA where there is a pod that bears an identity.
-    fn credentials(&self, mesh: &Mesh) -> BTreeSet<CredentialRef> {
-        let mut wanted = self.asked.clone();
-        if !mesh.workloads.is_empty() {
-            let namespace = mesh.settings.root_namespace.clone();
-            wanted.insert(CredentialRef { is_secret: true, namespace, name: PLUG_IN_SECRET.to_owned() });
-        }
-        wanted
     }
 
     fn compile_all(&mut self, addresses: &PodAddresses) -> Arc<Mesh> {
@@ -248,7 +238,7 @@ impl Configuration {
             say(Severity::Error, format!("{finding:#}; traffic under this rule is refused"));
         }
         let instead = match self.identities.trust() {
-            Ok(_) => "the mesh CA in force stays",
+            Ok(_) => "what is in force stays",
             Err(_) => "mesh mTLS is refused until then",
         };
         for error in self.identities.complaints() {

@@ -26,7 +26,7 @@ use crate::{
     engine::{Engine, workers::Workers},
     identity::Identities,
     limits,
-    source::FileChange,
+    source::{FileChange, kubernetes::client},
     telemetry::Telemetry,
 };
 
@@ -75,10 +75,14 @@ async fn serve(options: &Options, workers: Workers) -> anyhow::Result<()> {
         debug: log::log_enabled!(log::Level::Debug),
     })?);
     let telemetry = Telemetry::new();
-    let identities = Identities::new(&options.state_dir);
+    let identities = match source.client() {
+        // No node has a CA's key: who has one can be anybody in the mesh.
+        Some(client) => Identities::of_cluster(client.clone(), &client::namespace(&client)),
+        None => Identities::new(&options.state_dir),
+    };
     let engine = Engine::new(Configuration::empty(&identities), telemetry.clone()).with_workers(workers.clone());
     let engine = Arc::new(engine);
-    let shared = Shared::new(engine.clone(), telemetry.clone(), capture.clone(), workers);
+    let shared = Shared::new(engine.clone(), telemetry.clone(), capture.clone(), workers, identities.clone());
     let _admin = admin::start(admin, shared.clone())?;
 
     let mut fleet = Fleet::new(capture.clone(), engine.clone());
@@ -87,7 +91,8 @@ async fn serve(options: &Options, workers: Workers) -> anyhow::Result<()> {
         Input::Kubernetes { node } => Some(node.as_str()),
     };
     shared.watches(source.health());
-    let mut configuration = Configuration::new(engine.clone(), telemetry.clone(), shared.clone(), identities, node);
+    let mut configuration =
+        Configuration::new(engine.clone(), telemetry.clone(), shared.clone(), identities.clone(), node);
     if let Some(first) = first {
         apply(first, &mut configuration, &mut fleet, &mut source).await;
     }
@@ -107,6 +112,9 @@ async fn serve(options: &Options, workers: Workers) -> anyhow::Result<()> {
                 follow_level(&capture, &mut debug);
             }
             _ = renewal.tick(), if !configuration.is_empty() => {
+                configuration.renew_identities(&mut fleet, &mut source).await;
+            }
+            () = identities.arrived(), if !configuration.is_empty() => {
                 configuration.renew_identities(&mut fleet, &mut source).await;
             }
             event = signals.next() => match event {

@@ -4,7 +4,10 @@ use std::{
     collections::BTreeMap,
     fmt,
     net::IpAddr,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -20,6 +23,7 @@ use crate::{
     api::{Diagnostic, Severity},
     capture::Capture,
     engine::{Engine, Snapshot, pod::Pod, workers::Workers},
+    identity::Identities,
     mesh::{EndpointAddress, Mesh, WorkloadId},
     source::kubernetes::Gathered,
     telemetry::{
@@ -33,6 +37,9 @@ pub struct Shared {
     telemetry: Arc<Telemetry>,
     capture: Arc<Capture>,
     workers: Workers,
+    identities: Arc<Identities>,
+    /// The certificates that were wanted first are there, or were refused.
+    identified: AtomicBool,
     started: Instant,
     drain: Notify,
     /// The connection to the cluster, where there is one.
@@ -50,12 +57,20 @@ struct Seen {
 }
 
 impl Shared {
-    pub fn new(engine: Arc<Engine>, telemetry: Arc<Telemetry>, capture: Arc<Capture>, workers: Workers) -> Arc<Self> {
+    pub fn new(
+        engine: Arc<Engine>,
+        telemetry: Arc<Telemetry>,
+        capture: Arc<Capture>,
+        workers: Workers,
+        identities: Arc<Identities>,
+    ) -> Arc<Self> {
         let shared = Arc::new(Self {
             engine,
             telemetry,
             capture,
             workers,
+            identities,
+            identified: AtomicBool::new(false),
             started: Instant::now(),
             drain: Notify::new(),
             watches: OnceLock::new(),
@@ -96,6 +111,17 @@ impl Shared {
     /// Returns when `POST /drain` was asked for.
     pub async fn drain_asked(&self) {
         self.drain.notified().await;
+    }
+
+    /// Before an agent takes another one's place it should have what that one had. Later a pod that comes is refused by itself
+    /// until its certificate is there, and the node stays ready.
+    fn awaited_certificates(&self, generation: u64) -> Vec<String> {
+        if self.identified.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
+        let awaited = self.identities.awaited();
+        self.identified.store(generation > 0 && awaited.is_empty(), Ordering::Relaxed);
+        awaited.iter().map(|identity| format!("mesh certificate of {identity}: asked for")).collect()
     }
 
     fn scrape(&self) -> Scraped {
@@ -159,6 +185,7 @@ impl AdminState for Shared {
         if !self.capture.is_attached() {
             awaited.push("capture: not attached".to_owned());
         }
+        awaited.extend(self.awaited_certificates(seen.generation));
         let pods = seen.pods.iter().filter(|pod| pod.state != "enrolled");
         awaited.extend(pods.map(|pod| format!("pod {}: {}", pod.pod, pod.state)));
         awaited

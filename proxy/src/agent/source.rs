@@ -67,6 +67,14 @@ impl Source {
         }
     }
 
+    /// The way to the cluster's API server, where there is one.
+    pub fn client(&self) -> Option<kube::Client> {
+        match self {
+            Self::Files(_) => None,
+            Self::Kubernetes(kubernetes) => Some(kubernetes.client()),
+        }
+    }
+
     /// How the connection to a cluster is.
     pub fn health(&self) -> Option<Arc<Gathered>> {
         match self {

@@ -37,6 +37,8 @@ pub struct Args {
 pub enum Command {
     /// Run the agent in the foreground.
     Run(Run),
+    /// Run what a cluster needs once: the mesh's certificate authority for the agents of all nodes.
+    Controller(Controller),
     /// Validate configuration without an agent: one line for each finding, exit status 1 where one is an error.
     #[command(
         after_help = "Example:\n  egret check config/ extra.yaml\n\nEach line is `file:line:column: error|warning: object: field: message`."
@@ -101,6 +103,18 @@ pub struct Run {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub drain_timeout: Duration,
     /// Level of the agent's own messages: off, error, warn, info, debug or trace. `POST /logging?level=` changes it later.
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub log_level: String,
+}
+
+/// Runs what a cluster needs once, in the foreground: keeps the mesh's CA (Secret cacerts of the root namespace, else one that
+/// is made and kept in the Secret egret-ca), publishes its roots (ConfigMap egret-ca-root) and signs the requests of agents
+/// (signer egret.dev/workload) for the identities of pods that run on their nodes. Several may run: the Lease
+/// egret-controller says which one works. The namespace is that of -n, POD_NAMESPACE or the service account.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Example:\n  egret controller --admin 0.0.0.0:15000 -n egret-system")]
+pub struct Controller {
+    /// Level of its messages on standard error: off, error, warn, info, debug or trace.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log_level: String,
 }

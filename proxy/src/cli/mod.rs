@@ -19,7 +19,7 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
 
 use self::args::{Args, Command, ProxyConfig, Run, Shell};
-use crate::{agent, capture, telemetry::logging};
+use crate::{agent, capture, controller, telemetry::logging};
 
 /// Runs the command that the process was started with. 0: done; 1: it failed, and one sentence on standard error says
 /// why; 2: the command line itself is wrong.
@@ -50,6 +50,11 @@ fn act(args: Args) -> anyhow::Result<ExitCode> {
         Command::Run(run) => {
             drop(out);
             start(run, &agent)?;
+        }
+        Command::Controller(args::Controller { log_level }) => {
+            drop(out);
+            logging::start(logging::parse_level(&log_level)?);
+            controller::run(controller::Options { admin: agent.address, namespace: args.namespace })?;
         }
         Command::Check { paths } => return check::run(&paths, &mut out),
         Command::ProxyConfig(ProxyConfig { what, pod, output }) => {

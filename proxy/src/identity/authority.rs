@@ -1,20 +1,22 @@
 //! The certificate authority of the mesh: what signs the pods' certificates, and what they are checked against.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod,
     KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber, SignatureAlgorithm,
     SigningKey, string::Ia5String,
 };
-use rustls::{crypto::aws_lc_rs, sign::CertifiedKey};
+use rustls::crypto::aws_lc_rs;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject};
-use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::{certificate::X509Certificate, extensions::ParsedExtension};
 
-use super::IdentityError;
+use super::{
+    IdentityError,
+    leaf::{self, Leaf, verify},
+};
 use crate::{
-    limits::{CLOCK_SKEW, EXPIRY_WARNING, LEAF_LIFETIME, LEAF_RENEW_AT, LEAF_RENEW_JITTER, ROOT_LIFETIME},
+    limits::{CLOCK_SKEW, EXPIRY_WARNING, LEAF_LIFETIME, ROOT_LIFETIME},
     tls::{
         der,
         inspect::{self, CertificateSummary},
@@ -45,7 +47,7 @@ impl std::fmt::Debug for AuthorityPem {
 
 /// A CA that was found fit to issue.
 #[derive(Debug)]
-pub(super) struct Authority {
+pub(crate) struct Authority {
     pub pem: AuthorityPem,
     pub certificate: CertificateDer<'static>,
     pub summary: CertificateSummary,
@@ -55,17 +57,6 @@ pub(super) struct Authority {
     key: KeyPair,
     /// Writes what is to be signed: everything but the issuer's name and the signature.
     draft: Issuer<'static, Unsigned>,
-}
-
-/// A workload's certificate with its key, which is in memory only.
-#[derive(Debug)]
-pub struct Leaf {
-    pub key: Arc<CertifiedKey>,
-    pub summary: CertificateSummary,
-    /// The certificate that issued it.
-    pub(super) issuer: CertificateDer<'static>,
-    /// Seconds since the epoch.
-    pub(super) renew_at: i64,
 }
 
 impl Authority {
@@ -111,15 +102,28 @@ impl Authority {
         Some(IdentityError::Expiring { from: self.pem.from.clone(), subject: first.subject, when })
     }
 
-    /// The certificate of a workload, valid from a little before `now`.
+    /// A certificate of a workload with a key of its own, which is made here.
     pub fn issue(&self, identity: &str, now: UnixTime) -> Result<Leaf, IdentityError> {
+        let key = leaf::new_key(identity)?;
+        let chain = self.certify(identity, &key, LEAF_LIFETIME, now)?;
+        Leaf::new(identity, key, chain, now)
+    }
+
+    /// The certificate of a workload for the key that somebody has, valid from a little before `now` and for `lifetime`, and
+    /// behind it what a peer needs to find the way to a root.
+    pub fn certify(
+        &self,
+        identity: &str,
+        key: &impl PublicKeyData,
+        lifetime: Duration,
+        now: UnixTime,
+    ) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
         check_time(&self.pem.from, &self.summary, now)?;
         let failed = |why: String| IdentityError::Issue { identity: identity.to_owned(), why };
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|error| failed(error.to_string()))?;
         let name = Ia5String::try_from(identity).map_err(|error| failed(error.to_string()))?;
         let seconds = seconds(now);
         // No certificate outlives the one that issued it: a peer would refuse the chain.
-        let not_after = (seconds + lasting(LEAF_LIFETIME)).min(self.summary.not_after);
+        let not_after = (seconds + lasting(lifetime)).min(self.summary.not_after);
         let mut params = CertificateParams::default();
         set_validity(&mut params, seconds - lasting(CLOCK_SKEW), not_after);
         params.serial_number = Some(random_serial());
@@ -130,20 +134,9 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
-        let draft = params.signed_by(&key, &self.draft).map_err(|error| failed(error.to_string()))?;
+        let draft = params.signed_by(key, &self.draft).map_err(|error| failed(error.to_string()))?;
         let leaf = self.sign(draft.der()).map_err(failed)?;
-        let summary = CertificateSummary::from_der(&leaf).map_err(failed)?;
-        let key = PrivateKeyDer::from(key);
-        let key = aws_lc_rs::sign::any_supported_type(&key).map_err(|error| failed(error.to_string()))?;
-        let half = lasting(LEAF_RENEW_AT).min((not_after - seconds) / 2);
-        let early = rand::random_range(0..=lasting(LEAF_RENEW_JITTER)).min(half / 10);
-        let chain = std::iter::once(leaf).chain(self.chain.iter().cloned()).collect();
-        Ok(Leaf {
-            key: Arc::new(CertifiedKey::new(chain, key)),
-            summary,
-            issuer: self.certificate.clone(),
-            renew_at: seconds + half - early,
-        })
+        Ok(std::iter::once(leaf).chain(self.chain.iter().cloned()).collect())
     }
 
     /// Puts our CA's name into a draft, byte by byte as its certificate has it, and signs. rcgen would write the name anew,
@@ -159,19 +152,8 @@ impl Authority {
     /// Issues one certificate and has it verified, as a peer would.
     fn probe(&self, now: UnixTime) -> Result<(), IdentityError> {
         let leaf = self.issue("spiffe://probe.invalid/ns/probe/sa/probe", now)?;
-        let failed = |why: String| IdentityError::NoPath { from: self.pem.from.clone(), why };
-        let (end_entity, intermediates) =
-            leaf.key.cert.split_first().ok_or_else(|| failed("no certificate".to_owned()))?;
-        let end_entity = EndEntityCert::try_from(end_entity).map_err(|error| failed(error.to_string()))?;
-        let mut anchors = Vec::new();
-        for root in &self.roots {
-            anchors.push(webpki::anchor_from_trusted_cert(root).map_err(|error| failed(error.to_string()))?);
-        }
-        let algorithms = webpki::ALL_VERIFICATION_ALGS;
-        end_entity
-            .verify_for_usage(algorithms, &anchors, intermediates, now, KeyUsage::client_auth(), None, None)
-            .map_err(|error| failed(error.to_string()))?;
-        Ok(())
+        verify(&leaf.key.cert, &self.roots, now)
+            .map_err(|why| IdentityError::NoPath { from: self.pem.from.clone(), why })
     }
 }
 
@@ -213,7 +195,7 @@ fn draft(certificate: &X509Certificate<'_>, key: &KeyPair) -> Issuer<'static, Un
 }
 
 /// A new root that issues by itself.
-pub(super) fn new_root(from: String, now: UnixTime) -> Result<AuthorityPem, IdentityError> {
+pub(crate) fn new_root(from: String, now: UnixTime) -> Result<AuthorityPem, IdentityError> {
     let failed =
         |error: rcgen::Error| IdentityError::Issue { identity: "the mesh CA".to_owned(), why: error.to_string() };
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
@@ -266,11 +248,11 @@ fn random_serial() -> SerialNumber {
     SerialNumber::from((rand::random::<u128>() >> 1).to_be_bytes().to_vec())
 }
 
-pub(super) fn seconds(time: UnixTime) -> i64 {
+pub(crate) fn seconds(time: UnixTime) -> i64 {
     i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
 }
 
-pub(super) fn lasting(time: Duration) -> i64 {
+pub(crate) fn lasting(time: Duration) -> i64 {
     i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
 }
 

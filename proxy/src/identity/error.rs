@@ -31,6 +31,20 @@ pub enum IdentityError {
         "what the mesh CA in {from} issues does not lead to its root ({why}): correct cert-chain.pem and root-cert.pem"
     )]
     NoPath { from: String, why: String },
+    #[error("it was asked for, and the answer is awaited")]
+    Awaited,
+    #[error("the ConfigMap {name} with the mesh's roots is not there: `egret controller` writes it")]
+    NoBundle { name: String },
+    #[error("the API server does not let us {what} ({why})")]
+    Api { what: String, why: String },
+    #[error(
+        "the request for the certificate of {identity} was not answered within {seconds} s: see to `egret controller`"
+    )]
+    Unanswered { identity: String, seconds: u64 },
+    #[error("the certificate of {identity} was refused: {why}")]
+    Refused { identity: String, why: String },
+    #[error("the certificate that came for {identity} is of no use ({why})")]
+    Unfit { identity: String, why: String },
     #[error("no certificate could be made for {identity} ({why})")]
     Issue { identity: String, why: String },
     #[error("{from} can be read by others than its owner (mode {mode:o}): chmod 600 it, and make a new CA if they did")]

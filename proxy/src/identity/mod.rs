@@ -1,9 +1,8 @@
-//! Mesh identity: the built-in certificate authority, the certificates of the pods, and what their peers are checked by.
+//! Mesh identity: where the pods' certificates come from, those in use, and what their peers are checked by.
 //!
-//! One certificate for each SPIFFE identity, in memory only. The CA is Istio's plug-in CA where one is given (Secret
-//! `cacerts` of the root namespace, else files of those names in `<state folder>/cacerts`), else one that was made here
-//! once. Whoever builds TLS contexts asks for [`Trust`], which changes seldom, and at each handshake for [`Leaf`], which is
-//! renewed in place.
+//! One certificate for each SPIFFE identity, in memory only. On a single host they are issued here ([`local`]), in a cluster
+//! the controller is asked for them ([`remote`]), for then no CA's key is on a node. Whoever builds TLS contexts asks for
+//! [`Trust`], which changes seldom, and at each handshake for [`Leaf`], which is renewed in place.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -16,21 +15,28 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls_pki_types::{CertificateDer, UnixTime};
+use tokio::sync::Notify;
 
-use self::{
-    authority::{Authority, seconds},
-    state::State,
-};
+use self::{authority::Authority, local::Local, remote::Remote};
 use crate::{api::core::Secret, mesh::Settings};
 
-mod authority;
+pub(crate) mod authority;
 mod error;
+pub(crate) mod leaf;
+mod local;
+mod remote;
+pub(crate) mod request;
+pub(crate) mod roots;
 mod state;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use authority::{AuthorityPem, Leaf};
+pub use authority::AuthorityPem;
 pub use error::IdentityError;
+pub use leaf::Leaf;
+pub(crate) use remote::{TRUST_BUNDLE, TRUST_BUNDLE_KEY};
+pub use request::SIGNER;
+pub(crate) use request::USAGES;
 pub use state::PLUG_IN_PARTS;
 
 /// The Secret of Istio's plug-in CA, in the root namespace.
@@ -41,8 +47,8 @@ pub const PLUG_IN_SECRET: &str = "cacerts";
 pub struct Trust {
     /// In force first, then former ones.
     pub roots: Vec<CertificateDer<'static>>,
-    /// What issues our own certificates: another one means new connections, too.
-    pub issuer: CertificateDer<'static>,
+    /// What issues our own certificates, where that is this agent: another one means new connections, too.
+    pub issuer: Option<CertificateDer<'static>>,
     /// The trust domain, then its aliases.
     pub domains: Vec<String>,
     /// `meshMTLS.minProtocolVersion`
@@ -53,7 +59,8 @@ pub struct Trust {
 #[derive(Debug)]
 pub struct Identities {
     clock: Arc<dyn TimeProvider>,
-    state: State,
+    /// Something came that [`Self::renew`] is to take on.
+    arrived: Arc<Notify>,
     /// Whoever changes something holds this; who reads takes `view`.
     work: Mutex<Work>,
     view: ArcSwap<View>,
@@ -63,10 +70,37 @@ pub struct Identities {
 
 type Leaves = HashMap<Arc<str>, Arc<Leaf>>;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Work {
-    authority: Option<Authority>,
+    issuer: Issuer,
     wanted: Wanted,
+}
+
+/// Where certificates come from.
+#[derive(Debug)]
+enum Issuer {
+    /// A CA of this agent's own issues them, at once.
+    Local(Local),
+    /// The cluster's controller issues them, some time after it was asked.
+    Remote(Remote),
+}
+
+/// What an issuer has at a time.
+#[derive(Debug)]
+struct Look {
+    anchors: Result<Anchors, IdentityError>,
+    leaves: Leaves,
+    /// Why there is no certificate for these.
+    missing: HashMap<Arc<str>, IdentityError>,
+    /// What stands in the way, the worst first.
+    complaints: Vec<IdentityError>,
+}
+
+#[derive(Debug)]
+struct Anchors {
+    /// In force first, then former ones.
+    roots: Vec<CertificateDer<'static>>,
+    issuer: Option<CertificateDer<'static>>,
 }
 
 /// What a configuration asks for.
@@ -82,40 +116,58 @@ struct Wanted {
 struct View {
     trust: Result<Arc<Trust>, IdentityError>,
     leaves: Arc<Leaves>,
+    missing: HashMap<Arc<str>, IdentityError>,
     complaints: Vec<IdentityError>,
 }
 
 impl Identities {
-    /// Nothing is read or made yet: [`Self::update`] does.
+    /// With a CA on this host. Nothing is read or made yet: [`Self::update`] does.
     #[must_use]
     pub fn new(state_folder: &Path) -> Arc<Self> {
         Self::with_clock(state_folder, Arc::new(DefaultTimeProvider))
     }
 
-    /// With a clock of one's own.
+    /// With a CA on this host, and a clock of one's own.
     #[must_use]
     pub fn with_clock(state_folder: &Path, clock: Arc<dyn TimeProvider>) -> Arc<Self> {
-        let view = View { trust: Err(IdentityError::NotYet), leaves: Arc::default(), complaints: Vec::new() };
+        Self::with_issuer(Issuer::Local(Local::new(state_folder)), clock, Arc::default())
+    }
+
+    /// With certificates that the cluster's controller issues. `namespace` is the agent's own, in which the trust bundle is.
+    ///
+    /// To be called within the runtime that is to ask for them.
+    #[must_use]
+    pub fn of_cluster(client: kube::Client, namespace: &str) -> Arc<Self> {
+        let clock: Arc<dyn TimeProvider> = Arc::new(DefaultTimeProvider);
+        let arrived = Arc::<Notify>::default();
+        let remote = Remote::start(client, namespace, clock.clone(), arrived.clone());
+        Self::with_issuer(Issuer::Remote(remote), clock, arrived)
+    }
+
+    fn with_issuer(issuer: Issuer, clock: Arc<dyn TimeProvider>, arrived: Arc<Notify>) -> Arc<Self> {
+        let view = View {
+            trust: Err(IdentityError::NotYet),
+            leaves: Arc::default(),
+            missing: HashMap::new(),
+            complaints: Vec::new(),
+        };
         Arc::new(Self {
             clock,
-            state: State::new(state_folder),
-            work: Mutex::default(),
+            arrived,
+            work: Mutex::new(Work { issuer, wanted: Wanted::default() }),
             view: ArcSwap::from_pointee(view),
             shown: ArcSwap::default(),
         })
     }
 
-    /// Follows a configuration: takes its CA on and has a certificate for each of `identities` (and for no other). A CA that
-    /// is not fit is told, and the one before stays. [`Self::publish`] must follow, once contexts with the new trust are in
+    /// Follows a configuration: takes its CA on and has a certificate for each of `identities` (and for no other), or asks for
+    /// one. A CA that is not fit is told, and the one before stays. [`Self::publish`] must follow, once contexts with the new trust are in
     /// force: until then the certificates of before are shown, which everybody trusts. `secret` is the plug-in CA's, where there is one.
     ///
     /// Reads and writes files and makes keys: call it off the data path.
     pub fn update(&self, settings: &Settings, identities: BTreeSet<Arc<str>>, secret: Option<&Secret>) {
         let mut work = self.work.lock();
-        let plug_in = match secret {
-            Some(secret) => Some(plug_in_secret(secret, &settings.root_namespace)),
-            None => self.state.plug_in().transpose(),
-        };
+        let plug_in = secret.map(|secret| plug_in_secret(secret, &settings.root_namespace));
         let domains = std::iter::once(&settings.trust_domain).chain(&settings.trust_domain_aliases).cloned().collect();
         work.wanted = Wanted { plug_in, identities, domains, min_version: settings.mesh_tls_min_version.clone() };
         self.bring_about(&mut work);
@@ -142,76 +194,29 @@ impl Identities {
         after.trust != before.trust || after.complaints != before.complaints
     }
 
-    fn bring_about(&self, work: &mut Work) {
-        let now = self.now();
-        let mut complaints = Vec::new();
-        // Without pods there is nobody to have an identity, and no CA is made.
-        if work.authority.is_none() && work.wanted.identities.is_empty() && work.wanted.plug_in.is_none() {
-            return;
-        }
-        match self.authority(work, now) {
-            Ok(Some(new)) => {
-                log::info!("mesh certificates are issued by {} from {}", new.summary.subject, new.pem.from);
-                work.authority = Some(new);
-            }
-            Ok(None) => {}
-            Err(error) => complaints.push(error),
-        }
-        complaints.extend(work.authority.as_ref().and_then(|authority| authority.expiring(now)));
-        let before = self.view.load();
-        let trust = match &work.authority {
-            Some(authority) => {
-                let (former, fault) = self.state.remember(&authority.roots, now);
-                complaints.extend(fault);
-                let new = Trust {
-                    roots: authority.roots.iter().cloned().chain(former).collect(),
-                    issuer: authority.certificate.clone(),
-                    domains: work.wanted.domains.clone(),
-                    min_version: work.wanted.min_version.clone(),
-                };
-                // The same allocation for the same trust: comparing is then cheap for all who ask.
-                match &before.trust {
-                    Ok(old) if **old == new => Ok(old.clone()),
-                    _ => Ok(Arc::new(new)),
-                }
-            }
-            None => Err(complaints.first().cloned().unwrap_or(IdentityError::NotYet)),
-        };
-        let mut leaves = HashMap::new();
-        for identity in work.authority.as_ref().map(|_| &work.wanted.identities).into_iter().flatten() {
-            let Some(authority) = &work.authority else { break };
-            let old = before.leaves.get(identity);
-            let leaf = match old.filter(|leaf| is_fresh(leaf, authority, now)) {
-                Some(leaf) => Some(leaf.clone()),
-                None => match authority.issue(identity, now) {
-                    Ok(leaf) => {
-                        log::debug!("issued a mesh certificate for {identity}, serial {}", leaf.summary.serial);
-                        Some(Arc::new(leaf))
-                    }
-                    Err(error) => {
-                        if !complaints.contains(&error) {
-                            complaints.push(error);
-                        }
-                        old.cloned()
-                    }
-                },
-            };
-            leaves.extend(leaf.map(|leaf| (identity.clone(), leaf)));
-        }
-        self.view.store(Arc::new(View { trust, leaves: Arc::new(leaves), complaints }));
+    /// Returns when [`Self::renew`] has something to take on before its time. For one caller at a time.
+    pub async fn arrived(&self) {
+        self.arrived.notified().await;
     }
 
-    /// The CA that is wanted, where it is not the one in force.
-    fn authority(&self, work: &Work, now: UnixTime) -> Result<Option<Authority>, IdentityError> {
-        let pem = match &work.wanted.plug_in {
-            Some(plug_in) => plug_in.clone()?,
-            // Read at each look, not only at start: its loss is told while there is still time.
-            None => self.state.built_in(now)?,
+    fn bring_about(&self, work: &mut Work) {
+        let now = self.now();
+        let look = match &mut work.issuer {
+            Issuer::Local(local) => local.look(&work.wanted, now),
+            Issuer::Remote(remote) => Some(remote.look(&work.wanted.identities, now)),
         };
-        match &work.authority {
-            Some(authority) if authority.pem == pem => Ok(None),
-            _ => Authority::new(pem, now).map(Some),
-        }
+        let Some(Look { anchors, leaves, missing, complaints }) = look else { return };
+        let before = self.view.load();
+        let trust = anchors.map(|Anchors { roots, issuer }| {
+            let (domains, min_version) = (work.wanted.domains.clone(), work.wanted.min_version.clone());
+            let new = Trust { roots, issuer, domains, min_version };
+            // The same allocation for the same trust: comparing is then cheap for all who ask.
+            match &before.trust {
+                Ok(old) if **old == new => old.clone(),
+                _ => Arc::new(new),
+            }
+        });
+        self.view.store(Arc::new(View { trust, leaves: Arc::new(leaves), missing, complaints }));
     }
 
     /// By what peers are judged, or why there is no mesh mTLS.
@@ -233,6 +238,24 @@ impl Identities {
         leaves
     }
 
+    /// Why there is no certificate for this identity, as far as that is known.
+    #[must_use]
+    pub fn missing(&self, identity: &str) -> Option<IdentityError> {
+        let view = self.view.load();
+        let first = || view.complaints.iter().find(|error| !error.is_warning());
+        view.missing.get(identity).or_else(first).cloned()
+    }
+
+    /// The identities whose certificates are awaited: asked for, and neither issued nor refused yet.
+    #[must_use]
+    pub fn awaited(&self) -> Vec<Arc<str>> {
+        let view = self.view.load();
+        let awaited = view.missing.iter().filter(|(_, why)| matches!(why, IdentityError::Awaited));
+        let mut awaited: Vec<_> = awaited.map(|(identity, _)| identity.clone()).collect();
+        awaited.sort();
+        awaited
+    }
+
     /// What stands in the way now, in words.
     #[must_use]
     pub fn complaints(&self) -> Vec<IdentityError> {
@@ -242,7 +265,10 @@ impl Identities {
     /// Host paths whose change must lead to an [`Self::update`]; they need not exist.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
-        PLUG_IN_PARTS.iter().map(|part| self.state.plug_in_folder().join(part)).collect()
+        match &self.work.lock().issuer {
+            Issuer::Local(local) => local.files(),
+            Issuer::Remote(_) => Vec::new(),
+        }
     }
 
     /// The clock that certificates are issued and judged by.
@@ -257,12 +283,6 @@ impl Identities {
         let fallback = || UnixTime::since_unix_epoch(SystemTime::UNIX_EPOCH.elapsed().unwrap_or(Duration::ZERO));
         self.clock.current_time().unwrap_or_else(fallback)
     }
-}
-
-/// Issued by the CA in force, for the time being, and not due for renewal.
-fn is_fresh(leaf: &Leaf, authority: &Authority, now: UnixTime) -> bool {
-    let now = seconds(now);
-    leaf.issuer == authority.certificate && leaf.summary.not_before <= now && now < leaf.renew_at
 }
 
 /// Whether the plug-in CA of this Secret is fit, now, on this machine's clock: for `egret check`.

@@ -14,13 +14,13 @@ use std::{
 };
 
 use rustls_pki_types::{CertificateDer, UnixTime};
-use serde::{Deserialize, Serialize};
 
 use super::{
     IdentityError,
-    authority::{AuthorityPem, lasting, new_root, seconds},
+    authority::{AuthorityPem, new_root},
+    roots::TrustedRoots,
 };
-use crate::{limits::FORMER_ROOT_TRUST, tls::read_host_file};
+use crate::tls::read_host_file;
 
 const CERTIFICATE: &str = "ca-cert.pem";
 const KEY: &str = "ca-key.pem";
@@ -33,15 +33,6 @@ pub const PLUG_IN_PARTS: [&str; 4] = [CERTIFICATE, KEY, ROOTS, CHAIN];
 #[derive(Debug)]
 pub(super) struct State {
     folder: PathBuf,
-}
-
-/// One trusted root as it is remembered.
-#[derive(Debug, Serialize, Deserialize)]
-struct Remembered {
-    /// Base64 of DER.
-    certificate: String,
-    /// Seconds since the epoch; None: in force.
-    trusted_until: Option<i64>,
 }
 
 impl State {
@@ -115,8 +106,7 @@ impl State {
         File::open(&self.folder)?.sync_all()
     }
 
-    /// Remembers the roots that are in force from now on, and answers the former ones that are trusted still: each until
-    /// [`FORMER_ROOT_TRUST`] after it was last in force.
+    /// Remembers the roots that are in force from now on, and answers the former ones that are trusted still.
     pub fn remember(
         &self,
         in_force: &[CertificateDer<'static>],
@@ -125,16 +115,9 @@ impl State {
         let file = self.folder.join("trusted-roots.json");
         let (before, mut fault) = match recall(&file) {
             Ok(before) => (before, None),
-            Err(error) => (Vec::new(), Some(error)),
+            Err(error) => (TrustedRoots::default(), Some(error)),
         };
-        let now = seconds(now);
-        let former: Vec<_> = before
-            .iter()
-            .filter(|(root, _)| !in_force.contains(root))
-            .map(|(root, until)| (root.clone(), Some(until.unwrap_or(now + lasting(FORMER_ROOT_TRUST)))))
-            .filter(|(_, until)| until.is_some_and(|until| now < until))
-            .collect();
-        let after: Vec<_> = in_force.iter().map(|root| (root.clone(), None)).chain(former.iter().cloned()).collect();
+        let after = before.follow(in_force, now);
         // A file that cannot be understood stays for whoever wants to look at it.
         if fault.is_none()
             && before != after
@@ -142,43 +125,25 @@ impl State {
         {
             fault = Some(IdentityError::Unwritable { from: file.display().to_string(), why: error.to_string() });
         }
-        (former.into_iter().map(|(root, _)| root).collect(), fault)
+        (after.former().cloned().collect(), fault)
     }
 
-    fn write_record(&self, file: &Path, roots: &[(CertificateDer<'static>, Option<i64>)]) -> io::Result<()> {
-        use base64::Engine as _;
-        let encode = |der: &CertificateDer<'_>| base64::engine::general_purpose::STANDARD.encode(der);
-        let remembered: Vec<_> = roots
-            .iter()
-            .map(|(root, trusted_until)| Remembered { certificate: encode(root), trusted_until: *trusted_until })
-            .collect();
+    fn write_record(&self, file: &Path, roots: &TrustedRoots) -> io::Result<()> {
         let temporary = file.with_extension("json.new");
         match fs::remove_file(&temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        write(&temporary, &serde_json::to_vec_pretty(&remembered)?)?;
+        write(&temporary, roots.to_json().as_bytes())?;
         fs::rename(&temporary, file)?;
         File::open(&self.folder)?.sync_all()
     }
 }
 
-type Record = Vec<(CertificateDer<'static>, Option<i64>)>;
-
-fn recall(file: &Path) -> Result<Record, IdentityError> {
-    use base64::Engine as _;
+fn recall(file: &Path) -> Result<TrustedRoots, IdentityError> {
     let unreadable = |why: String| IdentityError::Unreadable { from: file.display().to_string(), why };
-    let Some(bytes) = read(file)? else { return Ok(Vec::new()) };
-    let remembered: Vec<Remembered> = serde_json::from_slice(&bytes).map_err(|error| unreadable(error.to_string()))?;
-    remembered
-        .into_iter()
-        .map(|root| {
-            let der = base64::engine::general_purpose::STANDARD.decode(&root.certificate);
-            let der = der.map_err(|error| unreadable(error.to_string()))?;
-            crate::tls::inspect::parse(&der).map_err(unreadable)?;
-            Ok((CertificateDer::from(der), root.trusted_until))
-        })
-        .collect()
+    let Some(bytes) = read(file)? else { return Ok(TrustedRoots::default()) };
+    TrustedRoots::from_json(&bytes).map_err(unreadable)
 }
 
 /// None: there is no such file.

@@ -12,7 +12,7 @@ const BIT_STRING: u8 = 0x03;
 
 /// A certificate or CRL, taken apart.
 #[derive(Clone, Debug)]
-pub(super) struct Signed {
+pub(crate) struct Signed {
     /// The bytes the signature is over, tag and length included.
     tbs: Vec<u8>,
     /// Content of the AlgorithmIdentifier.
@@ -22,14 +22,14 @@ pub(super) struct Signed {
 
 /// Why a signature was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SignatureError {
+pub(crate) enum SignatureError {
     /// Made with an algorithm or key that is not accepted (SHA-1, RSA below 2048 bits …).
     Unsupported,
     Wrong,
 }
 
 impl Signed {
-    pub(super) fn read(der: &[u8]) -> Option<Self> {
+    pub(crate) fn read(der: &[u8]) -> Option<Self> {
         let (whole, rest) = element(SEQUENCE, der)?;
         let (tbs, after_tbs) = element(SEQUENCE, whole.content)?;
         let (algorithm, after_algorithm) = element(SEQUENCE, after_tbs)?;
@@ -44,7 +44,7 @@ impl Signed {
     }
 
     /// Whether the key in `spki` (a whole SubjectPublicKeyInfo) made the signature.
-    pub(super) fn verify(
+    pub(crate) fn verify(
         &self,
         spki: &[u8],
         algorithms: &[&dyn SignatureVerificationAlgorithm],

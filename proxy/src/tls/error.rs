@@ -136,7 +136,7 @@ pub enum TlsError {
     // Mesh mTLS.
     #[error("mesh mTLS cannot be used: {why}")]
     MeshUnavailable { why: String },
-    #[error("there is no mesh certificate for our own identity {identity}: {why}")]
+    #[error("no mesh certificate yet for our own identity {identity}: {why}")]
     NoMeshIdentity { identity: String, why: String },
     #[error(
         "the {peer} showed the identity {shown}, but {expected} was expected: correct the pod's service account, or subjectAltNames in the rule"

@@ -82,6 +82,22 @@ pub(crate) fn pem_fault(error: &rustls::pki_types::pem::Error) -> String {
     }
 }
 
+/// PEM of certificates, one after the other.
+pub(crate) fn to_pem<'a>(certificates: impl IntoIterator<Item = &'a CertificateDer<'static>>) -> String {
+    use base64::Engine as _;
+    let mut pem = String::new();
+    for certificate in certificates {
+        pem.push_str("-----BEGIN CERTIFICATE-----\n");
+        let text = base64::engine::general_purpose::STANDARD.encode(certificate);
+        for line in text.as_bytes().chunks(64) {
+            pem.extend(line.iter().copied().map(char::from));
+            pem.push('\n');
+        }
+        pem.push_str("-----END CERTIFICATE-----\n");
+    }
+    pem
+}
+
 /// All certificates of a PEM text, or the one that the bytes are in DER. Empty: neither.
 pub(crate) fn certificates(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     if is_der(bytes) {

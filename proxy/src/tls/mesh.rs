@@ -211,9 +211,8 @@ impl Own {
     pub(super) fn leaf(&self) -> Result<Arc<CertifiedKey>, TlsError> {
         let missing = |why| TlsError::NoMeshIdentity { identity: self.identity.to_string(), why };
         let Some(leaf) = self.identities.leaf(&self.identity) else {
-            let mut complaints = self.identities.complaints().into_iter().filter(|error| !error.is_warning());
-            let why = complaints.next().map_or_else(|| "its pod is not enrolled".to_owned(), |why| why.to_string());
-            return Err(missing(why));
+            let why = self.identities.missing(&self.identity);
+            return Err(missing(why.map_or_else(|| "its pod is not enrolled".to_owned(), |why| why.to_string())));
         };
         let now = i64::try_from(self.identities.now().as_secs()).unwrap_or(i64::MAX);
         if now > leaf.summary.not_after {

@@ -9,10 +9,6 @@ use crate::identity::Identities;
 pub(super) fn rows(identities: &Identities, only: Option<&str>) -> Vec<SecretRow> {
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(identities.now().as_secs());
     let trust = identities.trust();
-    let why = match &trust {
-        Ok(_) => identities.complaints().iter().find(|error| !error.is_warning()).map(ToString::to_string),
-        Err(error) => Some(error.to_string()),
-    };
     let leaves = identities.leaves();
     let mut rows = Vec::new();
     for (identity, leaf) in leaves.iter().filter(|(identity, _)| only.is_none_or(|only| only == &**identity)) {
@@ -20,7 +16,8 @@ pub(super) fn rows(identities: &Identities, only: Option<&str>) -> Vec<SecretRow
         rows.push(SecretRow::new("default", namespace(identity), "Cert Chain", ACTIVE.to_owned(), chain, now));
     }
     if let (Some(only), true) = (only, rows.is_empty()) {
-        let why = why.unwrap_or_else(|| "no certificate was issued yet".to_owned());
+        let why = identities.missing(only).or(trust.as_ref().err().cloned());
+        let why = why.map_or_else(|| "no certificate was issued yet".to_owned(), |why| why.to_string());
         rows.push(SecretRow::new("default", namespace(only), "Cert Chain", why, Vec::new(), now));
     }
     match trust {

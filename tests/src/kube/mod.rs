@@ -29,6 +29,7 @@ mod api;
 mod certificates;
 pub(crate) mod cgroups;
 mod client;
+pub mod controller;
 pub mod crds;
 mod node;
 mod server;

@@ -9,3 +9,4 @@ use self::lab::{Mesh, PlugIn};
 
 mod built_in;
 mod plug_in;
+mod remote;

@@ -47,6 +47,13 @@ pub async fn connect() -> Result<Client, ClientError> {
     with_config(&config)
 }
 
+/// Our own namespace: `POD_NAMESPACE`, else that of the service account or the kubeconfig.
+#[must_use]
+pub fn namespace(client: &Client) -> String {
+    let told = std::env::var("POD_NAMESPACE").ok().filter(|namespace| !namespace.is_empty());
+    told.unwrap_or_else(|| client.default_namespace().to_owned())
+}
+
 fn with_config(config: &Config) -> Result<Client, ClientError> {
     // What the client's TLS settings are made with where none are named.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

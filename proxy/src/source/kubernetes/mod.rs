@@ -34,7 +34,7 @@ use super::store::FileChange;
 use crate::{api::CredentialRef, limits};
 
 /// What holds mesh settings.
-const MESH_CONFIG: &str = "istio";
+pub const MESH_CONFIG: &str = "istio";
 
 /// The objects that matter to one node of a cluster.
 pub struct Kubernetes {
@@ -95,6 +95,12 @@ impl Kubernetes {
             served: self.served.clone(),
         };
         (id, self.tasks.spawn(feed.run()))
+    }
+
+    /// The connection that all watches are on, for more requests.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        self.client.clone()
     }
 
     /// What is wrong with the connection to the API server, to be shown.

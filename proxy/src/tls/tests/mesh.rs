@@ -157,7 +157,7 @@ async fn an_expired_client_is_refused_by_the_server() {
     one.clock.advance(Duration::from_secs(120));
     let ends = handshake(&client, &server).await;
     let error = ends.client.unwrap_err();
-    assert!(error.contains(&format!("no mesh certificate for our own identity {SLEEP}")), "{error}");
+    assert!(error.contains(&format!("no mesh certificate yet for our own identity {SLEEP}")), "{error}");
 }
 
 #[tokio::test]
@@ -439,5 +439,5 @@ fn without_a_ca_the_reason_is_told() {
     assert_eq!(error, "mesh mTLS cannot be used: this agent holds no mesh identities");
     let mesh = Mesh::new(&[SLEEP]);
     let error = first(&mesh).mesh_client(SERVER, &rule(&[]), None).unwrap_err().to_string();
-    assert!(error.contains(&format!("no mesh certificate for our own identity {SERVER}")), "{error}");
+    assert!(error.contains(&format!("no mesh certificate yet for our own identity {SERVER}")), "{error}");
 }

@@ -1,0 +1,48 @@
+//! What the controller waits for, as its probes tell it.
+
+use std::collections::BTreeMap;
+
+use parking_lot::Mutex;
+
+use crate::admin::HealthState;
+
+/// What may be awaited.
+pub type Part = &'static str;
+
+pub const LEASE: Part = "lease";
+pub const AUTHORITY: Part = "authority";
+
+/// A controller that stands by is ready; a leader that cannot work is not.
+#[derive(Debug, Default)]
+pub struct Health {
+    awaited: Mutex<BTreeMap<Part, String>>,
+}
+
+impl Health {
+    /// None: nothing any more. Says it in the log where it is new.
+    pub fn awaits(&self, part: Part, what: Option<String>) {
+        let mut awaited = self.awaited.lock();
+        match what {
+            Some(what) => {
+                if awaited.get(part) != Some(&what) {
+                    log::warn!("{what}");
+                    awaited.insert(part, what);
+                }
+            }
+            None => {
+                awaited.remove(part);
+            }
+        }
+    }
+
+    /// What a leader waits for counts no more.
+    pub fn follows(&self) {
+        self.awaited.lock().retain(|part, _| *part == LEASE);
+    }
+}
+
+impl HealthState for Health {
+    fn readiness(&self) -> Vec<String> {
+        self.awaited.lock().values().cloned().collect()
+    }
+}

@@ -1,0 +1,117 @@
+//! The real `egret controller`, as its Deployment runs it: a service account that may do what its role says and no more.
+
+use std::{net::SocketAddr, path::Path, process::Command, time::Duration};
+
+use anyhow::{Context as _, Result};
+
+use super::ApiServer;
+use crate::{
+    agent::{agent_binary, free_port, request},
+    process::{Daemon, until},
+};
+
+/// The namespace of the controller and the agents.
+pub const NAMESPACE: &str = "egret-system";
+
+/// What the controller and the agents may do, as far as mesh identities go.
+pub const ROLES: &str = r#"
+apiVersion: v1
+kind: Namespace
+metadata: {name: egret-system}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: egret-controller}
+rules:
+- {apiGroups: [certificates.k8s.io], resources: [certificatesigningrequests], verbs: [list, watch, delete]}
+- {apiGroups: [certificates.k8s.io], resources: [certificatesigningrequests/approval, certificatesigningrequests/status], verbs: [update]}
+- {apiGroups: [certificates.k8s.io], resources: [signers], resourceNames: [egret.dev/workload], verbs: [approve, sign]}
+- {apiGroups: [""], resources: [pods], verbs: [list]}
+- {apiGroups: [""], resources: [configmaps], resourceNames: [istio], verbs: [get]}
+- {apiGroups: [""], resources: [secrets], resourceNames: [cacerts], verbs: [get]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: egret-controller}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: egret-controller}
+subjects: [{kind: ServiceAccount, namespace: egret-system, name: egret-controller}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {namespace: egret-system, name: egret-controller}
+rules:
+- {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [create]}
+- {apiGroups: [coordination.k8s.io], resources: [leases], resourceNames: [egret-controller], verbs: [get, update]}
+- {apiGroups: [""], resources: [secrets, configmaps], verbs: [create]}
+- {apiGroups: [""], resources: [secrets], resourceNames: [egret-ca], verbs: [get]}
+- {apiGroups: [""], resources: [configmaps], resourceNames: [egret-ca-root], verbs: [get, update]}
+- {apiGroups: [""], resources: [pods], verbs: [get]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {namespace: egret-system, name: egret-controller}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: egret-controller}
+subjects: [{kind: ServiceAccount, namespace: egret-system, name: egret-controller}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: egret-agent-identity}
+rules:
+- {apiGroups: [certificates.k8s.io], resources: [certificatesigningrequests], verbs: [create, get, watch]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: egret-agent-identity}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: egret-agent-identity}
+subjects: [{kind: ServiceAccount, namespace: egret-system, name: egret-agent}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {namespace: egret-system, name: egret-agent-identity}
+rules:
+- {apiGroups: [""], resources: [configmaps], resourceNames: [egret-ca-root], verbs: [list, watch]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {namespace: egret-system, name: egret-agent-identity}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: egret-agent-identity}
+subjects: [{kind: ServiceAccount, namespace: egret-system, name: egret-agent}]
+"#;
+
+/// A running controller; dropped: SIGTERM.
+pub struct Controller {
+    pub daemon: Daemon,
+    admin: SocketAddr,
+}
+
+impl Controller {
+    /// Starts one and waits for nothing. [`ROLES`] must be applied before. `dir` is for its log.
+    pub fn spawn(server: &ApiServer, dir: &Path) -> Result<Self> {
+        let kubeconfig = server.kubeconfig_of(&server.service_account(NAMESPACE, "egret-controller")?)?;
+        let admin = free_port()?;
+        let mut command = Command::new(agent_binary()?);
+        command.args(["controller", "--log-level", "debug", "--admin", &admin.to_string()]);
+        command.env("KUBECONFIG", kubeconfig).env("POD_NAMESPACE", NAMESPACE).env("RUST_BACKTRACE", "1");
+        command.env("POD_NAME", format!("controller-{}", admin.port()));
+        let daemon = Daemon::start(&format!("controller-{}", admin.port()), command, dir)?;
+        Ok(Self { daemon, admin })
+    }
+
+    /// The beginning of what it calls itself in the Lease.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("controller-{}_", self.admin.port())
+    }
+
+    /// What `/healthz/ready` answers.
+    pub fn ready(&self) -> Result<(u16, String)> {
+        request(self.admin, "GET", "/healthz/ready")
+    }
+
+    pub fn wait_ready(&self) -> Result<()> {
+        let ready = until("the controller to be ready", Duration::from_secs(20), || {
+            matches!(self.ready(), Ok((200, _))).then_some(())
+        });
+        ready.with_context(|| format!("it says {:?}; its log:\n{}", self.ready(), self.daemon.stderr()))
+    }
+}
