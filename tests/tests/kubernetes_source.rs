@@ -59,6 +59,19 @@ fn await_clusters(agent: &Agent, text: &str, there: bool) -> Result<()> {
         .map(drop)
 }
 
+fn endpoints(agent: &Agent) -> Result<String> {
+    let (code, out) = agent.admin("GET", "/proxy-config/endpoint?pod=sleep&namespace=shop")?;
+    ensure!(code == 200, "{out}");
+    Ok(out)
+}
+
+/// Waits until some cluster of the pod has this endpoint, or (false) none has.
+fn await_endpoint(agent: &Agent, text: &str, there: bool) -> Result<()> {
+    until(&format!("{text} to be an endpoint: {there}"), SOON, || {
+        endpoints(agent).is_ok_and(|now| now.contains(text) == there).then_some(())
+    })
+}
+
 fn ready(agent: &Agent) -> Result<bool> {
     Ok(agent.admin("GET", "/healthz/ready")?.0 == 200)
 }
@@ -102,6 +115,48 @@ fn a_kind_that_is_defined_later_is_picked_up() -> Result<()> {
     until("the new kind", Duration::from_secs(30), || {
         clusters(&agent).is_ok_and(|now| now.contains("late.lab.test")).then_some(())
     })
+}
+
+#[test]
+fn endpoints_are_those_of_slices_that_are_ready() -> Result<()> {
+    let server = cluster()?;
+    let lab = Lab::new()?;
+    server.apply_yaml(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {clusterIP: 10.96.7.7, selector: {app: web}, ports: [{name: http, port: 80, targetPort: 8080}]}\n",
+    )?;
+    let addressed = |name: &str, address: &str| -> Result<()> {
+        let mut object = pod(name, "node-b");
+        object["metadata"]["labels"]["app"] = "web".into();
+        server.create(&object)?;
+        let status = json!({"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]});
+        server.patch_status("Pod", "shop", name, &status).map(drop)
+    };
+    addressed("web-1", "10.1.7.1")?;
+    addressed("web-2", "10.1.7.2")?;
+    let agent = Agent::start_in_cluster(&lab, &server.kubeconfig("admin")?, NODE, &[])?;
+    await_endpoint(&agent, "10.1.7.1:8080", true)?;
+    let endpoint = |name: &str, address: &str, ready: bool| {
+        json!({"addresses": [address], "conditions": {"ready": ready, "serving": ready, "terminating": false},
+               "nodeName": "node-b", "targetRef": {"kind": "Pod", "namespace": "shop", "name": name}})
+    };
+    let slice = |ready: bool| {
+        json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {"name": "web-abcde", "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
+            "addressType": "IPv4", "ports": [{"name": "http", "port": 8081, "protocol": "TCP"}],
+            "endpoints": [endpoint("web-1", "10.1.7.1", ready), endpoint("web-2", "10.1.7.2", true)],
+        })
+    };
+    server.create(&slice(false))?;
+    await_endpoint(&agent, "10.1.7.2:8081", true)?;
+    assert!(!endpoints(&agent)?.contains("10.1.7.1:"), "it is not ready");
+    server.patch("discovery.k8s.io/v1/EndpointSlice", "shop", "web-abcde", &slice(true))?;
+    await_endpoint(&agent, "10.1.7.1:8081", true)?;
+    // A pod that has ended, or is gone, is no endpoint, whatever its slice still says.
+    server.patch_status("Pod", "shop", "web-1", &json!({"phase": "Succeeded"}))?;
+    await_endpoint(&agent, "10.1.7.1:", false)?;
+    server.remove("Pod", "shop", "web-2")?;
+    await_endpoint(&agent, "10.1.7.2:", false)
 }
 
 #[test]

@@ -58,6 +58,59 @@ fn services_are_called_by_name_and_address() -> Result<()> {
     Ok(())
 }
 
+/// An EndpointSlice with these endpoints, as JSON.
+fn slice(service: &str, port: u16, endpoints: &str) -> String {
+    format!(
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {service}, labels: {{kubernetes.io/service-name: {service}}}}}\naddressType: IPv4\nports: [{{name: http, port: {port}}}]\nendpoints: {endpoints}\n"
+    )
+}
+
+/// Where slices say which endpoints a service has, labels do not: the ready ones are called, and those outside the mesh too.
+#[test]
+fn slices_say_who_is_called() -> Result<()> {
+    let lab = Lab::new()?;
+    let (client, one, two) = (lab.pod("client")?, lab.pod("one")?, lab.pod("two")?);
+    let _one = lab.backends_in(&one.netns, &[("one", "0.0.0.0:8080")])?;
+    let _two = lab.backends_in(&two.netns, &[("two", "0.0.0.0:8080")])?;
+    let service = |selector: &str| {
+        object("Service", "web", &format!("{{clusterIP: {ADDRESS}, {selector}ports: [{{name: http, port: 80}}]}}"))
+    };
+    let of = |pod: &Pod, ready: bool| {
+        format!(
+            "{{addresses: [{}], conditions: {{ready: {ready}}}, targetRef: {{kind: Pod, name: {}}}}}",
+            pod.v4, pod.name
+        )
+    };
+    let write = |selector: &str, endpoints: &[String]| {
+        let endpoints = format!("[{}]", endpoints.join(", "));
+        let slice = slice("web", 8080, &endpoints);
+        let pods = [client.document(""), one.document("app: web"), two.document("app: web")];
+        lab.write("mesh.yaml", &documents(&[pods.as_slice(), &[service(selector), slice]].concat()))
+    };
+    let seen = |agent: &Agent| -> Result<std::collections::BTreeSet<String>> {
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..12 {
+            let reply = client.call(ADDRESS, "http://web/", &["-i"])?;
+            let instance = reply.header("x-instance").map(str::to_owned);
+            assert!(instance.is_some() == (reply.status == 200), "{reply:?}\n{}", agent.stderr());
+            seen.insert(instance.unwrap_or_else(|| reply.status.to_string()));
+        }
+        Ok(seen)
+    };
+    let selecting = "selector: {app: web}, ";
+    write(selecting, &[of(&one, true), of(&two, true)])?;
+    let agent = Agent::start(&lab)?;
+    assert_eq!(seen(&agent)?, ["one".to_owned(), "two".to_owned()].into());
+    agent.reload(|| write(selecting, &[of(&one, false), of(&two, true)]))?;
+    assert_eq!(seen(&agent)?, ["two".to_owned()].into(), "one is not ready");
+    agent.reload(|| write(selecting, &[of(&one, false)]))?;
+    assert_eq!(seen(&agent)?, ["503".to_owned()].into(), "and nobody is");
+    // Kept by hand, for a Service that selects nothing.
+    agent.reload(|| write("", &[format!("{{addresses: [{}]}}", one.v4)]))?;
+    assert_eq!(seen(&agent)?, ["one".to_owned()].into());
+    Ok(())
+}
+
 /// A service of type ExternalName is the name that it stands for.
 #[test]
 fn an_external_name_is_resolved() -> Result<()> {

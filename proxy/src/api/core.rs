@@ -62,6 +62,8 @@ pub struct Service {
     /// `clusterIP: None`: clients resolve the name to the pods themselves.
     pub headless: bool,
     pub external_name: Option<String>,
+    /// Endpoints that are not ready are used all the same.
+    pub publish_not_ready_addresses: bool,
     pub selector: BTreeMap<String, String>,
     pub ports: Vec<ServicePort>,
 }

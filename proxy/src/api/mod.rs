@@ -2,6 +2,7 @@
 //! for messages. Nothing here knows what an object means; that is [`crate::mesh`].
 
 pub mod core;
+pub mod discovery;
 pub mod gateway;
 pub mod gateway_api;
 pub mod istio;

@@ -8,7 +8,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    core, gateway, gateway_api, istio,
+    core, discovery, gateway, gateway_api, istio,
     meta::{Diagnostic, ObjectId, ObjectMeta, Origin, Severity},
     security, sidecar, virtual_service,
 };
@@ -41,6 +41,7 @@ impl<S> Object<S> {
 pub struct Objects {
     pub pods: Kind<core::Pod>,
     pub services: Kind<core::Service>,
+    pub endpoint_slices: Kind<discovery::EndpointSlice>,
     pub namespaces: Kind<core::Namespace>,
     pub secrets: Kind<core::Secret>,
     pub service_entries: Kind<istio::ServiceEntry>,
@@ -183,6 +184,7 @@ macro_rules! kinds {
 kinds! {
     Pod(core::Pod) in pods,
     Service(core::Service) in services,
+    EndpointSlice(discovery::EndpointSlice) in endpoint_slices,
     Namespace(core::Namespace) in namespaces,
     Secret(core::Secret) in secrets,
     ServiceEntry(istio::ServiceEntry) in service_entries,

@@ -167,6 +167,7 @@ fn apart(objects: &Objects) -> Objects {
     Objects {
         pods: objects.pods.clone(),
         services: objects.services.clone(),
+        endpoint_slices: objects.endpoint_slices.clone(),
         namespaces: objects.namespaces.clone(),
         secrets: objects.secrets.clone(),
         service_entries: Default::default(),

@@ -2,6 +2,7 @@
 //! or a Kubernetes Service says so.
 
 mod pods;
+mod slices;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,7 +13,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use self::pods::PodsByNamespace;
+use self::{pods::PodsByNamespace, slices::Slices};
 use super::{
     findings::Findings,
     host::canonical,
@@ -82,15 +83,27 @@ enum Finding {
 #[derive(Debug)]
 struct Backend {
     address: Address,
-    /// By service port name (WorkloadEntry `ports`): goes before `targetPort`.
-    overrides: BTreeMap<String, u16>,
-    /// By container port name, for a named `targetPort`.
-    container_ports: BTreeMap<String, u16>,
+    ports: Ports,
     labels: Arc<BTreeMap<String, String>>,
     weight: u32,
     locality: Arc<str>,
     peer: Option<Arc<Peer>>,
+    /// False: not ready. Clients that dial it themselves are under the same rules.
+    used: bool,
 }
+
+/// Which port of a backend a service's port is.
+#[derive(Debug)]
+enum Ports {
+    /// By service port name (WorkloadEntry `ports`): goes before `targetPort`.
+    Overridden(BTreeMap<String, u16>),
+    /// By container port name, for a named `targetPort`.
+    Container(BTreeMap<String, u16>),
+    /// By service port name, those that it has at all; None: the service's own number.
+    Listed(Arc<PortNumbers>),
+}
+
+type PortNumbers = BTreeMap<String, Option<u16>>;
 
 #[derive(Debug)]
 enum Address {
@@ -109,10 +122,11 @@ impl Registry {
     pub fn new(objects: &Objects, peers: &Peers<'_>, findings: &mut Findings) -> Self {
         let pods = PodsByNamespace::new(objects, peers);
         let mut entries = Vec::new();
+        let slices = Slices::new(objects);
         let mut services: Vec<_> = objects.services.values().collect();
         services.sort_by(|a, b| object_order(&a.meta, &b.meta));
         for service in services {
-            let body = Arc::new(service_body(service, &pods, findings));
+            let body = Arc::new(service_body(service, &slices, &pods, findings));
             entries.push(Entry {
                 host: service_host(&canonical(&service.meta.name), &service.meta.namespace),
                 namespace: service.meta.namespace.clone(),
@@ -167,7 +181,6 @@ impl Entry {
     /// Where connections to `port` go, for the endpoints with these labels. Endpoints bear no labels themselves.
     pub fn discovery(&self, port: &EntryPort, labels: &BTreeMap<String, String>) -> Discovery {
         let body = &self.body;
-        let chosen = || body.backends.iter().filter(|backend| selects(labels, &backend.labels));
         match body.finding {
             // Of a headless service the client means the very pod and port that it dialled.
             Finding::Original => {
@@ -183,7 +196,7 @@ impl Entry {
                     weight: 1,
                 });
                 let mut targets: Vec<_> =
-                    own.into_iter().chain(chosen().filter_map(|backend| backend.target(port))).collect();
+                    own.into_iter().chain(body.used(labels).filter_map(|backend| backend.target(port))).collect();
                 targets.shrink_to_fit();
                 Discovery::Dns { targets, one_at_a_time: body.finding == Finding::DnsRoundRobin }
             }
@@ -192,17 +205,15 @@ impl Entry {
 
     /// The endpoints with these labels where there is no address dialled to go by, as for what comes through a gateway.
     pub fn listed(&self, port: &EntryPort, labels: &BTreeMap<String, String>) -> Vec<Endpoint> {
-        let chosen = self.body.backends.iter().filter(|backend| selects(labels, &backend.labels));
         // Tables of thousands of these stay: no room for more.
-        chosen.filter_map(|backend| backend.endpoint(port)).collect::<Box<[_]>>().into_vec()
+        self.body.used(labels).filter_map(|backend| backend.endpoint(port)).collect::<Box<[_]>>().into_vec()
     }
 
     /// The same with the labels of each endpoint, for rules that compare them.
     pub fn labelled_discovery(&self, port: &EntryPort, labels: &BTreeMap<String, String>) -> Discovery {
         let mut found = self.discovery(port, labels);
         if let Discovery::Static(endpoints) = &mut found {
-            let chosen = self.body.backends.iter().filter(|backend| selects(labels, &backend.labels));
-            let backends = chosen.filter(|backend| backend.endpoint(port).is_some());
+            let backends = self.body.used(labels).filter(|backend| backend.endpoint(port).is_some());
             for (endpoint, backend) in endpoints.iter_mut().zip(backends) {
                 endpoint.labels = locality::augmented(&backend.labels, &backend.locality);
             }
@@ -232,6 +243,13 @@ impl Entry {
     }
 }
 
+impl Body {
+    /// The backends that connections may go to, of those with these labels.
+    fn used<'a>(&'a self, labels: &'a BTreeMap<String, String>) -> impl Iterator<Item = &'a Backend> {
+        self.backends.iter().filter(|backend| backend.used && selects(labels, &backend.labels))
+    }
+}
+
 impl Target {
     fn number(&self) -> Option<u16> {
         match self {
@@ -243,26 +261,25 @@ impl Target {
 
 impl Backend {
     fn new(address: Address, weight: u32) -> Self {
-        let (overrides, container_ports) = Default::default();
         Self {
             address,
-            overrides,
-            container_ports,
+            ports: Ports::Overridden(BTreeMap::new()),
             labels: Endpoint::no_labels(),
             weight,
             locality: Endpoint::no_locality(),
             peer: None,
+            used: true,
         }
     }
 
-    /// None: a pod without the named port.
+    /// None: a pod without this port.
     fn port(&self, port: &EntryPort) -> Option<u16> {
-        match &port.target {
-            Target::Name(name) => self.container_ports.get(name).copied(),
-            target => {
-                let own = self.overrides.get(&port.name).copied();
-                Some(own.or(target.number()).unwrap_or(port.number))
-            }
+        let target = || port.target.number().unwrap_or(port.number);
+        match (&self.ports, &port.target) {
+            (Ports::Listed(ports), _) => ports.get(&port.name).map(|listed| listed.unwrap_or(port.number)),
+            (Ports::Container(ports), Target::Name(name)) => ports.get(name).copied(),
+            (Ports::Overridden(ports), _) => Some(ports.get(&port.name).copied().unwrap_or_else(target)),
+            (Ports::Container(_), Target::Same | Target::Number(_)) => Some(target()),
         }
     }
 
@@ -286,7 +303,12 @@ impl Backend {
     }
 }
 
-fn service_body(service: &Object<Service>, pods: &PodsByNamespace<'_>, findings: &mut Findings) -> Body {
+fn service_body(
+    service: &Object<Service>,
+    slices: &Slices<'_>,
+    pods: &PodsByNamespace<'_>,
+    findings: &mut Findings,
+) -> Body {
     let spec = &service.spec;
     let mut ports = Vec::new();
     for (index, port) in spec.ports.iter().enumerate() {
@@ -313,12 +335,14 @@ fn service_body(service: &Object<Service>, pods: &PodsByNamespace<'_>, findings:
     let (finding, backends) = if let Some(name) = &spec.external_name {
         let address = Address::Name(canonical(name).into_owned());
         (Finding::Dns, vec![Backend::new(address, 1)])
-    } else if spec.selector.is_empty() {
-        // Somebody else keeps the endpoints: the address dialled is all there is to go by.
-        (Finding::Original, Vec::new())
     } else {
-        let backends = pods.backends(&service.meta.namespace, &spec.selector, like);
-        (if spec.headless { Finding::Original } else { Finding::Static }, backends)
+        let finding = if spec.headless { Finding::Original } else { Finding::Static };
+        match slices.backends(service, like, pods, findings) {
+            Some(backends) => (finding, backends),
+            // Somebody else keeps the endpoints: the address dialled is all there is to go by.
+            None if spec.selector.is_empty() => (Finding::Original, Vec::new()),
+            None => (finding, pods.backends(&service.meta.namespace, &spec.selector, like)),
+        }
     };
     if finding == Finding::Original {
         // Headless: the client has resolved a pod's own address and means that pod, on the port it dialled.
@@ -379,7 +403,7 @@ fn entry_body(object: &Object<ServiceEntry>, pods: &PodsByNamespace<'_>, finding
         };
         match usable {
             Ok(()) => backends.push(Backend {
-                overrides: endpoint.ports.clone(),
+                ports: Ports::Overridden(endpoint.ports.clone()),
                 labels: Arc::new(endpoint.labels.clone()),
                 locality: locality::of_entry(endpoint),
                 peer: match (endpoint.service_account.as_str(), &address) {

@@ -51,6 +51,8 @@ const ISTIO: &[&str] = &["v1", "v1beta1", "v1alpha3"];
 const SECURITY: &[&str] = &["v1", "v1beta1"];
 const GATEWAY_API: &[&str] = &["v1", "v1beta1"];
 
+const DISCOVERY: &str = "discovery.k8s.io";
+
 /// Kinds whose objects are in no namespace.
 const CLUSTER_WIDE: &[&str] = &["Namespace", "GatewayClass"];
 
@@ -160,6 +162,12 @@ impl Reader<'_> {
                 });
             }
             ("", "ConfigMap") => self.config_map(&header, &findings, faults),
+            (DISCOVERY, "EndpointSlice") => {
+                let (read, wrap) = (kinds::endpoint_slice::READ, AnyObject::EndpointSlice);
+                self.object(&header, "EndpointSlice", CORE, &findings, read, wrap, |root, meta| {
+                    kinds::endpoint_slice::endpoint_slice(root, meta)
+                });
+            }
             ("networking.istio.io", "ServiceEntry") => {
                 self.object(&header, "ServiceEntry", ISTIO, &findings, &[], AnyObject::ServiceEntry, |root, _| {
                     kinds::service_entry::service_entry(root)
@@ -303,7 +311,7 @@ impl Reader<'_> {
     ) {
         // Istio's kinds are protobuf JSON, all others plain Go structs.
         let dialect = match header.group {
-            "" | gateway_api::GROUP => Dialect::Kubernetes,
+            "" | DISCOVERY | gateway_api::GROUP => Dialect::Kubernetes,
             _ => Dialect::Istio,
         };
         let mut names = vec!["metadata", "spec"];

@@ -13,17 +13,17 @@ use super::{
         peers::Peers,
         table::{Peer, WorkloadId},
     },
-    Address, Backend,
+    Address, Backend, Ports,
 };
 use crate::api::{Object, Objects, core::Pod};
 
 /// A pod that may be an endpoint.
-struct AddressedPod<'a> {
+pub struct AddressedPod<'a> {
     pod: &'a Object<Pod>,
     ips: &'a [IpAddr],
-    peer: Option<Arc<Peer>>,
-    labels: Arc<BTreeMap<String, String>>,
-    locality: Arc<str>,
+    pub peer: Option<Arc<Peer>>,
+    pub labels: Arc<BTreeMap<String, String>>,
+    pub locality: Arc<str>,
 }
 
 /// The pods of one namespace.
@@ -33,6 +33,7 @@ struct Near<'a> {
     /// Indices in `all`, in order, by each label. A selector finds its pods by the rarest of its own, for a namespace may
     /// have thousands of services and pods.
     labelled: HashMap<(&'a str, &'a str), Vec<usize>>,
+    named: HashMap<&'a str, usize>,
 }
 
 impl<'a> Near<'a> {
@@ -64,6 +65,7 @@ impl<'a> PodsByNamespace<'a> {
                 for (key, value) in &pod.meta.labels {
                     near.labelled.entry((key, value)).or_default().push(near.all.len());
                 }
+                near.named.insert(&pod.meta.name, near.all.len());
                 near.all.push(AddressedPod {
                     pod,
                     ips,
@@ -76,6 +78,11 @@ impl<'a> PodsByNamespace<'a> {
         Self { pods, peers }
     }
 
+    pub fn named(&self, namespace: &str, name: &str) -> Option<&AddressedPod<'a>> {
+        let near = self.pods.get(namespace)?;
+        near.all.get(*near.named.get(name)?)
+    }
+
     /// One backend for each pod with these labels; `like` says which of a pod's address families is wanted.
     pub fn backends(&self, namespace: &str, selector: &BTreeMap<String, String>, like: Option<IpAddr>) -> Vec<Backend> {
         let pods = self.pods.get(namespace).map(|near| near.candidates(selector)).unwrap_or_default();
@@ -85,12 +92,12 @@ impl<'a> PodsByNamespace<'a> {
             let named = pod.spec.ports.iter().filter_map(|port| Some((port.name.clone()?, port.port)));
             Some(Backend {
                 address: Address::Ip(*wanted.or(ips.first())?),
-                overrides: BTreeMap::new(),
-                container_ports: named.collect(),
+                ports: Ports::Container(named.collect()),
                 labels: labels.clone(),
                 weight: 1,
                 locality: locality.clone(),
                 peer: peer.clone(),
+                used: true,
             })
         });
         backends.collect()

@@ -22,6 +22,7 @@ mod services;
 mod sidecar_egress;
 mod sidecar_ingress;
 mod sidecars;
+mod slices;
 mod virtual_services;
 
 use std::{

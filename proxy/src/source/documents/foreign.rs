@@ -12,7 +12,6 @@ use crate::{
 /// Kinds that the data plane will read one day. Their absence changes what happens to traffic, so it is said.
 const LATER: &[(&str, &[&str])] = &[
     ("", &["Endpoints"]),
-    ("discovery.k8s.io", &["EndpointSlice"]),
     ("networking.istio.io", &["WorkloadEntry", "WorkloadGroup", "EnvoyFilter", "ProxyConfig"]),
     ("security.istio.io", &["RequestAuthentication"]),
     ("telemetry.istio.io", &["Telemetry"]),
@@ -23,6 +22,7 @@ const LATER: &[(&str, &[&str])] = &[
 /// Kinds that are read, for hints at misspelt ones.
 const READ: &[(&str, &[&str])] = &[
     ("", &["ConfigMap", "Namespace", "Pod", "Secret", "Service"]),
+    ("discovery.k8s.io", &["EndpointSlice"]),
     ("networking.istio.io", &["DestinationRule", "Gateway", "ServiceEntry", "Sidecar", "VirtualService"]),
     ("security.istio.io", &["AuthorizationPolicy", "PeerAuthentication"]),
     ("gateway.networking.k8s.io", &["BackendTLSPolicy", "Gateway", "HTTPRoute", "ReferenceGrant", "TLSRoute"]),

@@ -209,7 +209,8 @@ fn netns(value: &str) -> bool {
     if value.starts_with('/') { value.len() > 1 } else { !matches!(value, "" | "." | "..") && !value.contains('/') }
 }
 
-const SERVICE_READ: &[&str] = &["type", "clusterIP", "clusterIPs", "externalName", "selector", "ports"];
+const SERVICE_READ: &[&str] =
+    &["type", "clusterIP", "clusterIPs", "externalName", "selector", "ports", "publishNotReadyAddresses"];
 const SERVICE_IGNORED: &[&str] = &[
     "allocateLoadBalancerNodePorts",
     "externalIPs",
@@ -221,7 +222,6 @@ const SERVICE_IGNORED: &[&str] = &[
     "loadBalancerClass",
     "loadBalancerIP",
     "loadBalancerSourceRanges",
-    "publishNotReadyAddresses",
     "sessionAffinity",
     "sessionAffinityConfig",
     "topologyKeys",
@@ -251,7 +251,18 @@ pub fn service(root: &Fields<'_>) -> Option<Service> {
             field.error("`name` is missing: a Service with several ports names each");
         }
     }
-    Some(Service { type_, cluster_ips, headless, external_name, selector: fields.string_map("selector"), ports })
+    Some(Service {
+        type_,
+        cluster_ips,
+        headless,
+        external_name,
+        publish_not_ready_addresses: fields
+            .get("publishNotReadyAddresses")
+            .and_then(|f| f.boolean())
+            .unwrap_or_default(),
+        selector: fields.string_map("selector"),
+        ports,
+    })
 }
 
 fn service_port(field: &Field<'_>) -> Option<ServicePort> {

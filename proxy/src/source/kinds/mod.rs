@@ -2,6 +2,7 @@
 
 pub mod core;
 pub mod destination_rule;
+pub mod endpoint_slice;
 pub mod gateway;
 pub mod gateway_api;
 pub mod mesh_config;

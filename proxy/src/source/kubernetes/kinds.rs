@@ -25,6 +25,8 @@ pub enum Keep {
     Pod,
     /// The same of other nodes' pods, without volumes and foreign annotations; those that have ended are left out.
     Endpoint,
+    /// Addresses, ports, conditions and pods of a Service's slice.
+    Slice,
 }
 
 const CORE: &[&str] = &["v1"];
@@ -56,8 +58,15 @@ pub static SECRETS: Kind = core("secrets", "Secret", Keep::Data);
 pub static CONFIG_MAPS: Kind = core("configmaps", "ConfigMap", Keep::Data);
 
 /// Watched as a whole.
-pub static WHOLE: [Kind; 15] = [
+pub static WHOLE: [Kind; 16] = [
     core("services", "Service", Keep::Spec),
+    Kind {
+        group: "discovery.k8s.io",
+        versions: CORE,
+        plural: "endpointslices",
+        kind: "EndpointSlice",
+        keep: Keep::Slice,
+    },
     core("namespaces", "Namespace", Keep::Metadata),
     istio("destinationrules", "DestinationRule"),
     istio("gateways", "Gateway"),

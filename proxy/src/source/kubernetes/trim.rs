@@ -1,5 +1,7 @@
 //! What is kept of an object: a Pod is 10 KB as the API server has it, and some hundred bytes of it matter.
 
+mod slice;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
@@ -98,6 +100,9 @@ struct PodStatus<'a> {
 /// # Errors
 /// It is no object of this kind.
 pub fn document(kind: &Kind, version: &str, text: &RawValue) -> Result<(PathBuf, Option<Vec<u8>>), serde_json::Error> {
+    if kind.keep == Keep::Slice {
+        return slice::document(kind, version, text);
+    }
     let Object { mut metadata, spec, data, status } = serde_json::from_str(text.get())?;
     let path = kind.path(metadata.namespace.as_deref(), &metadata.name);
     metadata.annotations.remove(LAST_APPLIED);
@@ -108,7 +113,7 @@ pub fn document(kind: &Kind, version: &str, text: &RawValue) -> Result<(PathBuf,
     let whole =
         Document { api_version, kind: kind.kind, metadata, spec: None::<&RawValue>, data: None, status: None::<()> };
     let bytes = match kind.keep {
-        Keep::Metadata => serde_json::to_vec(&whole)?,
+        Keep::Metadata | Keep::Slice => serde_json::to_vec(&whole)?,
         Keep::Spec => serde_json::to_vec(&Document { spec, ..whole })?,
         Keep::Data => serde_json::to_vec(&Document { data, ..whole })?,
         Keep::Pod | Keep::Endpoint => match pod(kind.keep, whole, spec, status)? {
