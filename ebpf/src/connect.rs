@@ -5,13 +5,15 @@
 use aya_ebpf::{
     Global,
     bindings::{bpf_sock, bpf_sock_addr},
-    helpers::generated::{bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_set_retval},
+    helpers::generated::{
+        bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_set_retval,
+    },
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };
 use aya_log_ebpf::debug;
 use core::ptr;
-use egret_ebpf::{Address, Counter, Enrolment, Original};
+use egret_ebpf::{Address, Counter, Original};
 
 use crate::maps;
 
@@ -20,6 +22,7 @@ const DENY: i32 = 0;
 const SOCK_STREAM: u32 = 1;
 const IPPROTO_TCP: u32 = 6;
 const ENETUNREACH: i32 = 101;
+const ECONNREFUSED: i32 = 111;
 
 /// Set at load time where the kernel has `bpf_set_retval` (5.18). A constant to the verifier, so that older kernels never
 /// look at the call.
@@ -28,13 +31,13 @@ static HAS_SET_RETVAL: Global<u8> = Global::new(0);
 
 #[cgroup_sock_addr(connect4)]
 pub fn egret_connect4(ctx: SockAddrContext) -> i32 {
-    let Some((cookie, enrolment)) = concerned(&ctx) else { return ALLOW };
-    // SAFETY: the context outlives the program. Volatile, as LLVM else merges loads in ways the verifier refuses.
-    let (address, port) = unsafe {
-        let raw = ctx.sock_addr;
-        (ptr::read_volatile(&raw const (*raw).user_ip4), ptr::read_volatile(&raw const (*raw).user_port))
+    let Some(cookie) = cookie_of_tcp(&ctx) else { return ALLOW };
+    let enrolment = match maps::enrolment(cookie) {
+        Some(enrolment) => enrolment,
+        None if !is_undecided(cookie) => return ALLOW,
+        None => return not_yet(&ctx, read4(&ctx)),
     };
-    let destination = Original { address: Address::v4(address), port, side: Original::CONNECTING };
+    let destination = read4(&ctx);
     match capture(&ctx, cookie, destination) {
         Verdict::Allow => ALLOW,
         Verdict::Deny => deny(&ctx, &destination, 0),
@@ -52,7 +55,15 @@ pub fn egret_connect4(ctx: SockAddrContext) -> i32 {
 
 #[cgroup_sock_addr(connect6)]
 pub fn egret_connect6(ctx: SockAddrContext) -> i32 {
-    let Some((cookie, enrolment)) = concerned(&ctx) else { return ALLOW };
+    let Some(cookie) = cookie_of_tcp(&ctx) else { return ALLOW };
+    let enrolment = match maps::enrolment(cookie) {
+        Some(enrolment) => enrolment,
+        None if !is_undecided(cookie) => return ALLOW,
+        None => {
+            let (address, port) = read6(ctx.sock_addr);
+            return not_yet(&ctx, Original { address, port, side: Original::CONNECTING });
+        }
+    };
     let (address, port) = read6(ctx.sock_addr);
     let destination = Original { address, port, side: Original::CONNECTING };
     // An AF_INET6 socket may speak IPv4: then it goes to the IPv4 listener, in the same mapped form.
@@ -78,9 +89,9 @@ enum Verdict {
     Redirect,
 }
 
-/// TCP of an enrolled namespace, or nothing.
+/// The namespace of a TCP socket, or nothing.
 #[inline(always)]
-fn concerned(ctx: &SockAddrContext) -> Option<(u64, &'static Enrolment)> {
+fn cookie_of_tcp(ctx: &SockAddrContext) -> Option<u64> {
     // SAFETY: the context outlives the program; the helper takes it as it is.
     let (kind, protocol, cookie) = unsafe {
         let raw = ctx.sock_addr;
@@ -93,7 +104,35 @@ fn concerned(ctx: &SockAddrContext) -> Option<(u64, &'static Enrolment)> {
     if kind != SOCK_STREAM || protocol != IPPROTO_TCP {
         return None;
     }
-    Some((cookie, maps::enrolment(cookie)?))
+    Some(cookie)
+}
+
+#[inline(always)]
+fn read4(ctx: &SockAddrContext) -> Original {
+    // SAFETY: the context outlives the program. Volatile, as LLVM else merges loads in ways the verifier refuses.
+    let (address, port) = unsafe {
+        let raw = ctx.sock_addr;
+        (ptr::read_volatile(&raw const (*raw).user_ip4), ptr::read_volatile(&raw const (*raw).user_port))
+    };
+    Original { address: Address::v4(address), port, side: Original::CONNECTING }
+}
+
+/// Whether the process that connects is of a pod which the agent has not decided about, or one that has left such a pod's
+/// namespace for another that nobody knows.
+#[inline(always)]
+fn is_undecided(cookie: u64) -> bool {
+    // SAFETY: the helper takes a plain number.
+    let ancestor = |level: u32| unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
+    match maps::level_of_pods(cookie, ancestor) {
+        Some(level) => !maps::is_left_alone(level, ancestor),
+        None => false,
+    }
+}
+
+/// Refused as an enrolled pod's connections are without an agent. What stays inside the pod may.
+#[inline(always)]
+fn not_yet(ctx: &SockAddrContext, destination: Original) -> i32 {
+    if destination.address.is_loopback() { ALLOW } else { deny(ctx, &destination, ECONNREFUSED) }
 }
 
 #[inline(always)]

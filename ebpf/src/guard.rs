@@ -1,10 +1,11 @@
 //! The egress guard: a second line behind the redirect.
 //!
 //! A pod with CAP_NET_ADMIN can rewrite the way to its listener, one with CAP_NET_RAW can write SYNs by hand. What opens
-//! a TCP connection from an enrolled pod to an address outside it must be the agent's own socket; else it is dropped.
+//! a TCP connection from an enrolled pod to an address outside it must be the agent's own socket; else it is dropped. So is
+//! what opens one from a pod that was just created, before the agent has decided about it.
 
 use aya_ebpf::{
-    helpers::generated::{bpf_get_netns_cookie, bpf_skb_cgroup_id},
+    helpers::generated::{bpf_get_netns_cookie, bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id},
     macros::cgroup_skb,
     programs::SkBuffContext,
 };
@@ -29,16 +30,25 @@ const LOOPBACK: u32 = 1;
 pub fn egret_guard(ctx: SkBuffContext) -> i32 {
     // SAFETY: the helper takes the context as it is.
     let cookie = unsafe { bpf_get_netns_cookie(ctx.skb.skb.cast()) };
-    if maps::enrolment(cookie).is_none() {
-        return PASS;
-    }
+    // SAFETY: as above. Ancestors of the socket's cgroup, which is the one its process was in when it made it.
+    let ancestor = |level: u32| unsafe { bpf_skb_ancestor_cgroup_id(ctx.skb.skb, level as i32) };
+    let unknown = match maps::enrolment(cookie) {
+        Some(_) => None,
+        None => match maps::level_of_pods(cookie, ancestor) {
+            None => return PASS,
+            level => level,
+        },
+    };
     // What leaves by the loopback device stays in the pod. This is asked of the packet and not of its destination, for a
     // pod with CAP_NET_ADMIN can route an address of its own to the outside.
     // SAFETY: the context outlives the program.
     if unsafe { ptr::read_volatile(&raw const (*ctx.skb.skb).ifindex) } == LOOPBACK || !opens(&ctx) {
         return PASS;
     }
-    // SAFETY: as above. The cgroup of the socket, which is the one its process was in when it made it.
+    if unknown.is_some_and(|level| maps::is_left_alone(level, ancestor)) {
+        return PASS;
+    }
+    // SAFETY: as above.
     if unsafe { bpf_skb_cgroup_id(ctx.skb.skb) } == maps::proxy_cgroup() {
         return PASS;
     }

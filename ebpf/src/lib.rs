@@ -17,8 +17,10 @@ pub mod maps {
     pub const PENDING: &str = "PENDING";
     pub const CONFIG: &str = "CONFIG";
     pub const COUNTERS: &str = "COUNTERS";
+    pub const NODE: &str = "NODE";
+    pub const LEFT_ALONE: &str = "LEFT_ALONE";
     /// All of them.
-    pub const ALL: [&str; 6] = [ENROLLED, OWN, ORIGINAL_DST, PENDING, CONFIG, COUNTERS];
+    pub const ALL: [&str; 8] = [ENROLLED, OWN, ORIGINAL_DST, PENDING, CONFIG, COUNTERS, NODE, LEFT_ALONE];
 }
 
 /// The object that is loaded for each pod, see `inbound.rs`.
@@ -45,6 +47,13 @@ pub const MAX_OWN: usize = 65_536;
 /// Redirected connections whose handshake is under way. Each lives for a loopback round trip; one forgotten (refused by
 /// the listener) stays until it is the least recently used. An evicted one is closed by the agent, never let through.
 pub const MAX_PENDING: usize = 65_536;
+
+/// Pods of one node that may be left alone at a time, as `MAX_ENROLLED`.
+pub const MAX_LEFT_ALONE: usize = 16_384;
+/// Folders of a node below which its pods are: one, and a second where the kubelet's cgroup driver was changed.
+pub const MAX_KUBEPODS: usize = 2;
+/// How far from the root of the tree such a folder is looked for where its level is not known.
+pub const KUBEPODS_LEVELS: u32 = 8;
 
 /// An address as the programs see it.
 #[repr(C)]
@@ -185,6 +194,27 @@ pub struct Config {
     pub layout: u32,
 }
 
+/// The one value of `NODE`: all zeros on a single host.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// Cookie of the machine's own network namespace, whose sockets are let through whoever's they are.
+    pub host: u64,
+    /// Those that are there come first.
+    pub kubepods: [Kubepods; MAX_KUBEPODS],
+}
+
+/// A cgroup below which pods are: directly, or one level further down.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kubepods {
+    /// 0: there is none.
+    pub cgroup: u64,
+    /// Distance from the root of the tree; 0: not known.
+    pub level: u32,
+    pub zero: u32,
+}
+
 /// Index into `COUNTERS`.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,7 +243,7 @@ mod user {
             unsafe impl aya::Pod for $name {}
         )*};
     }
-    pod!(Address, Enrolment, OwnKey, InboundPod, Original, PendingKey, Config);
+    pod!(Address, Enrolment, OwnKey, InboundPod, Original, PendingKey, Config, Node, Kubepods);
 }
 
 // The kernel hashes keys byte by byte: padding would make equal keys differ.
@@ -223,6 +253,7 @@ const _: () = assert!(size_of::<Enrolment>() == 24);
 const _: () = assert!(size_of::<Original>() == 24);
 const _: () = assert!(size_of::<Config>() == 16);
 const _: () = assert!(size_of::<InboundPod>() == 16);
+const _: () = assert!(size_of::<Node>() == 40);
 
 #[cfg(test)]
 mod tests {

@@ -8,7 +8,8 @@ use aya_ebpf::{
 };
 use core::ptr;
 use egret_ebpf::{
-    Address, Config, Counter, Enrolment, MAX_ENROLLED, MAX_OWN, MAX_PENDING, Original, OwnKey, PendingKey,
+    Address, Config, Counter, Enrolment, KUBEPODS_LEVELS, MAX_ENROLLED, MAX_KUBEPODS, MAX_LEFT_ALONE, MAX_OWN,
+    MAX_PENDING, Node, Original, OwnKey, PendingKey,
 };
 
 /// Network namespace cookie → where its connections go. A namespace that is absent is none of our business.
@@ -32,6 +33,15 @@ pub static CONFIG: Array<Config, 1> = Array::new();
 
 #[btf_map]
 pub static COUNTERS: PerCpuArray<u64, { Counter::COUNT }> = PerCpuArray::new();
+
+/// Where the pods of a cluster's node are.
+#[btf_map]
+pub static NODE: Array<Node, 1> = Array::new();
+
+/// Ids of pods' cgroups which the agent has decided to leave alone. A pod that is neither here nor enrolled has just been
+/// created.
+#[btf_map]
+pub static LEFT_ALONE: HashMap<u64, u32, MAX_LEFT_ALONE, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
 #[inline(always)]
 pub fn count(counter: Counter) {
@@ -119,4 +129,41 @@ pub fn take_pending(key: &PendingKey) -> Option<Original> {
         let _ = PENDING.remove(key);
     }
     original
+}
+
+/// At which level below the root of the tree the folder of all pods is that something is in, for a socket outside the
+/// machine's own namespace. `ancestor` gives the id of its ancestor at a level, 0 where it has none.
+#[inline(always)]
+pub fn level_of_pods(cookie: u64, ancestor: impl Fn(u32) -> u64) -> Option<u32> {
+    let node = NODE.get(0)?;
+    if node.kubepods[0].cgroup == 0 || cookie == node.host {
+        return None;
+    }
+    for at in 0..MAX_KUBEPODS {
+        let kubepods = node.kubepods[at];
+        if kubepods.cgroup == 0 {
+            break;
+        }
+        if kubepods.level != 0 {
+            if ancestor(kubepods.level) == kubepods.cgroup {
+                return Some(kubepods.level);
+            }
+            continue;
+        }
+        for level in 1..KUBEPODS_LEVELS {
+            if ancestor(level) == kubepods.cgroup {
+                return Some(level);
+            }
+        }
+    }
+    None
+}
+
+/// Whether something below the folder of all pods, which is at `level`, is of a pod that is left alone: guaranteed pods are
+/// one level further down, the others two.
+#[inline(always)]
+pub fn is_left_alone(level: u32, ancestor: impl Fn(u32) -> u64) -> bool {
+    let (class, pod) = (ancestor(level + 1), ancestor(level + 2));
+    // SAFETY: as in `enrolment`; the values are not read.
+    unsafe { LEFT_ALONE.get(&pod) }.is_some() || unsafe { LEFT_ALONE.get(&class) }.is_some()
 }

@@ -212,6 +212,16 @@ pub const MIRRORED_REQUESTS: usize = 128;
 pub const MIRROR_TIME: Duration = Duration::from_secs(15);
 /// How often enrolled namespaces are looked at: removed, made again, other addresses. Kernel calls of microseconds each.
 pub const POD_CHECK: Duration = Duration::from_millis(500);
+/// How often a pod of the kubelet that was just created is looked at for its first process and its first address: neither
+/// wakes anybody, and until both are there its connections are refused. A look is some tens of microseconds.
+pub const POD_START_CHECK: Duration = Duration::from_millis(10);
+/// After this time a pod whose first process has not come is looked for no more often than the others are looked at: its
+/// sandbox cannot be made, and the kubelet tries again in tens of seconds.
+pub const POD_START_TIME: Duration = Duration::from_secs(30);
+/// Processes of one pod among which its oldest is searched. Which of so many comes first hardly matters.
+pub const POD_PROCESSES: usize = 4096;
+/// Processes of a pod whose view of a file is asked for: it may have more containers, but their files are the same.
+pub const POD_FILE_PROCESSES: usize = 16;
 /// How long the last access-log lines may take to be written before the process ends.
 pub const LOG_FLUSH: Duration = Duration::from_secs(1);
 /// Bytes of a `directResponse` body; Istio's limit is 1 MB, and an object of Kubernetes has 1.5 MiB at most.

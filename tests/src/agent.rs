@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 
 use crate::{
-    lab::Lab,
+    lab::{Lab, fresh_id},
     process::{Daemon, run_in, until},
 };
 
@@ -97,10 +97,13 @@ impl Agent {
         Self::spawn_from(lab, &agent_binary()?, more)
     }
 
-    /// Starts the agent of a cluster's node, and waits for nothing.
+    /// Starts the agent of a cluster's node, and waits for nothing. It meets no pods but those below `--cgroup-root`: on this
+    /// machine there may be those of other tests' nodes.
     pub fn spawn_in_cluster(lab: &Lab, kubeconfig: &Path, node: &str, more: &[&str]) -> Result<Self> {
         let input = Input::Cluster { kubeconfig: kubeconfig.to_owned(), node: node.to_owned() };
-        Self::spawn_on(lab, &agent_binary()?, input, more)
+        let nowhere = fresh_id();
+        let apart = if more.contains(&"--cgroup-root") { vec![] } else { vec!["--cgroup-root", &nowhere] };
+        Self::spawn_on(lab, &agent_binary()?, input, &[more, &apart].concat())
     }
 
     /// The same, and waits until it is ready.

@@ -21,11 +21,7 @@ use crate::{
     tls::{Contexts, MaterialReader, read_host_file, refused},
 };
 
-use super::{
-    fleet::{Fleet, Wanted},
-    shared::Shared,
-    source::Source,
-};
+use super::{fleet::Fleet, shared::Shared, source::Source};
 
 pub struct Configuration {
     engine: Arc<Engine>,
@@ -114,6 +110,13 @@ impl Configuration {
         }
     }
 
+    /// Pods of the kubelet have come, or may be about to.
+    pub async fn look_for_pods(&mut self, fleet: &mut Fleet, source: &mut Source) {
+        if fleet.look_for_pods() && !self.is_empty() {
+            self.put_in_force(fleet, None, source).await;
+        }
+    }
+
     /// Mesh certificates run out, and so does the trust in former roots, without a change of the configuration.
     pub async fn renew_identities(&mut self, fleet: &mut Fleet, source: &mut Source) {
         if self.identities.renew() {
@@ -133,7 +136,7 @@ impl Configuration {
 
     /// Answers what was in force, for which thousands of hosts take milliseconds to let go.
     async fn put_in_force(&mut self, fleet: &mut Fleet, batch: Option<&Batch>, source: &mut Source) -> Arc<Snapshot> {
-        let mut addresses = self.open(fleet);
+        let mut addresses = fleet.open(mesh::node_pods(self.store.objects()));
         let mut mesh = self.compile(&addresses, batch);
         loop {
             let more = source.credentials(|| self.asked.clone()).await;
@@ -141,7 +144,7 @@ impl Configuration {
                 break;
             }
             self.read(more);
-            addresses = self.open(fleet);
+            addresses = fleet.open(mesh::node_pods(self.store.objects()));
             mesh = self.compile_all(&addresses);
         }
         self.addresses = addresses;
@@ -164,16 +167,6 @@ impl Configuration {
         self.forget(fleet);
         self.shared.configured(self.generation, self.all_findings(), fleet);
         previous
-    }
-
-    /// The addresses of the pods that are to be enrolled now.
-    fn open(&self, fleet: &mut Fleet) -> PodAddresses {
-        let named = |(id, netns)| match netns {
-            mesh::Netns::Named(name) => Some((id, name)),
-            mesh::Netns::OfPod { .. } => None,
-        };
-        let wanted: Wanted = mesh::node_pods(self.store.objects()).enrolled.into_iter().filter_map(named).collect();
-        fleet.open(&wanted)
     }
 
     fn compile_all(&mut self, addresses: &PodAddresses) -> Arc<Mesh> {

@@ -26,6 +26,7 @@ use crate::{
     engine::{Engine, workers::Workers},
     identity::Identities,
     limits,
+    node::Node,
     source::{FileChange, kubernetes::client},
     telemetry::Telemetry,
 };
@@ -85,14 +86,15 @@ async fn serve(options: &Options, workers: Workers) -> anyhow::Result<()> {
     let shared = Shared::new(engine.clone(), telemetry.clone(), capture.clone(), workers, identities.clone());
     let _admin = admin::start(admin, shared.clone())?;
 
-    let mut fleet = Fleet::new(capture.clone(), engine.clone());
     let node = match &options.input {
         Input::Files(_) => None,
-        Input::Kubernetes { node } => Some(node.as_str()),
+        Input::Kubernetes(node) => Some(node),
     };
+    let mut fleet = Fleet::new(capture.clone(), engine.clone(), node.map(|node| Node::new(&node.cgroup_root)));
     shared.watches(source.health());
+    let name = node.map(|node| node.name.as_str());
     let mut configuration =
-        Configuration::new(engine.clone(), telemetry.clone(), shared.clone(), identities.clone(), node);
+        Configuration::new(engine.clone(), telemetry.clone(), shared.clone(), identities.clone(), name);
     if let Some(first) = first {
         apply(first, &mut configuration, &mut fleet, &mut source).await;
     }
@@ -105,6 +107,7 @@ async fn serve(options: &Options, workers: Workers) -> anyhow::Result<()> {
     loop {
         tokio::select! {
             changes = source.next() => apply(changes, &mut configuration, &mut fleet, &mut source).await,
+            () = fleet.woken() => configuration.look_for_pods(&mut fleet, &mut source).await,
             _ = check.tick() => {
                 if !configuration.is_empty() {
                     configuration.check_pods(&mut fleet, &mut source).await;

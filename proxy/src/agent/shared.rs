@@ -53,6 +53,7 @@ struct Seen {
     draining: bool,
     findings: Vec<Diagnostic>,
     pods: Vec<PodStatus>,
+    awaited: Vec<String>,
     serving: BTreeMap<WorkloadId, Arc<Pod>>,
 }
 
@@ -101,6 +102,7 @@ impl Shared {
         seen.generation = generation;
         seen.findings = findings;
         seen.pods = fleet.status();
+        seen.awaited = fleet.awaited();
         seen.serving = fleet.serving();
     }
 
@@ -186,8 +188,7 @@ impl AdminState for Shared {
             awaited.push("capture: not attached".to_owned());
         }
         awaited.extend(self.awaited_certificates(seen.generation));
-        let pods = seen.pods.iter().filter(|pod| pod.state != "enrolled");
-        awaited.extend(pods.map(|pod| format!("pod {}: {}", pod.pod, pod.state)));
+        awaited.extend(seen.awaited.iter().cloned());
         awaited
     }
 
@@ -211,7 +212,8 @@ impl AdminState for Shared {
             generation: seen.generation,
             pods: with_modes(&seen.pods, &self.engine.snapshot().mesh),
             capture: if self.capture.is_attached() {
-                format!("attached, {guard} egress guard")
+                let held = if self.capture.holds_pods() { ", pods are held until enrolled" } else { "" };
+                format!("attached, {guard} egress guard{held}")
             } else {
                 "not attached".to_owned()
             },

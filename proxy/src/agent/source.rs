@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use crate::{
     api::CredentialRef,
     mesh::table::Settings,
+    node,
     source::{
         FileChange, Files,
         kubernetes::{Gathered, Kubernetes, client},
@@ -19,7 +20,7 @@ pub enum Input {
     /// Files and folders, watched.
     Files(Vec<PathBuf>),
     /// The cluster that this node belongs to.
-    Kubernetes { node: String },
+    Kubernetes(node::Options),
 }
 
 pub enum Source {
@@ -35,10 +36,10 @@ impl Source {
                 let (files, first) = Files::open(paths.clone())?;
                 Ok((Self::Files(Box::new(files)), Some(first)))
             }
-            Input::Kubernetes { node } => {
+            Input::Kubernetes(node) => {
                 let client = client::connect().await.context("cannot watch the cluster")?;
                 let root = Settings::default().root_namespace;
-                Ok((Self::Kubernetes(Box::new(Kubernetes::start(client, node, &root))), None))
+                Ok((Self::Kubernetes(Box::new(Kubernetes::start(client, &node.name, &root))), None))
             }
         }
     }

@@ -11,34 +11,21 @@ use std::{
 use nix::sched::{CloneFlags, setns};
 
 use super::CaptureError;
+use crate::node::{cgroup_mounts, has_pods};
 
 const FOLDER: &str = "egret";
 
 /// The root of the cgroup2 tree, at which the programs are attached. On hybrid systems it is not `/sys/fs/cgroup`.
 pub(super) fn root() -> Result<PathBuf, CaptureError> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mounts = find(&mounts);
-    // Every cgroup has this file, except the root of them all.
-    let whole = mounts.iter().find(|mount| !mount.join("cgroup.events").exists());
-    match (whole, mounts.first()) {
-        (Some(root), _) => Ok(root.clone()),
-        (None, Some(part)) => Err(CaptureError::NotTheRootCgroup(part.clone())),
-        (None, None) => Err(CaptureError::NoCgroup2),
+    let roots: Vec<PathBuf> =
+        cgroup_mounts().into_iter().filter(|mount| mount.cgroup2).map(|mount| mount.path).collect();
+    // Every cgroup has this file, except the root of them all. A node of a cluster may be a container itself: what is below
+    // its own root is all that it runs.
+    let whole = roots.iter().find(|root| !root.join("cgroup.events").exists());
+    match whole.or_else(|| roots.iter().find(|root| has_pods(root))) {
+        Some(root) => Ok(root.clone()),
+        None => Err(roots.into_iter().next().map_or(CaptureError::NoCgroup2, CaptureError::NotTheRootCgroup)),
     }
-}
-
-/// Where cgroup2 is mounted, by proc_pid_mountinfo(5): id, parent, device, root, mount point, options, optional fields, `-`,
-/// type, source, options. A mount's root is told as seen from this process's cgroup namespace: `/..` is above it.
-fn find(mountinfo: &str) -> Vec<PathBuf> {
-    let mount = |line: &str| {
-        let (left, right) = line.split_once(" - ")?;
-        let mut fields = left.split(' ').skip(3);
-        let (root, point) = (fields.next()?, fields.next()?);
-        let above = root.split('/').all(|part| part.is_empty() || part == "..");
-        // Spaces are written as octal escapes; nobody mounts cgroups on such a path.
-        (right.starts_with("cgroup2 ") && above && !point.contains('\\')).then(|| PathBuf::from(point))
-    };
-    mountinfo.lines().filter_map(mount).collect()
 }
 
 /// Below which cgroup the agent makes its own: its container's, whose limits stay its limits, else the root.
@@ -104,20 +91,6 @@ pub(super) fn processes(path: &Path) -> io::Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn cgroup2_is_found_wherever_it_is_mounted() {
-        let hybrid = "31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755\n\
-                      32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime shared:9 - cgroup cgroup rw,cpu\n\
-                      41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:4 master:1 - cgroup2 cgroup2 rw\n";
-        assert_eq!(find(hybrid), [Path::new("/sys/fs/cgroup/unified")]);
-        let part = "35 25 0:30 /docker/abc /sys/fs/cgroup ro - cgroup2 cgroup rw,nsdelegate\n";
-        let whole = "36 25 0:30 / /host/cgroup rw - cgroup2 cgroup rw,nsdelegate\n";
-        assert_eq!(find(&format!("{part}{whole}")), [Path::new("/host/cgroup")]);
-        assert!(find(part).is_empty() && find("gibberish\n").is_empty());
-        let mounted_into_a_container = "59 49 0:38 /../.. /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 rw\n";
-        assert_eq!(find(mounted_into_a_container), [Path::new("/sys/fs/cgroup")]);
-    }
 
     #[test]
     fn an_agent_in_a_pod_stays_below_its_containers_cgroup() {

@@ -55,6 +55,8 @@ pub enum CaptureError {
     Listener { error: io::Error },
     #[error("network namespace `{namespace}` bears no address to listen on: give its interface one")]
     NoAddress { namespace: String },
+    #[error("cannot identify the machine's own network namespace: {error}")]
+    Home { error: io::Error },
     #[error("an agent is still running as instance `{instance}` (process {process}): stop it first")]
     Running { instance: String, process: String },
 }

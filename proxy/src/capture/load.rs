@@ -12,7 +12,8 @@ use aya::{
     sys::{BpfHelper, is_helper_supported},
 };
 use egret_ebpf::{
-    Config, Counter, Enrolment, LAYOUT, MAX_ENROLLED, MAX_OWN, MAX_PENDING, Original, OwnKey, PendingKey, maps,
+    Config, Counter, Enrolment, LAYOUT, MAX_ENROLLED, MAX_LEFT_ALONE, MAX_OWN, MAX_PENDING, Node, Original, OwnKey,
+    PendingKey, maps,
 };
 use parking_lot::Mutex;
 
@@ -76,6 +77,8 @@ pub(super) fn start(options: &Options) -> Result<Capture, CaptureError> {
         enrolled: Mutex::new(take(&mut ebpf, maps::ENROLLED)?.try_into().map_err(open)?),
         own: Mutex::new(take(&mut ebpf, maps::OWN)?.try_into().map_err(open)?),
         config: Mutex::new(config),
+        node: Mutex::new(take(&mut ebpf, maps::NODE)?.try_into().map_err(open)?),
+        left_alone: Mutex::new(take(&mut ebpf, maps::LEFT_ALONE)?.try_into().map_err(open)?),
         original: take(&mut ebpf, maps::ORIGINAL_DST)?.try_into().map_err(open)?,
         counters: take(&mut ebpf, maps::COUNTERS)?.try_into().map_err(open)?,
         inbound: inbound::Loader::new(&pins),
@@ -119,7 +122,7 @@ fn adoptable(pins: &Pins) -> Result<(), CaptureError> {
 
 type Shape = (MapType, u32, u32, u32);
 
-fn shapes() -> [(&'static str, Shape); 6] {
+fn shapes() -> [(&'static str, Shape); 8] {
     fn shape<K: Pod, V: Pod>(kind: MapType, entries: usize) -> Shape {
         (kind, size_of::<K>() as u32, size_of::<V>() as u32, entries as u32)
     }
@@ -130,6 +133,8 @@ fn shapes() -> [(&'static str, Shape); 6] {
         (maps::PENDING, shape::<PendingKey, Original>(MapType::LruHash, MAX_PENDING)),
         (maps::CONFIG, shape::<u32, Config>(MapType::Array, 1)),
         (maps::COUNTERS, shape::<u32, u64>(MapType::PerCpuArray, Counter::COUNT)),
+        (maps::NODE, shape::<u32, Node>(MapType::Array, 1)),
+        (maps::LEFT_ALONE, shape::<u64, u32>(MapType::Hash, MAX_LEFT_ALONE)),
     ]
 }
 

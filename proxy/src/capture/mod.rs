@@ -5,6 +5,9 @@
 //! to its listener, where nobody answers: refused, never in the clear. What comes to it from outside is refused too where
 //! something is forbidden, and else goes straight to the application. A new agent adopts the maps and swaps the programs in
 //! place; only [`uninstall`] takes them away.
+//!
+//! On a node of a cluster a pod's connections are refused from the creation of its cgroup until the agent has decided about
+//! it, and so while no agent runs; pods that were enrolled or left alone before stay what they were.
 
 mod cgroup;
 mod error;
@@ -22,7 +25,7 @@ use std::{
 };
 
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, SkStorage};
-use egret_ebpf::{Config, Counter, Enrolment, Original, OwnKey};
+use egret_ebpf::{Config, Counter, Enrolment, MAX_KUBEPODS, Node, Original, OwnKey};
 use parking_lot::Mutex;
 
 pub use error::CaptureError;
@@ -31,7 +34,8 @@ pub use uninstall::{Removed, uninstall};
 
 use crate::{
     engine::ports::OriginalDestination,
-    netns::{Namespace, listener_addresses},
+    netns::{Namespace, host_cookie, listener_addresses},
+    node::Kubepods,
 };
 use pins::Pins;
 
@@ -72,6 +76,8 @@ pub struct Capture {
     enrolled: Mutex<HashMap<MapData, u64, Enrolment>>,
     own: Mutex<HashMap<MapData, OwnKey, u32>>,
     config: Mutex<Array<MapData, Config>>,
+    node: Mutex<Array<MapData, Node>>,
+    left_alone: Mutex<HashMap<MapData, u64, u32>>,
     original: SkStorage<MapData, Original>,
     counters: PerCpuArray<MapData, u64>,
     programs: Vec<(&'static str, u32)>,
@@ -179,6 +185,40 @@ impl Capture {
         cookies.sort_unstable();
         cookies.dedup();
         Ok(cookies)
+    }
+
+    /// Refuses the TCP connections of pods that are neither enrolled nor left alone, once they leave the pod. `kubepods`: where
+    /// pods are; empty: no such thing, as on a single host.
+    pub fn hold_pods(&self, kubepods: &[Kubepods]) -> Result<(), CaptureError> {
+        let mut node = Node::default();
+        if !kubepods.is_empty() {
+            node.host = host_cookie().map_err(|error| CaptureError::Home { error })?;
+        }
+        for (to, from) in node.kubepods.iter_mut().zip(kubepods.iter().take(MAX_KUBEPODS)) {
+            *to = egret_ebpf::Kubepods { cgroup: from.cgroup, level: from.level.unwrap_or(0), zero: 0 };
+        }
+        self.node.lock().set(0, node, 0).map_err(|error| CaptureError::map("tell the programs where pods are", error))
+    }
+
+    /// Whether pods are refused until it is decided about them.
+    pub fn holds_pods(&self) -> bool {
+        self.node.lock().get(&0, 0).is_ok_and(|node| node.kubepods[0].cgroup != 0)
+    }
+
+    /// Lets the connections of a pod that is not enrolled go their own way. `cgroup`: its id.
+    pub fn leave_alone(&self, cgroup: u64) -> Result<(), CaptureError> {
+        self.left_alone.lock().insert(cgroup, 1, 0).map_err(|error| CaptureError::map("leave a pod alone", error))
+    }
+
+    /// The opposite; nothing happens where it was not left alone.
+    pub fn hold(&self, cgroup: u64) -> Result<(), CaptureError> {
+        absent_is_fine(self.left_alone.lock().remove(&cgroup)).map_err(|error| CaptureError::map("hold a pod", error))
+    }
+
+    /// Ids of the cgroups of pods that are left alone, by an earlier agent too.
+    pub fn left_alone(&self) -> Result<Vec<u64>, CaptureError> {
+        let map = |error| CaptureError::map("list the pods that are left alone", error);
+        self.left_alone.lock().keys().collect::<Result<_, _>>().map_err(map)
     }
 
     pub fn counters(&self) -> Result<Counters, CaptureError> {

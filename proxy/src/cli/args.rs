@@ -96,6 +96,9 @@ pub struct Run {
     /// kubectl finds it (KUBECONFIG), or else by the pod's service account; the node's name is NODE_NAME, or else this machine's.
     #[arg(long)]
     pub kubernetes: bool,
+    /// The kubelet's own --cgroup-root, where pods are not found by looking.
+    #[arg(long, value_name = "CGROUP", default_value = "", requires = "kubernetes")]
+    pub cgroup_root: String,
     /// Folder for what outlives the agent.
     #[arg(long, value_name = "FOLDER", default_value = crate::agent::DEFAULT_STATE_DIR)]
     pub state_dir: PathBuf,

@@ -19,7 +19,7 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
 
 use self::args::{Args, Command, ProxyConfig, Run, Shell};
-use crate::{agent, capture, controller, telemetry::logging};
+use crate::{agent, capture, controller, node, telemetry::logging};
 
 /// Runs the command that the process was started with. 0: done; 1: it failed, and one sentence on standard error says
 /// why; 2: the command line itself is wrong.
@@ -80,7 +80,7 @@ fn act(args: Args) -> anyhow::Result<ExitCode> {
 
 fn start(run: Run, agent: &client::Agent) -> anyhow::Result<()> {
     let input = match run.kubernetes {
-        true => agent::Input::Kubernetes { node: node_name()? },
+        true => agent::Input::Kubernetes(node::Options { name: node_name()?, cgroup_root: run.cgroup_root }),
         false => agent::Input::Files(run.config),
     };
     logging::start(logging::parse_level(&run.log_level)?);

@@ -5,10 +5,11 @@
 
 use std::{
     collections::HashMap,
+    fs::File,
     future::Future,
-    io,
+    io::{self, Read as _},
     net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
+    path::PathBuf,
     pin::Pin,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -39,13 +40,18 @@ use crate::limits;
 
 /// Where a pod's resolver configuration is. Of each list the first file that exists counts, so that a namespace
 /// without its own falls back to the host's, as `ip netns exec` has it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct ResolverFiles {
+    /// Opens `resolv.conf` or `hosts` as the pod sees it, in place of the lists.
+    pub in_pod: Option<OpenFile>,
     pub resolv_conf: Vec<PathBuf>,
     pub hosts: Vec<PathBuf>,
     /// The port of the name servers instead of 53, which resolv.conf has no word for (tests).
     pub port: Option<u16>,
 }
+
+/// Opens a file of `/etc` by its name; None: there is none now.
+pub type OpenFile = Arc<dyn Fn(&str) -> Option<File> + Send + Sync>;
 
 /// Why a name has no address.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -78,8 +84,13 @@ struct Config {
     hosts: Arc<HostsFile>,
 }
 
-/// Path, size and time of change.
-type Stamp = (PathBuf, u64, Option<SystemTime>);
+/// Tells whether a file is another one than before.
+#[derive(Clone, PartialEq)]
+struct Stamp {
+    path: PathBuf,
+    size: u64,
+    changed: Option<SystemTime>,
+}
 
 /// What is known of one name.
 #[derive(Default)]
@@ -162,18 +173,26 @@ impl Resolver {
         let mut config = self.config.lock();
         if config.looked.is_none_or(|looked| looked.elapsed() >= limits::RESOLVER_FILES_AGAIN) {
             config.looked = Some(Instant::now());
-            let stamps = [stamp(&self.files.resolv_conf), stamp(&self.files.hosts)];
-            if config.hickory.is_none() || config.stamps[0] != stamps[0] {
-                let conf = ResolvConf::parse(&read(stamps[0].as_ref()));
-                match build(&conf, self.files.port, self.sockets.clone()) {
+            let looked = [
+                look(&self.files.resolv_conf, self.files.in_pod.as_ref(), "resolv.conf"),
+                look(&self.files.hosts, self.files.in_pod.as_ref(), "hosts"),
+            ];
+            let [conf, hosts] =
+                looked.each_ref().map(|looked| looked.as_ref().map(|(stamp, file)| (&stamp.path, file)));
+            let stamps = looked.each_ref().map(|looked| looked.as_ref().map(|(stamp, _)| stamp.clone()));
+            // A pod whose containers are all away for a moment has none: what it said last holds.
+            let keep = self.files.in_pod.is_some() && stamps[0].is_none();
+            if config.hickory.is_none() || (config.stamps[0] != stamps[0] && !keep) {
+                let parsed = ResolvConf::parse(&read(conf));
+                match build(&parsed, self.files.port, self.sockets.clone()) {
                     Ok(hickory) => config.hickory = Some(Arc::new(hickory)),
-                    Err(error) => log::warn!("{:?} cannot be used: {error}", self.files.resolv_conf),
+                    Err(error) => log::warn!("{:?} cannot be used: {error}", conf.map(|(path, _)| path)),
                 }
                 // What another server said need not hold with this one.
                 self.names.lock().clear();
             }
             if config.stamps[1] != stamps[1] {
-                config.hosts = Arc::new(parse_hosts(&read(stamps[1].as_ref())));
+                config.hosts = Arc::new(parse_hosts(&read(hosts)));
             }
             config.stamps = stamps;
         }
@@ -274,26 +293,22 @@ fn build(conf: &ResolvConf, port: Option<u16>, sockets: Arc<dyn Sockets>) -> Res
     Hickory::builder_with_config(config, runtime).with_options(options).build()
 }
 
-/// The first file of the list that exists.
-fn stamp(paths: &[PathBuf]) -> Option<Stamp> {
-    paths.iter().find_map(|path| {
-        let metadata = std::fs::metadata(path).ok()?;
-        Some((path.clone(), metadata.len(), metadata.modified().ok()))
-    })
+/// The pod's file, or the first of the list that exists.
+fn look(paths: &[PathBuf], in_pod: Option<&OpenFile>, name: &str) -> Option<(Stamp, File)> {
+    let of_pod = || Some((PathBuf::from(name), in_pod?(name)?));
+    let listed = || paths.iter().find_map(|path| Some((path.clone(), File::open(path).ok()?)));
+    let (path, file) = of_pod().or_else(listed)?;
+    let metadata = file.metadata().ok()?;
+    Some((Stamp { path, size: metadata.len(), changed: metadata.modified().ok() }, file))
 }
 
-fn read(stamp: Option<&Stamp>) -> String {
-    let read = |path: &Path| -> io::Result<String> {
-        use std::io::Read;
-        let mut bytes = Vec::new();
-        std::fs::File::open(path)?.take(limits::RESOLVER_FILE_BYTES).read_to_end(&mut bytes)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    let Some((path, ..)) = stamp else { return String::new() };
-    read(path).unwrap_or_else(|error| {
+fn read(file: Option<(&PathBuf, &File)>) -> String {
+    let Some((path, file)) = file else { return String::new() };
+    let mut bytes = Vec::new();
+    if let Err(error) = file.take(limits::RESOLVER_FILE_BYTES).read_to_end(&mut bytes) {
         log::warn!("{}: {error}", path.display());
-        String::new()
-    })
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// hickory's view of the runtime: tokio's, but every socket is the pod's.

@@ -58,7 +58,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    fn of(metadata: &std::fs::Metadata) -> Self {
+    pub(crate) fn of(metadata: &std::fs::Metadata) -> Self {
         Self { device: metadata.dev(), inode: metadata.ino() }
     }
 }
@@ -70,7 +70,8 @@ pub struct Namespace {
     identity: Identity,
     cookie: u64,
     name: String,
-    path: PathBuf,
+    /// By which it was opened, where it has a lasting one.
+    path: Option<PathBuf>,
 }
 
 impl Namespace {
@@ -86,6 +87,19 @@ impl Namespace {
             io::ErrorKind::NotFound => NamespaceError::Missing { name: name.clone(), path: path.clone() },
             _ => system("open")(error),
         })?;
+        Self::new(file, name, Some(path))
+    }
+
+    /// Takes a namespace that somebody has opened already: that of a pod's process. It has no name to be found by again.
+    pub fn of_file(file: File, name: String) -> Result<Self, NamespaceError> {
+        Self::new(file, name, None)
+    }
+
+    fn new(file: File, name: String, path: Option<PathBuf>) -> Result<Self, NamespaceError> {
+        let system = |what| {
+            let name = name.clone();
+            move |error| NamespaceError::System { what, name, error }
+        };
         let identity = Identity::of(&file.metadata().map_err(system("inspect"))?);
         let home = Home::get().map_err(system("find the way back from"))?;
         if identity == home.identity {
@@ -97,7 +111,8 @@ impl Namespace {
             Ok(Err(error)) => return Err(NamespaceError::System { what: "identify", name: namespace.name, error }),
             // EINVAL: the descriptor is of no namespace, or of one of another kind.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                return Err(NamespaceError::NotANamespace { path: namespace.path });
+                let path = namespace.path.unwrap_or_else(|| namespace.name.into());
+                return Err(NamespaceError::NotANamespace { path });
             }
             Err(error) => return Err(NamespaceError::System { what: "enter", name: namespace.name, error }),
         };
@@ -119,9 +134,12 @@ impl Namespace {
     }
 
     /// Whether the name still leads to this namespace. False: removed, or removed and made again; then close it and what
-    /// was made in it, or the kernel keeps the old one alive. Costs one `stat`.
+    /// was made in it, or the kernel keeps the old one alive. One that has no path is its owner's to look after. Costs one
+    /// `stat`.
     pub fn is_current(&self) -> bool {
-        std::fs::metadata(&self.path).is_ok_and(|metadata| Identity::of(&metadata) == self.identity)
+        let found =
+            |path: &PathBuf| std::fs::metadata(path).is_ok_and(|metadata| Identity::of(&metadata) == self.identity);
+        self.path.as_ref().is_none_or(found)
     }
 
     /// Runs something inside the namespace, on this thread. It must not await, and must not call `run` again.
@@ -137,12 +155,19 @@ impl Namespace {
 
     /// The resolver's files as `ip netns exec` would show them: those of the name where they exist, else the host's.
     pub fn resolver_files(&self) -> ResolverFiles {
-        let of_name = self.path.strip_prefix(NAMED).ok().map(|name| Path::new(NAMED_ETC).join(name));
+        let of_name = self.path.as_ref().and_then(|path| path.strip_prefix(NAMED).ok());
+        let of_name = of_name.map(|name| Path::new(NAMED_ETC).join(name));
         let places = |file: &str| {
             of_name.iter().map(PathBuf::as_path).chain([Path::new("/etc")]).map(|at| at.join(file)).collect()
         };
-        ResolverFiles { resolv_conf: places("resolv.conf"), hosts: places("hosts"), port: None }
+        ResolverFiles { resolv_conf: places("resolv.conf"), hosts: places("hosts"), ..ResolverFiles::default() }
     }
+}
+
+/// Cookie of the machine's own namespace, in which the agent runs.
+pub fn host_cookie() -> io::Result<u64> {
+    Home::get()?;
+    socket_cookie()
 }
 
 /// Cookie of the namespace that the calling thread is in.

@@ -135,7 +135,7 @@ fn uninstall_opens_the_pod() {
     let mut lab = lab();
     lab.kill_agent();
     assert_refused(&lab);
-    assert_eq!(uninstall(&lab.instance).unwrap(), Removed { links: 7, maps: 6, cgroup: true });
+    assert_eq!(uninstall(&lab.instance).unwrap(), Removed { links: 7, maps: 8, cgroup: true });
     assert!(run_client(&lab.outside, V4).starts_with("outside [::ffff:10.77.0.1]:"));
     assert!(run_client(&lab.outside, V6).starts_with("outside [fd77::1]:"));
     assert!(!fs::exists(format!("/sys/fs/bpf/egret/{}", lab.instance)).unwrap());

@@ -60,7 +60,7 @@ fn a_killed_agent_means_refused_and_the_next_one_takes_over() {
     let mut lab = Lab::new();
     let cookie = lab.ask("cookie");
     let before = ids(&lab.instance);
-    assert_eq!(before.len(), 12, "{before:?}");
+    assert_eq!(before.len(), 14, "{before:?}");
     lab.kill_agent();
     for code in [DIAL, "dial(V6, 80, socket.AF_INET6)", "dial('::ffff:' + V4, 80, socket.AF_INET6)"] {
         assert_eq!(lab.client(code), "errno ECONNREFUSED", "{code}");
@@ -110,7 +110,7 @@ fn uninstall_takes_everything_away_but_not_from_under_an_agent() {
     assert!(matches!(error, CaptureError::Running { .. }), "{error}");
     assert!(lab.client(DIAL).starts_with("captured"));
     lab.kill_agent();
-    assert_eq!(uninstall(&lab.instance).unwrap(), Removed { links: 6, maps: 6, cgroup: true });
+    assert_eq!(uninstall(&lab.instance).unwrap(), Removed { links: 6, maps: 8, cgroup: true });
     assert!(lab.client(DIAL).starts_with("outside 10.77.0.2:"));
     assert_eq!(uninstall(&lab.instance).unwrap(), Removed::default());
     assert!(!std::path::Path::new(&format!("/sys/fs/bpf/egret/{}", lab.instance)).exists());
@@ -123,7 +123,7 @@ fn uninstall_deals_with_what_is_half_gone() {
     let folder = format!("/sys/fs/bpf/egret/{}", lab.instance);
     std::fs::remove_file(format!("{folder}/links/sockops")).unwrap();
     std::fs::remove_file(format!("{folder}/maps/PENDING")).unwrap();
-    assert_eq!(uninstall(&lab.instance).unwrap(), Removed { links: 5, maps: 5, cgroup: true });
+    assert_eq!(uninstall(&lab.instance).unwrap(), Removed { links: 5, maps: 7, cgroup: true });
 }
 
 /// Programs that read another version's maps could let a pod through; the pod stays refused instead.

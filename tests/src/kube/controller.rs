@@ -1,8 +1,14 @@
 //! The real `egret controller`, as its Deployment runs it: a service account that may do what its role says and no more.
 
-use std::{net::SocketAddr, path::Path, process::Command, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
+use serde_json::json;
 
 use super::ApiServer;
 use crate::{
@@ -78,6 +84,35 @@ roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: egret-agent-ide
 subjects: [{kind: ServiceAccount, namespace: egret-system, name: egret-agent}]
 "#;
 
+/// What the agents may read.
+const READER: &str = r#"
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: egret-agent-objects}
+rules:
+- {apiGroups: ["*"], resources: ["*"], verbs: [list, watch]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: egret-agent-objects}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: egret-agent-objects}
+subjects: [{kind: ServiceAccount, namespace: egret-system, name: egret-agent}]
+"#;
+
+/// A kubeconfig file for the agent of a node: it bears the token of a pod there, by which the controller knows it. After
+/// [`Controller::start`].
+pub fn agent_of(server: &ApiServer, node: &str) -> Result<PathBuf> {
+    server.apply_yaml(READER)?;
+    let pod = server.create(&json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": NAMESPACE, "name": format!("egret-{node}")},
+        "spec": {
+            "nodeName": node, "hostNetwork": true, "serviceAccountName": "egret-agent",
+            "containers": [{"name": "agent", "image": "egret"}],
+        },
+    }))?;
+    server.kubeconfig_of(&server.service_account_of_pod(NAMESPACE, "egret-agent", &pod)?)
+}
+
 /// A running controller; dropped: SIGTERM.
 pub struct Controller {
     pub daemon: Daemon,
@@ -85,6 +120,14 @@ pub struct Controller {
 }
 
 impl Controller {
+    /// Starts one in a cluster that has nothing of egret yet, and waits until it works.
+    pub fn start(server: &ApiServer, dir: &Path) -> Result<Self> {
+        server.apply_yaml(ROLES)?;
+        let controller = Self::spawn(server, dir)?;
+        controller.wait_ready()?;
+        Ok(controller)
+    }
+
     /// Starts one and waits for nothing. [`ROLES`] must be applied before. `dir` is for its log.
     pub fn spawn(server: &ApiServer, dir: &Path) -> Result<Self> {
         let kubeconfig = server.kubeconfig_of(&server.service_account(NAMESPACE, "egret-controller")?)?;

@@ -11,16 +11,24 @@ use tokio::task::JoinHandle;
 use super::listeners::Listeners;
 use crate::{
     capture::{self, Capture, CaptureError},
-    engine::{Engine, accept::Role, pod::Pod, resolve::Resolver},
+    engine::{
+        Engine,
+        accept::Role,
+        pod::Pod,
+        resolve::{Resolver, ResolverFiles},
+    },
     limits,
-    mesh::{InboundTable, Workload, WorkloadId},
+    mesh::{InboundTable, Netns, Workload, WorkloadId},
     netns::{Namespace, listener_sockets},
+    node::{Node, Sandbox},
 };
 
 /// One pod whose namespace is open.
 pub struct Member {
-    pub netns: String,
+    pub netns: Netns,
     pub namespace: Arc<Namespace>,
+    /// Of a pod of the kubelet.
+    sandbox: Option<Sandbox>,
     pub addresses: Vec<IpAddr>,
     serving: Option<Serving>,
     /// What keeps it from being served whole: one sentence for each thing, tried again at each check.
@@ -43,12 +51,34 @@ struct InboundCapture {
 }
 
 impl Member {
-    pub fn open(netns: &str) -> Result<Self, String> {
-        let namespace = Namespace::open(netns).map_err(|error| error.to_string())?;
-        let addresses =
-            namespace.addresses().map_err(|error| format!("cannot read the addresses of {netns}: {error}"))?;
-        let netns = netns.to_owned();
-        Ok(Self { netns, namespace: Arc::new(namespace), addresses, serving: None, in_the_way: Vec::new() })
+    pub fn open(netns: &Netns, node: Option<&Node>) -> Result<Self, String> {
+        let (namespace, sandbox) = match netns {
+            Netns::Named(name) => (Namespace::open(name).map_err(|error| error.to_string())?, None),
+            Netns::OfPod { uid } => {
+                let node = node.ok_or("this agent serves no node of a cluster")?;
+                let (namespace, sandbox) = node.find(uid).map_err(|error| error.to_string())?;
+                (namespace, Some(sandbox))
+            }
+        };
+        let addresses = namespace
+            .addresses()
+            .map_err(|error| format!("cannot read the addresses of {}: {error}", namespace.name()))?;
+        let (netns, namespace) = (netns.clone(), Arc::new(namespace));
+        Ok(Self { netns, namespace, sandbox, addresses, serving: None, in_the_way: Vec::new() })
+    }
+
+    /// Whether the pod still lives in the namespace that is open. False: close it, or the kernel keeps it alive.
+    pub fn is_current(&mut self, node: Option<&Node>) -> bool {
+        match (&self.netns, &mut self.sandbox) {
+            (Netns::OfPod { uid }, Some(sandbox)) => {
+                node.is_some_and(|node| node.has(uid)) && sandbox.is_current(self.namespace.identity())
+            }
+            _ => self.namespace.is_current(),
+        }
+    }
+
+    pub fn is_serving(&self) -> bool {
+        self.serving.is_some()
     }
 
     /// Brings listeners and captures in line with the table; true where something is served now that was not, or is no
@@ -89,7 +119,7 @@ impl Member {
         let after = (self.serving.is_some(), self.inbound());
         if after.0 && after != before {
             let inbound = if after.1.is_empty() { "direct" } else { &after.1 };
-            log::info!("pod {id}: enrolled ({}, {}; inbound {inbound})", self.netns, list(&self.addresses));
+            log::info!("pod {id}: enrolled ({}, {}; inbound {inbound})", self.namespace.name(), list(&self.addresses));
         }
         after != before || self.in_the_way != known
     }
@@ -161,6 +191,10 @@ impl Member {
             serving.pod.closed.cancel();
             serving.outbound.iter().for_each(JoinHandle::abort);
         }
+    }
+
+    fn resolver_files(&self) -> ResolverFiles {
+        self.sandbox.as_ref().map_or_else(|| self.namespace.resolver_files(), Sandbox::resolver_files)
     }
 
     /// The pod at run time, once its outbound connections are captured.
@@ -272,16 +306,17 @@ fn start(capture: &Arc<Capture>, engine: &Arc<Engine>, id: &WorkloadId, member: 
         Arc::new(id.clone()),
         member.namespace.clone(),
         capture.clone(),
-        Resolver::new(member.namespace.clone(), member.namespace.resolver_files()),
+        Resolver::new(member.namespace.clone(), member.resolver_files()),
         member.addresses.clone(),
         port,
     ));
-    let listeners = listener_sockets(&member.addresses, port)
-        .into_iter()
-        .map(|local| member.namespace.listener(local).map_err(|error| taken(&error, local, &member.netns, "egret")));
+    let listeners = listener_sockets(&member.addresses, port).into_iter().map(|local| {
+        member.namespace.listener(local).map_err(|error| taken(&error, local, member.namespace.name(), "egret"))
+    });
     let listeners: Vec<_> = listeners.collect::<Result<_, _>>()?;
     if listeners.is_empty() {
-        return Err(format!("its namespace {} bears no address yet: bring an interface up in it", member.netns));
+        let whose = if member.sandbox.is_some() { "waiting for the CNI" } else { "bring an interface up in it" };
+        return Err(format!("its namespace {} bears no address yet: {whose}", member.namespace.name()));
     }
     capture.enrol(&member.namespace, port, &member.addresses).map_err(|error| error.to_string())?;
     let serve = |listener| engine.serve(listener, pod.clone(), Role::Outbound);

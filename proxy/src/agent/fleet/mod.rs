@@ -3,9 +3,10 @@
 
 mod listeners;
 mod member;
+mod on_node;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 
@@ -14,36 +15,61 @@ use crate::{
     admin::rows::PodStatus,
     capture::Capture,
     engine::{Engine, pod::Pod},
-    mesh::{Mesh, PodAddresses, WorkloadId},
-    netns::Namespace,
+    mesh::{Mesh, Netns, NodePods, PodAddresses, WorkloadId},
+    node::Node,
 };
-
-/// Workload to the value of its `egret.dev/netns`.
-pub type Wanted = BTreeMap<WorkloadId, String>;
 
 pub struct Fleet {
     capture: Arc<Capture>,
     engine: Arc<Engine>,
     pods: BTreeMap<WorkloadId, Member>,
     /// Wanted, and why their namespaces could not be opened.
-    missing: BTreeMap<WorkloadId, (String, String)>,
+    missing: BTreeMap<WorkloadId, (Netns, String)>,
+    /// Of a cluster.
+    node: Option<Node>,
+    /// What the configuration in force says of the pods here.
+    wanted: NodePods,
+    /// Cgroups of pods that are left alone, by an earlier agent too.
+    alone: HashSet<u64>,
+    /// What is said of missing pods is no longer what it was.
+    said: bool,
     /// Cookies of namespaces that an earlier agent captured and that nobody has asked for yet; None: not looked at yet.
     strangers: Option<BTreeSet<u64>>,
 }
 
 impl Fleet {
-    pub fn new(capture: Arc<Capture>, engine: Arc<Engine>) -> Self {
-        Self { capture, engine, pods: BTreeMap::new(), missing: BTreeMap::new(), strangers: None }
+    /// `node`: of a cluster, whose pods are the kubelet's.
+    pub fn new(capture: Arc<Capture>, engine: Arc<Engine>, node: Option<Node>) -> Self {
+        let mut fleet = Self {
+            capture,
+            engine,
+            pods: BTreeMap::new(),
+            missing: BTreeMap::new(),
+            node,
+            wanted: NodePods::default(),
+            alone: HashSet::new(),
+            said: false,
+            strangers: None,
+        };
+        fleet.hold_pods();
+        fleet
     }
 
     /// Lets go of pods that are not wanted any more or whose namespace is gone, opens those that are new, and answers
     /// the addresses of all.
-    pub fn open(&mut self, wanted: &Wanted) -> PodAddresses {
-        let kept =
-            |id: &WorkloadId, member: &Member| wanted.get(id) == Some(&member.netns) && member.namespace.is_current();
-        let gone: Vec<_> =
-            self.pods.iter().filter(|(id, member)| !kept(id, member)).map(|(id, _)| id.clone()).collect();
-        for id in gone {
+    pub fn open(&mut self, wanted: NodePods) -> PodAddresses {
+        self.wanted = wanted;
+        if let Some(node) = &mut self.node {
+            node.refresh();
+        }
+        // Before others are let go: a pod that is to be left alone now is refused no moment.
+        self.leave_alone();
+        let (wanted, node) = (&self.wanted.enrolled, self.node.as_ref());
+        let gone = self.pods.iter_mut().filter_map(|(id, member)| {
+            let kept = wanted.get(id) == Some(&member.netns) && member.is_current(node);
+            (!kept).then(|| id.clone())
+        });
+        for id in gone.collect::<Vec<_>>() {
             let Some(mut member) = self.pods.remove(&id) else { continue };
             member.release(&self.capture, &id);
             log::info!("pod {id}: no longer enrolled");
@@ -53,14 +79,17 @@ impl Fleet {
             if self.pods.contains_key(id) {
                 continue;
             }
-            match Member::open(netns) {
+            match Member::open(netns, node) {
                 Ok(member) => {
                     self.missing.remove(id);
                     self.pods.insert(id.clone(), member);
                 }
                 Err(why) => {
                     if self.missing.get(id).is_none_or(|(_, known)| *known != why) {
-                        log::error!("pod {id}: {why}");
+                        // That a pod of the kubelet is not there yet is the way of things.
+                        let level =
+                            if matches!(netns, Netns::Named(_)) { log::Level::Error } else { log::Level::Debug };
+                        log::log!(level, "pod {id}: {why}");
                     }
                     self.missing.insert(id.clone(), (netns.clone(), why));
                 }
@@ -85,20 +114,23 @@ impl Fleet {
     /// is taken).
     pub fn settle(&mut self) -> bool {
         let mesh = self.engine.snapshot().mesh.clone();
-        let mut changed = false;
+        let mut changed = std::mem::take(&mut self.said);
         for (id, member) in &mut self.pods {
             let workload = mesh.workloads.get(id).map(AsRef::as_ref);
             changed |= member.settle(&self.capture, &self.engine, id, workload);
         }
+        self.hold_enrolled();
         changed
     }
 
     /// True where a namespace went away, came back or changed its addresses, so that the pods must be opened anew.
     pub fn changed(&mut self) -> bool {
-        let mut changed = self.missing.values().any(|(netns, _)| Namespace::open(netns).is_ok());
+        let mut changed = self.look_for_pods();
+        let node = self.node.as_ref();
+        changed |= self.missing.values().any(|(netns, _)| Member::open(netns, node).is_ok());
         for (id, member) in &mut self.pods {
-            if !member.namespace.is_current() {
-                log::info!("pod {id}: its namespace {} is gone or was made again", member.netns);
+            if !member.is_current(node) {
+                log::info!("pod {id}: its namespace {} is gone or was made again", member.namespace.name());
                 changed = true;
                 continue;
             }
@@ -109,7 +141,7 @@ impl Fleet {
                     changed = true;
                 }
                 Ok(_) => {}
-                Err(error) => log::warn!("pod {id}: cannot read the addresses of {}: {error}", member.netns),
+                Err(error) => log::warn!("pod {id}: cannot read the addresses of {}: {error}", member.namespace.name()),
             }
         }
         changed
@@ -119,6 +151,7 @@ impl Fleet {
     /// the configuration is whole, for a document that is refused may be the one that wants them. Until then they stay
     /// refused.
     pub fn forget_strangers(&mut self, whole: bool) {
+        self.forget_alone(whole);
         let ours: BTreeSet<u64> = self.pods.values().map(|member| member.namespace.cookie()).collect();
         let first = self.strangers.is_none();
         let known = match self.strangers.take() {
@@ -147,18 +180,30 @@ impl Fleet {
     pub fn status(&self) -> Vec<PodStatus> {
         let members = self.pods.iter().map(|(id, member)| PodStatus {
             pod: id.to_string(),
-            netns: member.netns.clone(),
+            netns: member.namespace.name().to_owned(),
             addresses: member.addresses.iter().map(ToString::to_string).collect(),
             inbound: member.inbound(),
             state: member.state(),
         });
         let missing = self.missing.iter().map(|(id, (netns, why))| PodStatus {
             pod: id.to_string(),
-            netns: netns.clone(),
+            netns: netns.to_string(),
             state: why.clone(),
             ..PodStatus::default()
         });
         members.chain(missing).collect()
+    }
+
+    /// What an agent that is to be ready waits for: pods of a single host that are not served whole. Those of a cluster come
+    /// and go by the hour, and one that cannot be served says so in its status: each is refused until it is enrolled, and one
+    /// that never comes up must not keep the agent of its node from being ready. At start those that run are enrolled before
+    /// there is a configuration in force.
+    pub fn awaited(&self) -> Vec<String> {
+        if self.node.is_some() {
+            return Vec::new();
+        }
+        let pods = self.status().into_iter().filter(|pod| pod.state != "enrolled");
+        pods.map(|pod| format!("pod {}: {}", pod.pod, pod.state)).collect()
     }
 
     /// The pods in service, for the admin side.

@@ -2,6 +2,7 @@
 
 use std::{
     io::Write,
+    path::Path,
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -74,7 +75,7 @@ fn lab(resolv_conf: &str, hosts: &str) -> Lab {
     std::fs::write(&files[0][1], resolv_conf).unwrap();
     std::fs::write(&files[1][1], hosts).unwrap();
     let [resolv_conf, hosts] = files;
-    let files = ResolverFiles { resolv_conf, hosts, port: Some(port) };
+    let files = ResolverFiles { resolv_conf, hosts, port: Some(port), ..ResolverFiles::default() };
     let resolver = Resolver::new(Arc::new(HostSockets), files);
     Lab { folder, port, resolver }
 }
