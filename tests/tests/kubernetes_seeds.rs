@@ -149,3 +149,39 @@ fn mutual_tls_follows_its_secret() -> Result<()> {
     pod.delete()?;
     await_nothing_left(&agent)
 }
+
+/// Plain HTTP to the gateway's pod over mesh mTLS, and from there verified TLS, at the gateway's address. The pod is what the
+/// Gateway selects; its listeners live in the agent.
+#[test]
+fn an_egress_gateway_comes_and_goes_with_its_objects() -> Result<()> {
+    let (lab, server) = (Lab::new()?, cluster()?);
+    server.apply_yaml(
+        "apiVersion: v1\nkind: Namespace\nmetadata: {name: istio-system, labels: {istio-injection: enabled}}\n",
+    )?;
+    let node = Node::new(&lab, &server, NODE)?;
+    let (_controller, agent) = start(&lab, &server, &node)?;
+    let pod = node.pod("default", "sleep", SLEEP)?;
+    let labels = "metadata: {labels: {app: istio-egressgateway, istio: egressgateway}}";
+    let gateway = format!("{labels}\nspec: {{serviceAccountName: istio-egressgateway}}");
+    let gateway = node.pod("istio-system", "istio-egressgateway", &gateway)?;
+    await_status(&pod, CNN, 301, SOON)?;
+    // Of the pods' file only the Service counts here.
+    let mut documents = example("egress-gateway/pods.yaml")?;
+    documents.drain(..2);
+    documents.extend(example("egress-gateway/simple.yaml")?);
+    for document in &documents {
+        server.apply_yaml(document)?;
+    }
+    let mark = await_status(&pod, CNN, 200, SOON)?;
+    let hit = lab.hit(&mark)?;
+    assert_eq!((hit.tls.as_str(), hit.sni.as_str(), hit.host.as_str()), ("TLSv1.3", CNN, CNN));
+    assert_eq!(hit.from, gateway.net()?.v4.to_string(), "the gateway's own address");
+
+    for document in documents.iter().rev() {
+        server.delete_yaml(document)?;
+    }
+    await_status(&pod, CNN, 301, SOON)?;
+    gateway.delete()?;
+    pod.delete()?;
+    await_nothing_left(&agent)
+}
