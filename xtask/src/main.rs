@@ -2,6 +2,7 @@
 
 mod bench;
 mod demo;
+mod image;
 mod lint;
 mod setup;
 mod show;
@@ -36,6 +37,8 @@ enum Task {
     },
     /// Compare egret with Envoy, HAProxy and nginx on this machine
     Bench(bench::Arguments),
+    /// Build an OCI image of egret, target/egret-image.tar
+    Image(image::Arguments),
     /// Check formatting, clippy, and the licences and duplicates of dependencies
     Lint,
 }
@@ -70,6 +73,7 @@ fn run(task: Task) -> Result<()> {
         Task::Demo => demo::run(),
         Task::Test { filter } => suite::run(filter.as_deref()),
         Task::Bench(arguments) => bench::run(arguments),
+        Task::Image(arguments) => image::run(&arguments),
         Task::Lint => {
             setup::for_building()?;
             setup::for_linting()?;

@@ -45,6 +45,12 @@ const BENCH_TOOLS: &[Tool] = &[
     Tool("setpriv", "util-linux", "runs the other proxies as Istio's user, on one CPU"),
 ];
 
+const IMAGE_TOOLS: &[Tool] = &[
+    Tool("buildah", "buildah", "builds images without a daemon"),
+    Tool("strip", "binutils", "leaves out of the binary what only debuggers read"),
+    Tool("/etc/ssl/certs/ca-certificates.crt", "ca-certificates", "are the CAs that everybody trusts"),
+];
+
 const COUNT_TOOLS: &[Tool] = &[Tool("valgrind", "valgrind", "counts instructions")];
 
 /// Everything that `cargo build` needs.
@@ -95,6 +101,11 @@ pub fn for_bench() -> Result<Option<PathBuf>> {
     let versions = std::fs::read_dir(folder.join("lib")).into_iter().flatten().flatten();
     let places = versions.map(|version| version.path().join("site-packages/envoy/_bin/envoy"));
     Ok(places.into_iter().find(|path| path.is_file()))
+}
+
+/// What builds images.
+pub fn for_images() -> Result<()> {
+    packages(IMAGE_TOOLS)
 }
 
 /// What counts instructions.
