@@ -201,6 +201,12 @@ impl Agent {
         .with_context(|| format!("the access log is:\n{}", self.stdout()))
     }
 
+    /// Where it serves its admin endpoints.
+    #[must_use]
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// One request to an admin endpoint: status and body.
     pub fn admin(&self, method: &str, path: &str) -> Result<(u16, String)> {
         request(self.admin, method, path)

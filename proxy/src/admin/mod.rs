@@ -17,7 +17,11 @@ pub(crate) mod tests;
 
 use std::{fmt, net::IpAddr, pin::Pin, sync::Arc};
 
-pub use server::{Admin, AdminError, encode, listen, start, start_health};
+pub use server::{Access, Admin, AdminError, candidates, encode, listen, listen_everywhere, start, start_health};
+
+/// How far above the admin port of an agent in a cluster the port lies at which the node's address answers, read only: 15020
+/// is where Istio's agents show their metrics.
+pub const READ_ONLY_OFFSET: u16 = 20;
 
 use crate::{
     api::Diagnostic,

@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     io,
-    net::{SocketAddr, TcpListener},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     sync::Arc,
     time::Duration,
 };
@@ -65,11 +65,30 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener, AdminError> {
     Ok(listener)
 }
 
+/// The same on every address of the machine, of both families where it has both.
+pub fn listen_everywhere(port: u16) -> Result<TcpListener, AdminError> {
+    match listen((Ipv6Addr::UNSPECIFIED, port).into()) {
+        Err(AdminError::Bind(_, error)) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+            listen((Ipv4Addr::UNSPECIFIED, port).into())
+        }
+        other => other,
+    }
+}
+
+/// Who may do what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everything.
+    Full,
+    /// Look and change nothing: for an address that others than this machine reach.
+    Read,
+}
+
 /// Serves an agent's endpoints on a thread of its own.
-pub fn start(listener: TcpListener, state: Arc<dyn AdminState>) -> Result<Admin, AdminError> {
+pub fn start(listener: TcpListener, access: Access, state: Arc<dyn AdminState>) -> Result<Admin, AdminError> {
     spawn(listener, move |request| {
         let state = state.clone();
-        Box::pin(async move { answer(state.as_ref(), request).await })
+        Box::pin(async move { answer(state.as_ref(), access, request).await })
     })
 }
 
@@ -170,7 +189,7 @@ const ENDPOINTS: &[(&str, Method, &str)] = &[
     ("/drain", Method::POST, "stop accepting, finish what is in flight, exit"),
 ];
 
-async fn answer(state: &dyn AdminState, request: Request<Incoming>) -> Answer {
+async fn answer(state: &dyn AdminState, access: Access, request: Request<Incoming>) -> Answer {
     let path = request.uri().path();
     let Some((_, method, _)) = ENDPOINTS.iter().find(|(known, ..)| *known == path) else {
         let list: String =
@@ -185,6 +204,9 @@ async fn answer(state: &dyn AdminState, request: Request<Incoming>) -> Answer {
         let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, format!("{path} wants {method}\n"));
         refusal.headers_mut().insert(header::ALLOW, allow(method));
         return refusal;
+    }
+    if method == Method::POST && access == Access::Read {
+        return text(StatusCode::FORBIDDEN, format!("{path} is served on the agent's own admin address only\n"));
     }
     // A page in somebody's browser must not drain the node.
     if request.method() == Method::POST && request.headers().contains_key(header::ORIGIN) {
@@ -293,7 +315,7 @@ fn workloads(mesh: &Mesh, query: &Query) -> Result<Vec<Arc<Workload>>, Refusal> 
 }
 
 /// Which pods `NAMESPACE/NAME`, `NAME` or `NAME.NAMESPACE` may mean, the likeliest first: a pod's name may hold dots.
-fn candidates(pod: &str, namespace: Option<&str>) -> Vec<WorkloadId> {
+pub fn candidates(pod: &str, namespace: Option<&str>) -> Vec<WorkloadId> {
     let id = |namespace: &str, name: &str| WorkloadId { namespace: namespace.to_owned(), name: name.to_owned() };
     if let Some((namespace, name)) = pod.split_once('/') {
         return vec![id(namespace, name)];

@@ -230,7 +230,7 @@ impl AdminState for Fake {
 }
 
 pub(crate) fn serve(state: Arc<Fake>) -> Admin {
-    start(listen("127.0.0.1:0".parse().unwrap()).unwrap(), state).unwrap()
+    start(listen("127.0.0.1:0".parse().unwrap()).unwrap(), Access::Full, state).unwrap()
 }
 
 /// Sends bytes as they are; the whole answer.
@@ -296,6 +296,20 @@ fn what_is_wrong_is_said() {
 }
 
 #[test]
+fn who_may_only_look_changes_nothing() {
+    let state = Fake::new();
+    let admin = start(listen_everywhere(0).unwrap(), Access::Read, state.clone()).unwrap();
+    let admin = Admin { address: (std::net::Ipv4Addr::LOCALHOST, admin.address.port()).into(), ..admin };
+    assert_eq!(ask(&admin, "GET", "/healthz/live").0, 200);
+    assert_eq!(ask(&admin, "GET", "/proxy-config/cluster?pod=sleep").0, 200);
+    for path in ["/drain", "/logging?level=off"] {
+        let (status, body) = ask(&admin, "POST", path);
+        assert!(status == 403 && body.contains("own admin address only"), "{status} {body}");
+    }
+    assert!(!state.drained.load(Ordering::Relaxed));
+}
+
+#[test]
 fn a_port_that_is_taken_is_one_sentence() {
     let admin = serve(Fake::new());
     let error = listen(admin.address).unwrap_err().to_string();
@@ -303,7 +317,7 @@ fn a_port_that_is_taken_is_one_sentence() {
     let address = admin.address;
     drop(admin);
     // And free again once the endpoints end.
-    start(listen(address).unwrap(), Fake::new()).unwrap();
+    start(listen(address).unwrap(), Access::Full, Fake::new()).unwrap();
 }
 
 #[test]

@@ -21,7 +21,7 @@ use tokio::{
 
 use self::{configuration::Configuration, fleet::Fleet, shared::Shared, source::Source, state_dir::StateDir};
 use crate::{
-    admin,
+    admin::{self, Access},
     capture::{self, Capture, Removed},
     engine::{Engine, workers::Workers},
     identity::Identities,
@@ -84,7 +84,15 @@ async fn serve(options: &Options, workers: Workers) -> anyhow::Result<()> {
     let engine = Engine::new(Configuration::empty(&identities), telemetry.clone()).with_workers(workers.clone());
     let engine = Arc::new(engine);
     let shared = Shared::new(engine.clone(), telemetry.clone(), capture.clone(), workers, identities.clone());
-    let _admin = admin::start(admin, shared.clone())?;
+    let _admin = admin::start(admin, Access::Full, shared.clone())?;
+    // What other machines ask comes through the API server, which reaches the node's address.
+    let _read_only = match &options.input {
+        Input::Files(_) => None,
+        Input::Kubernetes(_) => {
+            let port = options.admin.port().saturating_add(admin::READ_ONLY_OFFSET);
+            Some(admin::start(admin::listen_everywhere(port)?, Access::Read, shared.clone())?)
+        }
+    };
 
     let node = match &options.input {
         Input::Files(_) => None,

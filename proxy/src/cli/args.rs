@@ -55,6 +55,9 @@ pub enum Command {
     Status {
         #[arg(short, long, value_name = "FORMAT", default_value = "table")]
         output: Output,
+        /// Ask through the API server that KUBECONFIG names: every agent of the cluster.
+        #[arg(long)]
+        kubernetes: bool,
     },
     /// Explain what a GET of a pod would get: listener, route, cluster, TLS settings and endpoint of each hop, and why.
     #[command(
@@ -69,6 +72,9 @@ pub enum Command {
         url: String,
         #[arg(short, long, value_name = "FORMAT", default_value = "table")]
         output: Output,
+        /// Ask through the API server that KUBECONFIG names: the agent of the pod's node.
+        #[arg(long)]
+        kubernetes: bool,
     },
     /// Detach and remove everything that outlives the agent: pinned eBPF links and maps, and its cgroup.
     ///
@@ -133,6 +139,9 @@ pub struct ProxyConfig {
     pub pod: Option<String>,
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     pub output: Output,
+    /// Ask through the API server that KUBECONFIG names: the agent of the pod's node.
+    #[arg(long)]
+    pub kubernetes: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

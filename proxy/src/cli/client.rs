@@ -1,4 +1,4 @@
-//! The tiny HTTP client that asks a running agent.
+//! Asks the agent of this machine.
 
 use std::{io, net::SocketAddr};
 
@@ -10,14 +10,19 @@ use hyper_util::rt::TokioIo;
 
 use crate::limits::{CLI_ANSWER_BYTES, CLI_TIME};
 
+/// A running agent that can be asked.
+pub trait Ask {
+    /// The body of a GET that was answered 200. Another status is an error whose text is the agent's own sentence.
+    fn get(&self, path: &str) -> anyhow::Result<String>;
+}
+
 /// The agent behind an admin address.
 pub struct Agent {
     pub address: SocketAddr,
 }
 
-impl Agent {
-    /// The body of a GET that was answered 200. Another status is an error whose text is the agent's own sentence.
-    pub fn get(&self, path: &str) -> anyhow::Result<String> {
+impl Ask for Agent {
+    fn get(&self, path: &str) -> anyhow::Result<String> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let answer = runtime.block_on(async { tokio::time::timeout(CLI_TIME, self.fetch(path)).await });
         answer.unwrap_or_else(|_| {
@@ -28,7 +33,9 @@ impl Agent {
             )
         })
     }
+}
 
+impl Agent {
     async fn fetch(&self, path: &str) -> anyhow::Result<String> {
         let stream = tokio::net::TcpStream::connect(self.address).await.map_err(|error| self.absent(&error))?;
         let strange = || format!("what listens on {} is no egret agent: say where it is with --admin", self.address);

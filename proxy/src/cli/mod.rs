@@ -3,6 +3,7 @@
 mod args;
 mod check;
 mod client;
+mod cluster;
 mod show;
 mod table;
 
@@ -18,7 +19,11 @@ use std::{
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
 
-use self::args::{Args, Command, ProxyConfig, Run, Shell};
+use self::{
+    args::{Args, Command, ProxyConfig, Run, Shell},
+    client::Ask,
+    cluster::Cluster,
+};
 use crate::{agent, capture, controller, node, telemetry::logging};
 
 /// Runs the command that the process was started with. 0: done; 1: it failed, and one sentence on standard error says
@@ -57,11 +62,19 @@ fn act(args: Args) -> anyhow::Result<ExitCode> {
             controller::run(controller::Options { admin: agent.address, namespace: args.namespace })?;
         }
         Command::Check { paths } => return check::run(&paths, &mut out),
-        Command::ProxyConfig(ProxyConfig { what, pod, output }) => {
-            show::proxy_config(&agent, what, pod.as_deref(), namespace, output, &mut out)?;
+        Command::ProxyConfig(ProxyConfig { what, pod, output, kubernetes }) => {
+            let pod = pod.as_deref();
+            asked(&agent, kubernetes, pod, namespace, |agent| {
+                show::proxy_config(agent, what, pod, namespace, output, &mut out)
+            })?;
         }
-        Command::Status { output } => show::status(&agent, output, &mut out)?,
-        Command::Explain { pod, url, output } => show::explain(&agent, &pod, namespace, &url, output, &mut out)?,
+        Command::Status { output, kubernetes: true } => show::cluster_status(&Cluster::connect()?, output, &mut out)?,
+        Command::Status { output, kubernetes: false } => show::status(&agent, output, &mut out)?,
+        Command::Explain { pod, url, output, kubernetes } => {
+            asked(&agent, kubernetes, Some(&pod), namespace, |agent| {
+                show::explain(agent, &pod, namespace, &url, output, &mut out)
+            })?;
+        }
         Command::Uninstall { state_dir } => uninstall(&state_dir, &mut out)?,
         Command::Completion { shell } => {
             let shell = match shell {
@@ -76,6 +89,21 @@ fn act(args: Args) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Asks the agent of this machine, or the one of the cluster's node that the pod runs on.
+fn asked(
+    agent: &client::Agent,
+    kubernetes: bool,
+    pod: Option<&str>,
+    namespace: Option<&str>,
+    question: impl FnOnce(&dyn Ask) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    if !kubernetes {
+        return question(agent);
+    }
+    let pod = pod.context("name a pod: with --kubernetes it is the agent of its node that is asked")?;
+    question(&Cluster::connect()?.agent_of(pod, namespace)?)
 }
 
 fn start(run: Run, agent: &client::Agent) -> anyhow::Result<()> {

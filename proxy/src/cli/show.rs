@@ -7,7 +7,8 @@ use serde::de::DeserializeOwned;
 
 use super::{
     args::{Output, What},
-    client::Agent,
+    client::Ask,
+    cluster::Cluster,
     table,
 };
 use crate::admin::{
@@ -16,7 +17,7 @@ use crate::admin::{
 };
 
 pub fn proxy_config(
-    agent: &Agent,
+    agent: &dyn Ask,
     what: What,
     pod: Option<&str>,
     namespace: Option<&str>,
@@ -87,12 +88,40 @@ fn dash(text: String) -> String {
     if text.is_empty() { "-".to_owned() } else { text }
 }
 
-pub fn status(agent: &Agent, output: Output, out: &mut impl Write) -> anyhow::Result<()> {
+pub fn status(agent: &dyn Ask, output: Output, out: &mut impl Write) -> anyhow::Result<()> {
     let answer = agent.get("/status")?;
     if output == Output::Json {
         return Ok(out.write_all(answer.as_bytes())?);
     }
     write_status(&read(&answer)?, out)
+}
+
+/// All agents of a cluster, each under its node. One that does not answer is told, and the others are shown all the same.
+pub fn cluster_status(cluster: &Cluster, output: Output, out: &mut impl Write) -> anyhow::Result<()> {
+    let mut silent = 0;
+    let mut answers = serde_json::Map::new();
+    for agent in cluster.agents(None)? {
+        let answer = agent.get("/status").and_then(|answer| read::<serde_json::Value>(&answer));
+        let answer = answer.unwrap_or_else(|error| {
+            silent += 1;
+            serde_json::json!({ "error": format!("{error:#}") })
+        });
+        if output == Output::Json {
+            answers.insert(agent.node, answer);
+            continue;
+        }
+        writeln!(out, "NODE {} ({})", agent.node, agent.pod)?;
+        match answer.get("error").and_then(|error| error.as_str()) {
+            Some(error) => writeln!(out, "no answer: {error}")?,
+            None => write_status(&serde_json::from_value(answer)?, out)?,
+        }
+        writeln!(out)?;
+    }
+    if output == Output::Json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&answers)?)?;
+    }
+    anyhow::ensure!(silent == 0, "{silent} agents do not answer");
+    Ok(())
 }
 
 pub(super) fn write_status(status: &Status, out: &mut impl Write) -> anyhow::Result<()> {
@@ -149,7 +178,7 @@ fn up(seconds: u64) -> String {
 }
 
 pub fn explain(
-    agent: &Agent,
+    agent: &dyn Ask,
     pod: &str,
     namespace: Option<&str>,
     url: &str,

@@ -4,7 +4,7 @@ use clap::Parser as _;
 
 use super::{
     args::{Args, Command, Output, What},
-    client::Agent,
+    client::{Agent, Ask as _},
     show,
 };
 use crate::admin::{
