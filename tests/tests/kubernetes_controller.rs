@@ -12,7 +12,7 @@ use egret_tests::{
     Agent, Lab,
     kube::{
         ApiServer, Client,
-        controller::{Controller, NAMESPACE, ROLES},
+        controller::{Controller, INSTALL, NAMESPACE},
     },
     run, until,
 };
@@ -44,7 +44,7 @@ subjects: [{kind: ServiceAccount, namespace: egret-system, name: egret-agent}]
 
 fn server() -> Result<(ApiServer, TempDir)> {
     let server = ApiServer::start()?;
-    server.client().apply_yaml(ROLES)?;
+    server.client().apply_yaml(INSTALL)?;
     server.client().apply_yaml("apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n")?;
     server.client().apply_yaml("apiVersion: v1\nkind: Namespace\nmetadata: {name: istio-system}\n")?;
     Ok((server, tempfile::tempdir()?))

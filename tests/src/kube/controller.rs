@@ -19,90 +19,12 @@ use crate::{
 /// The namespace of the controller and the agents.
 pub const NAMESPACE: &str = "egret-system";
 
-/// What the controller and the agents may do, as far as mesh identities go.
-pub const ROLES: &str = r#"
-apiVersion: v1
-kind: Namespace
-metadata: {name: egret-system}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {name: egret-controller}
-rules:
-- {apiGroups: [certificates.k8s.io], resources: [certificatesigningrequests], verbs: [list, watch, delete]}
-- {apiGroups: [certificates.k8s.io], resources: [certificatesigningrequests/approval, certificatesigningrequests/status], verbs: [update]}
-- {apiGroups: [certificates.k8s.io], resources: [signers], resourceNames: [egret.dev/workload], verbs: [approve, sign]}
-- {apiGroups: [""], resources: [pods], verbs: [list]}
-- {apiGroups: [""], resources: [configmaps], resourceNames: [istio], verbs: [get]}
-- {apiGroups: [""], resources: [secrets], resourceNames: [cacerts], verbs: [get]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: egret-controller}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: egret-controller}
-subjects: [{kind: ServiceAccount, namespace: egret-system, name: egret-controller}]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {namespace: egret-system, name: egret-controller}
-rules:
-- {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [create]}
-- {apiGroups: [coordination.k8s.io], resources: [leases], resourceNames: [egret-controller], verbs: [get, update]}
-- {apiGroups: [""], resources: [secrets, configmaps], verbs: [create]}
-- {apiGroups: [""], resources: [secrets], resourceNames: [egret-ca], verbs: [get]}
-- {apiGroups: [""], resources: [configmaps], resourceNames: [egret-ca-root], verbs: [get, update]}
-- {apiGroups: [""], resources: [pods], verbs: [get]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {namespace: egret-system, name: egret-controller}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: egret-controller}
-subjects: [{kind: ServiceAccount, namespace: egret-system, name: egret-controller}]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {name: egret-agent-identity}
-rules:
-- {apiGroups: [certificates.k8s.io], resources: [certificatesigningrequests], verbs: [create, get, watch]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: egret-agent-identity}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: egret-agent-identity}
-subjects: [{kind: ServiceAccount, namespace: egret-system, name: egret-agent}]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {namespace: egret-system, name: egret-agent-identity}
-rules:
-- {apiGroups: [""], resources: [configmaps], resourceNames: [egret-ca-root], verbs: [list, watch]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {namespace: egret-system, name: egret-agent-identity}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: egret-agent-identity}
-subjects: [{kind: ServiceAccount, namespace: egret-system, name: egret-agent}]
-"#;
-
-/// What the agents may read.
-const READER: &str = r#"
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {name: egret-agent-objects}
-rules:
-- {apiGroups: ["*"], resources: ["*"], verbs: [list, watch]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: egret-agent-objects}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: egret-agent-objects}
-subjects: [{kind: ServiceAccount, namespace: egret-system, name: egret-agent}]
-"#;
+/// What an installation is made of, the rights of the controller and the agents among it.
+pub const INSTALL: &str = include_str!("../../../config/kubernetes/egret.yaml");
 
 /// A kubeconfig file for the agent of a node: it bears the token of a pod there, by which the controller knows it. After
 /// [`Controller::start`].
 pub fn agent_of(server: &ApiServer, node: &str) -> Result<PathBuf> {
-    server.apply_yaml(READER)?;
     let pod = server.create(&json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": NAMESPACE, "name": format!("egret-{node}")},
         "spec": {
@@ -122,13 +44,13 @@ pub struct Controller {
 impl Controller {
     /// Starts one in a cluster that has nothing of egret yet, and waits until it works.
     pub fn start(server: &ApiServer, dir: &Path) -> Result<Self> {
-        server.apply_yaml(ROLES)?;
+        server.apply_yaml(INSTALL)?;
         let controller = Self::spawn(server, dir)?;
         controller.wait_ready()?;
         Ok(controller)
     }
 
-    /// Starts one and waits for nothing. [`ROLES`] must be applied before. `dir` is for its log.
+    /// Starts one and waits for nothing. [`INSTALL`] must be applied before. `dir` is for its log.
     pub fn spawn(server: &ApiServer, dir: &Path) -> Result<Self> {
         let kubeconfig = server.kubeconfig_of(&server.service_account(NAMESPACE, "egret-controller")?)?;
         let admin = free_port()?;
