@@ -16,6 +16,8 @@ use crate::{
     process::{Daemon, run_in, until},
 };
 
+/// The namespace in a cluster of the controller and the agents.
+pub const NAMESPACE: &str = "egret-system";
 /// From start to ready: programs loaded, listeners bound.
 const READY_TIME: Duration = Duration::from_secs(20);
 
@@ -304,7 +306,7 @@ fn launch(
         Input::Config(path) => command.arg("--config").arg(path),
         Input::Cluster { kubeconfig, node } => {
             command.arg("--kubernetes").env("KUBECONFIG", kubeconfig).env("NODE_NAME", node);
-            command.env("POD_NAMESPACE", crate::kube::controller::NAMESPACE)
+            command.env("POD_NAMESPACE", NAMESPACE)
         }
     };
     command.arg("--state-dir").arg(state);

@@ -101,11 +101,13 @@ impl Lab {
     }
 
     /// The same with the number that decides its addresses and its wire, which nobody else may have at this time.
+    #[cfg(feature = "kube")]
     pub(crate) fn pod_numbered(&self, name: &str, number: u32) -> Result<Pod> {
         self.pod_in(name, &format!("{}-{name}", self.id), number)
     }
 
     /// Takes the wire of a pod away, so that its number is free at once.
+    #[cfg(feature = "kube")]
     pub(crate) fn unwire(&self, number: u32) -> Result<()> {
         self.outside.batch(&format!("link del veth{number}\n"))
     }
@@ -316,6 +318,7 @@ pub fn sweep() {
             netns::remove(&name);
         }
     }
+    #[cfg(feature = "kube")]
     crate::kube::cgroups::sweep(|name| dead(name).is_some());
 }
 

@@ -8,6 +8,7 @@
 
 mod agent;
 pub mod bench;
+#[cfg(feature = "kube")]
 pub mod kube;
 mod lab;
 mod netns;

@@ -16,8 +16,7 @@ use crate::{
     process::{Daemon, until},
 };
 
-/// The namespace of the controller and the agents.
-pub const NAMESPACE: &str = "egret-system";
+pub use crate::agent::NAMESPACE;
 
 /// What an installation is made of, the rights of the controller and the agents among it.
 pub const INSTALL: &str = include_str!("../../../config/kubernetes/egret.yaml");
