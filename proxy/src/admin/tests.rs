@@ -152,7 +152,7 @@ impl Fake {
 
     /// An agent with the pods of this table.
     fn of(mesh: Mesh) -> Arc<Self> {
-        let settings = mesh.tls_settings();
+        let settings = mesh.tls_settings().iter().cloned();
         struct Nothing;
         impl tls::MaterialReader for Nothing {
             fn secret(&self, _: &str, _: &str) -> Option<Arc<crate::api::core::Secret>> {

@@ -153,7 +153,7 @@ impl Configuration {
         let plug_in = reader.secret(&mesh.settings.root_namespace, PLUG_IN_SECRET);
         self.identities.update(&mesh.settings, identities, plug_in.as_deref());
         let previous = self.engine.snapshot();
-        let settings = mesh.tls_settings();
+        let settings = mesh.tls_settings().iter().cloned();
         let tls = Contexts::build(&previous.tls, settings, mesh.server_tls_settings(), &reader);
         self.tell(&mesh, &tls);
         if let Err(error) = self.telemetry.reconfigure(&mesh) {

@@ -81,7 +81,7 @@ fn access_log(objects: &Objects, mesh: &Mesh, findings: &mut Vec<Diagnostic>) {
 fn credentials(objects: &Objects, mesh: &Mesh, findings: &mut Vec<Diagnostic>) {
     let contexts = tls::Contexts::build(
         &tls::Contexts::default(),
-        mesh.tls_settings(),
+        mesh.tls_settings().iter().cloned(),
         mesh.server_tls_settings(),
         &Offline(objects),
     );

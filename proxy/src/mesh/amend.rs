@@ -8,7 +8,7 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use super::{
@@ -51,6 +51,10 @@ pub fn amend(
         let outbound = tables.table(&workload.outbound, &was.outbound, &is.outbound)?;
         *workload = Arc::new(Workload { outbound, ..(**workload).clone() });
     }
+    let tls = OnceLock::new();
+    if same_contexts(&before, &after) {
+        let _ = tls.set(previous.tls_settings().to_vec());
+    }
     let there = |id| previous.origins.contains_key(id);
     let same = !moved && changed.iter().all(|changed| changed.is_in_place()) && part.ids().all(there);
     Some(Mesh {
@@ -60,7 +64,17 @@ pub fn amend(
         origins: if same { previous.origins.clone() } else { Arc::new(origins(objects)) },
         peers: previous.peers.clone(),
         statuses: previous.statuses.clone(),
+        tls,
     })
+}
+
+/// The changed part leads to the same TLS contexts as before.
+fn same_contexts(before: &Mesh, after: &Mesh) -> bool {
+    let [before, after] = [before, after].map(|mesh| {
+        let contexts = mesh.tls_settings().iter().map(|settings| &*settings.context);
+        contexts.collect::<HashSet<_>>()
+    });
+    before == after
 }
 
 /// Those of before, but for what was said of the changed part and is not said any more.
@@ -105,7 +119,7 @@ impl Part {
         let mut after = apart(objects);
         // A ServiceEntry has several hosts, each of which may be another one's too.
         loop {
-            let known = after.service_entries.len();
+            let (known, named) = (after.service_entries.len(), hosts.len());
             for (key, entry) in &objects.service_entries {
                 let meets = entry.spec.hosts.iter().any(|host| hosts.contains(&*canonical(host)));
                 if meets && !after.service_entries.contains_key(key) {
@@ -113,7 +127,8 @@ impl Part {
                     after.service_entries.insert(key.clone(), entry.clone());
                 }
             }
-            if after.service_entries.len() == known {
+            // To look at all of them takes milliseconds: again only where there are hosts which the first did not meet.
+            if hosts.len() == named {
                 break;
             }
             if known > limits::AMENDED_OBJECTS {

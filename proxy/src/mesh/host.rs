@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use super::table::{AddressMap, HostMap};
 use crate::limits::HOST_NAME_BYTES;
 
-impl<T> HostMap<T> {
+impl<T: Clone> HostMap<T> {
     /// Adds `value` under `pattern` (`name`, `*.suffix` or `*`); what was there is replaced and returned.
     pub fn insert(&mut self, pattern: &str, value: T) -> Option<T> {
         let pattern = canonical(pattern);
@@ -19,21 +19,8 @@ impl<T> HostMap<T> {
             return self.any.replace(value);
         }
         match pattern.strip_prefix('*') {
-            Some(suffix) => self.suffix.insert(suffix.to_owned(), value),
-            None => self.exact.insert(pattern.into_owned(), value),
-        }
-    }
-
-    /// The value under exactly this pattern, without matching.
-    #[must_use]
-    pub fn pattern(&self, pattern: &str) -> Option<&T> {
-        let pattern = canonical(pattern);
-        if pattern == "*" {
-            return self.any.as_ref();
-        }
-        match pattern.strip_prefix('*') {
-            Some(suffix) => self.suffix.get(suffix),
-            None => self.exact.get(&*pattern),
+            Some(suffix) => self.suffix.insert(suffix, value),
+            None => self.exact.insert(&*pattern, value),
         }
     }
 
@@ -45,7 +32,7 @@ impl<T> HostMap<T> {
         }
         match pattern.strip_prefix('*') {
             Some(suffix) => self.suffix.get_mut(suffix),
-            None => self.exact.get_mut(&*pattern),
+            None => self.exact.get_mut(&pattern),
         }
     }
 
@@ -56,6 +43,21 @@ impl<T> HostMap<T> {
             self.insert(pattern, value);
         }
         free
+    }
+}
+
+impl<T> HostMap<T> {
+    /// The value under exactly this pattern, without matching.
+    #[must_use]
+    pub fn pattern(&self, pattern: &str) -> Option<&T> {
+        let pattern = canonical(pattern);
+        if pattern == "*" {
+            return self.any.as_ref();
+        }
+        match pattern.strip_prefix('*') {
+            Some(suffix) => self.suffix.get(suffix),
+            None => self.exact.get(&pattern),
+        }
     }
 
     /// The value of the most specific pattern that `name` (a host without its port) matches. Allocates nothing for a
@@ -68,7 +70,7 @@ impl<T> HostMap<T> {
     /// Every value whose pattern `name` matches, the most specific first, with a measure of that: more is more.
     pub fn matches<'s, 'n>(&'s self, name: &'n str) -> impl Iterator<Item = (usize, &'s T)> + use<'s, 'n, T> {
         let name = canonical(name);
-        let exact = self.exact.get(&*name).map(|value| (usize::MAX, value));
+        let exact = self.exact.get(&name).map(|value| (usize::MAX, value));
         // A name too long for DNS is compared by its end only, so that a header full of dots costs no quadratic time.
         let mut from = match name.len().checked_sub(HOST_NAME_BYTES) {
             Some(cut) => (cut..name.len()).find(|at| name.is_char_boundary(*at)).unwrap_or(name.len()),
@@ -107,7 +109,7 @@ impl<T> HostMap<T> {
 
     /// Every pattern with its value, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (Cow<'_, str>, &T)> {
-        let exact = self.exact.iter().map(|(name, value)| (Cow::Borrowed(name.as_str()), value));
+        let exact = self.exact.iter().map(|(name, value)| (Cow::Borrowed(&**name), value));
         let suffix = self.suffix.iter().map(|(name, value)| (Cow::Owned(format!("*{name}")), value));
         exact.chain(suffix).chain(self.any.iter().map(|value| (Cow::Borrowed("*"), value)))
     }

@@ -334,7 +334,8 @@ impl super::Mesh {
             match &table.base {
                 None => drop(replaced.insert(Arc::as_ptr(table), (table, None))),
                 Some(base) => {
-                    let own = || table.clusters.keys().chain(&table.hidden).map(String::as_str);
+                    let own =
+                        || table.clusters.keys().map(|name| &**name).chain(table.hidden.iter().map(String::as_str));
                     let known = replaced.entry(Arc::as_ptr(base)).or_insert_with(|| (base, Some(own().collect())));
                     if let Some(names) = &mut known.1 {
                         names.retain(|name| table.replaces(name));
@@ -376,7 +377,11 @@ impl super::Mesh {
 
     /// Every TLS setting in use, one for each context that [`crate::tls`] builds.
     #[must_use]
-    pub fn tls_settings(&self) -> Vec<Arc<TlsSettings>> {
+    pub fn tls_settings(&self) -> &[Arc<TlsSettings>] {
+        self.tls.get_or_init(|| self.find_tls_settings())
+    }
+
+    fn find_tls_settings(&self) -> Vec<Arc<TlsSettings>> {
         // Most clusters share what they have: looked at once, not compared each.
         let (mut met, mut seen) = (HashSet::new(), HashSet::new());
         let settings = self.clusters().filter_map(|cluster| match &cluster.tls {

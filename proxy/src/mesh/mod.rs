@@ -23,6 +23,7 @@ mod matching;
 mod names;
 mod origination;
 mod own_ports;
+mod pages;
 pub mod paths;
 mod peer_authentications;
 mod peers;

@@ -5,13 +5,13 @@ use std::{
     fmt,
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use ipnet::IpNet;
 use serde::Serialize;
 
-pub use super::cluster::*;
+pub use super::{cluster::*, pages::Names};
 use super::{
     inbound::InboundTable,
     listeners::GatewayTable,
@@ -34,6 +34,8 @@ pub struct Mesh {
     pub peers: HashMap<IpAddr, Arc<Peer>>,
     /// Conditions of Gateway API objects, for `egret status`.
     pub statuses: Vec<ObjectStatus>,
+    /// What [`Self::tls_settings`] answers, once it was asked.
+    pub(crate) tls: OnceLock<Vec<Arc<TlsSettings>>>,
 }
 
 /// `status` of one Gateway API object, as a controller would write it back.
@@ -153,14 +155,14 @@ pub struct Outbound {
     pub policy: OutboundPolicy,
     pub ports: BTreeMap<u16, PortTable>,
     /// Every cluster that `ports` leads to, and subset clusters, by name: `outbound|80||edition.cnn.com`.
-    pub clusters: BTreeMap<String, Arc<Cluster>>,
+    pub clusters: Names<Arc<Cluster>>,
     /// Hosts that a TLS rule names (on all ports or some). Consulted when nothing in `ports` matched: what a rule wants
     /// encrypted is refused, never passed through in the clear.
     pub guards: Guards,
     /// The ports of every service that the client sees, by its full name; of a layer, those of `base`. What destinations
     /// of routes are resolved with.
     #[serde(skip)]
-    pub services: HashMap<String, Vec<u16>>,
+    pub services: Names<Vec<u16>>,
     /// Clusters of `base` that are not in force here: subsets of rules that others took the place of.
     #[serde(skip)]
     pub hidden: HashSet<String>,
@@ -344,12 +346,9 @@ pub struct HostMap<T> {
     pub any: Option<T>,
 }
 
-/// Clients ask for names, and only who may write objects puts them in: the hash is chosen for speed, its seed by chance.
-pub type Names<T> = HashMap<String, T, foldhash::fast::RandomState>;
-
 impl<T> Default for HostMap<T> {
     fn default() -> Self {
-        Self { exact: HashMap::default(), suffix: HashMap::default(), any: None }
+        Self { exact: Names::default(), suffix: Names::default(), any: None }
     }
 }
 

@@ -219,11 +219,6 @@ struct System<'a> {
 impl System<'_> {
     fn get(&mut self) -> Result<Arc<SystemBundle>, TlsError> {
         let previous = self.previous;
-        self.loaded
-            .get_or_insert_with(|| {
-                let loaded = SystemBundle::load()?;
-                Ok(previous.filter(|old| ***old == loaded).map_or_else(|| Arc::new(loaded), Arc::clone))
-            })
-            .clone()
+        self.loaded.get_or_insert_with(|| SystemBundle::load(previous)).clone()
     }
 }

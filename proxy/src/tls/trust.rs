@@ -125,14 +125,17 @@ impl Eq for SystemBundle {}
 
 impl SystemBundle {
     /// Reads the bundle as OpenSSL would find it (`SSL_CERT_FILE`, `SSL_CERT_DIR`, else where the distribution has it).
-    /// What in it cannot be read is left out; nothing readable at all is an error.
-    pub(super) fn load() -> Result<Self, TlsError> {
+    /// What in it cannot be read is left out; nothing readable at all is an error. It is `previous` where that has the same.
+    pub(super) fn load(previous: Option<&Arc<Self>>) -> Result<Arc<Self>, TlsError> {
         let mut found = rustls_native_certs::load_native_certs();
         for error in &found.errors {
             log::warn!("a part of the system's CA bundle cannot be read: {error}");
         }
         found.certs.sort_unstable_by(|a, b| a.as_ref().cmp(b.as_ref()));
-        Self::of(found.certs).ok_or_else(|| {
+        if let Some(previous) = previous.filter(|previous| previous.certificates == found.certs) {
+            return Ok(previous.clone());
+        }
+        Self::of(found.certs).map(Arc::new).ok_or_else(|| {
             let why = found.errors.first().map_or_else(|| "no certificate found".to_owned(), ToString::to_string);
             TlsError::NoSystemTrust { why }
         })

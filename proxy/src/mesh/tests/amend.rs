@@ -40,9 +40,12 @@ fn all(mesh: &Mesh) -> Value {
     // Files here hold one object each, in the same place: of findings at one place the order is any.
     let mut said: Vec<_> = mesh.diagnostics.iter().map(ToString::to_string).collect();
     said.sort();
+    let contexts = mesh.tls_settings().iter().map(|settings| format!("{:?}", settings.context));
+    let contexts: std::collections::BTreeSet<_> = contexts.collect();
     json!({
         "workloads": workloads.collect::<Vec<_>>(),
         "said": said,
+        "contexts": contexts,
         "origins": origins.collect::<std::collections::BTreeMap<_, _>>(),
         "peers": format!("{:?}", mesh.peers.iter().collect::<std::collections::BTreeMap<_, _>>()),
         "settings": mesh.settings,

@@ -318,7 +318,7 @@ fn views_are_shared_and_small() {
         assert_eq!((table.clusters.len(), table.services.len()), (clusters, clusters), "{namespace}");
         assert_eq!(table.ports[&80].http.len(), clusters, "{namespace}");
     }
-    let one = |namespace| table(namespace, "p").clusters["outbound|80||h1.com"].clone();
+    let one = |namespace| table(namespace, "p").clusters.get("outbound|80||h1.com").unwrap().clone();
     assert!(Arc::ptr_eq(&one("a"), &one("c")) && Arc::ptr_eq(&one("a"), &one("d")));
 }
 

@@ -60,7 +60,7 @@ impl<'a> Builder<'a> {
                 self.place(entry, index, &made);
             }
             if self.base.is_none() {
-                self.table.services.entry(entry.host.clone()).or_default().push(number);
+                self.table.services.get_or_default(&entry.host).push(number);
             }
             self.table.clusters.insert(made.cluster.name.clone(), made.cluster.clone());
             if self.base.is_none() && placed {
