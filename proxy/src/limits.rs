@@ -308,3 +308,10 @@ pub const API_LONGEST: Duration = Duration::from_millis(150);
 pub const API_PAUSE: Duration = Duration::from_secs(1);
 /// How long a table waits for Secrets that it is the first to name. Without them its rules would refuse traffic.
 pub const API_CREDENTIALS: Duration = Duration::from_secs(2);
+/// How often the controller tries again what it could not make or write for Gateways; and where somebody else's object bears the
+/// name of one that it wants, how often it looks whether that is gone.
+pub const GATEWAY_CHECK: Duration = Duration::from_secs(5);
+/// Statuses that the controller writes at one time.
+pub const GATEWAY_REQUESTS: usize = 16;
+/// Characters of a condition's message (metav1.Condition).
+pub const CONDITION_MESSAGE: usize = 32_768;

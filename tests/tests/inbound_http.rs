@@ -226,7 +226,8 @@ fn chunked_bodies_stream_both_ways() -> Result<()> {
     }
     // The first way leaves two lines (out of one pod, into the other), the second one; each is written after its answer.
     let echoes = until("three lines of echoes", Duration::from_secs(3), || {
-        let echoes: Vec<_> = agent.stdout().lines().filter(|line| line.contains("POST /echo")).map(str::to_owned).collect();
+        let echoes: Vec<_> =
+            agent.stdout().lines().filter(|line| line.contains("POST /echo")).map(str::to_owned).collect();
         (echoes.len() == 3).then_some(echoes)
     })
     .with_context(|| agent.stdout())?;

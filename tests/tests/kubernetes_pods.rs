@@ -6,11 +6,7 @@ use std::{net::SocketAddr, time::Duration};
 use anyhow::{Result, ensure};
 use egret_tests::{
     Agent, Lab,
-    kube::{
-        ApiServer, Fault, Node, NodePod,
-        controller::{self, Controller},
-        crds,
-    },
+    kube::{ApiServer, Fault, Node, NodePod, controller, crds},
     names,
     objects::{documents, entry, rule},
     until,
@@ -42,13 +38,6 @@ fn cluster() -> Result<ApiServer> {
     server.install_crds(crds::ISTIO)?;
     server.apply_yaml(&documents(&[entry(HOST, &["80 HTTP 443"]), rule(HOST, "mode: SIMPLE")]))?;
     Ok(server)
-}
-
-/// The controller, which signs what the agent asks for, and the agent.
-fn start(lab: &Lab, server: &ApiServer, node: &Node<'_>) -> Result<(Controller, Agent)> {
-    let controller = Controller::start(server, lab.dir())?;
-    let flags = ["--cgroup-root", node.cgroup_root()];
-    Ok((controller, Agent::start_in_cluster(lab, &controller::agent_of(server, NODE)?, NODE, &flags)?))
 }
 
 /// What curl in the pod got: the status, and its exit code (7: refused).
@@ -98,7 +87,7 @@ fn state(agent: &Agent, pod: &str) -> Result<String> {
 fn from_creation_to_enrolment_and_without_an_agent() -> Result<()> {
     let (lab, server) = (Lab::new()?, cluster()?);
     let node = Node::new(&lab, &server, NODE)?;
-    let (_controller, mut agent) = start(&lab, &server, &node)?;
+    let (_controller, mut agent) = controller::start_on(&lab, &server, &node, &[])?;
     let mut wire = lab.tap()?;
     // The agent hears of no pod for a while.
     let deaf = server.fault(Fault::status(500).on("pods").verbs(&["list", "watch"]));
@@ -157,7 +146,7 @@ fn another_namespace_is_no_way_out() -> Result<()> {
     let (lab, server) = (Lab::new()?, cluster()?);
     let node = Node::new(&lab, &server, NODE)?;
     let (app, other) = (node.pod("default", "app", ENROLLED)?, node.pod("default", "other", ALONE)?);
-    let _agents = start(&lab, &server, &node)?;
+    let _agents = controller::start_on(&lab, &server, &node, &[])?;
     await_served(&app, "app")?;
     await_connect(&other, "ok")?;
     // One that nobody has decided about, wired to the outside.
@@ -191,7 +180,7 @@ fn sandboxes_and_pods_that_are_made_again() -> Result<()> {
     let (lab, server) = (Lab::new()?, cluster()?);
     let node = Node::new(&lab, &server, NODE)?;
     let mut app = node.pod("default", "app", ENROLLED)?;
-    let (_controller, agent) = start(&lab, &server, &node)?;
+    let (_controller, agent) = controller::start_on(&lab, &server, &node, &[])?;
     await_served(&app, "first")?;
     let before = agent.metric("egret_capture_enrolled_pods", &[])?;
 

@@ -7,11 +7,7 @@ use anyhow::{Context, Result, ensure};
 use aya::maps::{HashMap, Map, MapData};
 use egret_tests::{
     Agent, CLIENT_DN, Lab,
-    kube::{
-        ApiServer, Node, NodePod,
-        controller::{self, Controller},
-        crds,
-    },
+    kube::{ApiServer, Node, NodePod, controller, crds},
     until,
 };
 
@@ -37,13 +33,6 @@ fn cluster() -> Result<ApiServer> {
         "apiVersion: v1\nkind: Namespace\nmetadata: {name: default, labels: {istio-injection: enabled}}\n",
     )?;
     Ok(server)
-}
-
-/// The controller, which signs what the agent asks for, and the agent.
-fn start(lab: &Lab, server: &ApiServer, node: &Node<'_>) -> Result<(Controller, Agent)> {
-    let controller = Controller::start(server, lab.dir())?;
-    let flags = ["--cgroup-root", node.cgroup_root()];
-    Ok((controller, Agent::start_in_cluster(lab, &controller::agent_of(server, NODE)?, NODE, &flags)?))
 }
 
 /// Waits until a request of the pod has this status, and hands back what the request was marked with.
@@ -82,7 +71,7 @@ fn await_nothing_left(agent: &Agent) -> Result<()> {
 fn tls_origination_comes_and_goes_with_its_objects() -> Result<()> {
     let (lab, server) = (Lab::new()?, cluster()?);
     let node = Node::new(&lab, &server, NODE)?;
-    let (_controller, agent) = start(&lab, &server, &node)?;
+    let (_controller, agent) = controller::start_on(&lab, &server, &node, &[])?;
     let pod = node.pod("default", "sleep", SLEEP)?;
     await_status(&pod, CNN, 301, SOON)?;
     let documents = example("egress-tls-origination/simple.yaml")?;
@@ -113,7 +102,7 @@ fn tls_origination_comes_and_goes_with_its_objects() -> Result<()> {
 fn mutual_tls_follows_its_secret() -> Result<()> {
     let (lab, server) = (Lab::new()?, cluster()?);
     let node = Node::new(&lab, &server, NODE)?;
-    let (_controller, agent) = start(&lab, &server, &node)?;
+    let (_controller, agent) = controller::start_on(&lab, &server, &node, &[])?;
     let pod = node.pod("default", "sleep", SLEEP)?;
     let other = node.pod("default", "other", "metadata: {labels: {app: other}}")?;
     for document in example("egress-mutual-tls/mutual.yaml")? {
@@ -159,7 +148,7 @@ fn an_egress_gateway_comes_and_goes_with_its_objects() -> Result<()> {
         "apiVersion: v1\nkind: Namespace\nmetadata: {name: istio-system, labels: {istio-injection: enabled}}\n",
     )?;
     let node = Node::new(&lab, &server, NODE)?;
-    let (_controller, agent) = start(&lab, &server, &node)?;
+    let (_controller, agent) = controller::start_on(&lab, &server, &node, &[])?;
     let pod = node.pod("default", "sleep", SLEEP)?;
     let labels = "metadata: {labels: {app: istio-egressgateway, istio: egressgateway}}";
     let gateway = format!("{labels}\nspec: {{serviceAccountName: istio-egressgateway}}");

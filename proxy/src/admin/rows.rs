@@ -51,7 +51,7 @@ impl ConditionRow {
         let rows = mesh.statuses.iter().flat_map(|status| {
             status.conditions.iter().map(|condition| Self {
                 object: status.object.to_string(),
-                about: status.about.clone(),
+                about: status.about.to_string(),
                 condition: condition.kind.to_owned(),
                 status: if condition.status { "True" } else { "False" }.to_owned(),
                 reason: condition.reason.to_owned(),

@@ -64,6 +64,9 @@ pub struct Objects {
     /// The node of a cluster that they are compiled for: its pods are enrolled by label. None: a single host, whose pods say
     /// themselves where they are.
     pub node: Option<Arc<str>>,
+    /// For the controller of a cluster, which looks at all nodes: `controllerName` of the GatewayClasses whose Gateways it
+    /// speaks for. Their credentials are looked at wherever their pods are.
+    pub controllers: Option<&'static [&'static str]>,
     /// Which credentials were looked for here, and in clones of this.
     pub asked: Asked,
 }
@@ -148,7 +151,7 @@ macro_rules! kinds {
             /// How many there are, of all kinds.
             #[must_use]
             pub fn count(&self) -> usize {
-                let Self { $($field),*, node: _, asked: _ } = self;
+                let Self { $($field),*, node: _, controllers: _, asked: _ } = self;
                 0 $(+ $field.len())*
             }
 

@@ -37,7 +37,7 @@ pub struct Args {
 pub enum Command {
     /// Run the agent in the foreground.
     Run(Run),
-    /// Run what a cluster needs once: the mesh's certificate authority for the agents of all nodes.
+    /// Run what a cluster needs once: the mesh's certificate authority, and the Gateway API's Gateways.
     Controller(Controller),
     /// Validate configuration without an agent: one line for each finding, exit status 1 where one is an error.
     #[command(
@@ -118,14 +118,23 @@ pub struct Run {
 
 /// Runs what a cluster needs once, in the foreground: keeps the mesh's CA (Secret cacerts of the root namespace, else one that
 /// is made and kept in the Secret egret-ca), publishes its roots (ConfigMap egret-ca-root) and signs the requests of agents
-/// (signer egret.dev/workload) for the identities of pods that run on their nodes. Several may run: the Lease
-/// egret-controller says which one works. The namespace is that of -n, POD_NAMESPACE or the service account.
+/// (signer egret.dev/workload) for the identities of pods that run on their nodes. For each Gateway of class egret it runs a
+/// Deployment whose pods do nothing (the agents listen in them) and a Service, and it writes the status of Gateways, of their
+/// classes and routes, and of BackendTLSPolicies. Several may run: the Lease egret-controller says which one works. The
+/// namespace is that of -n, POD_NAMESPACE or the service account.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Example:\n  egret controller --admin 0.0.0.0:15000 -n egret-system")]
 pub struct Controller {
     /// Level of its messages on standard error: off, error, warn, info, debug or trace.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log_level: String,
+    /// What the pods of Gateways run: any image that waits.
+    #[arg(long, value_name = "IMAGE", default_value = "registry.k8s.io/pause:3.10")]
+    pub pause_image: String,
+    /// Run Gateways of class istio too (controllerName istio.io/gateway-controller). Not beside a running Istio, which
+    /// writes the same objects.
+    #[arg(long)]
+    pub istio_class: bool,
 }
 
 #[derive(Debug, ClapArgs)]

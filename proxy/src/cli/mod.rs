@@ -56,10 +56,11 @@ fn act(args: Args) -> anyhow::Result<ExitCode> {
             drop(out);
             start(run, &agent)?;
         }
-        Command::Controller(args::Controller { log_level }) => {
+        Command::Controller(args::Controller { log_level, pause_image, istio_class }) => {
             drop(out);
             logging::start(logging::parse_level(&log_level)?);
-            controller::run(controller::Options { admin: agent.address, namespace: args.namespace })?;
+            let gateways = controller::gateways::Options { pause_image, istio_class };
+            controller::run(controller::Options { admin: agent.address, namespace: args.namespace, gateways })?;
         }
         Command::Check { paths } => return check::run(&paths, &mut out),
         Command::ProxyConfig(ProxyConfig { what, pod, output, kubernetes }) => {

@@ -1,11 +1,13 @@
 //! `egret controller`: what a cluster needs once, beside the agents on its nodes.
 //!
 //! Several may run; a Lease says which one works. What it does is a set of tasks that live as long as it leads ([`lead`]):
-//! [`authority`] keeps the mesh's CA and publishes its roots, [`signer`] answers the agents' requests for certificates.
+//! [`authority`] keeps the mesh's CA and publishes its roots, [`signer`] answers the agents' requests for certificates,
+//! [`gateways`] runs the pods of the Gateway API's Gateways and reports on them and their routes.
 //! Nothing is kept in memory that a next leader would miss.
 
 mod authority;
 mod error;
+pub mod gateways;
 mod health;
 mod judge;
 mod lease;
@@ -39,6 +41,7 @@ pub struct Options {
     pub admin: SocketAddr,
     /// Its own; None: POD_NAMESPACE, or that of its service account, or of the kubeconfig.
     pub namespace: Option<String>,
+    pub gateways: gateways::Options,
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -64,21 +67,21 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-        () = work(&mut lease, &client, &namespace, &health) => {}
+        () = work(&mut lease, &client, &namespace, &options.gateways, &health) => {}
     }
     lease.release().await;
     Ok(())
 }
 
 /// Leads whenever the lease is ours, for ever.
-async fn work(lease: &mut Lease, client: &Client, namespace: &str, health: &Arc<Health>) {
+async fn work(lease: &mut Lease, client: &Client, namespace: &str, gateways: &gateways::Options, health: &Arc<Health>) {
     loop {
         lease.acquire().await;
         log::info!("leads now");
         // Whatever is under way ends where it is: each write says which state it is for, so the next leader's win.
         let lost = tokio::select! {
             lost = lease.hold() => lost,
-            () = lead(client, namespace, health) => "its tasks ended".to_owned(),
+            () = lead(client, namespace, gateways, health) => "its tasks ended".to_owned(),
         };
         health.follows();
         log::warn!("leads no more: {lost}");
@@ -86,10 +89,11 @@ async fn work(lease: &mut Lease, client: &Client, namespace: &str, health: &Arc<
 }
 
 /// Everything that only one may do. Never returns.
-async fn lead(client: &Client, namespace: &str, health: &Health) {
+async fn lead(client: &Client, namespace: &str, gateways: &gateways::Options, health: &Health) {
     let (issuing, issues) = watch::channel(None);
     tokio::join!(
         authority::keep(client.clone(), namespace, health, issuing),
         signer::run(client.clone(), namespace, issues),
+        gateways::run(client.clone(), gateways),
     );
 }

@@ -201,6 +201,7 @@ fn apart(objects: &Objects) -> Objects {
         sidecars: objects.sidecars.clone(),
         mesh_configs: objects.mesh_configs.clone(),
         node: objects.node.clone(),
+        controllers: objects.controllers,
         asked: objects.asked.clone(),
     }
 }

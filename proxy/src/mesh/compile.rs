@@ -36,7 +36,7 @@ use crate::api::{Object, ObjectId, Objects, core::Pod, objects::Kind, sidecar::S
 #[must_use]
 pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
     let mut findings = Findings::default();
-    let (objects, statuses) = gateway_api::convert(objects, &mut findings);
+    let (objects, report) = gateway_api::convert(objects, &mut findings);
     let objects = &*objects;
     let config = mesh_config(objects, &mut findings);
     let settings = settings(config);
@@ -117,7 +117,7 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
     }
     mesh.origins = Arc::new(origins(objects));
     mesh.peers = peers.by_address;
-    mesh.statuses = statuses;
+    mesh.statuses = report.statuses;
     mesh.settings = settings;
     excuse(&mesh, &mut findings);
     mesh.diagnostics = findings.into_sorted();

@@ -75,8 +75,8 @@ pub fn node_pods(objects: &Objects) -> NodePods {
 /// The pods that are enrolled.
 pub fn enrolled<'a>(objects: &'a Objects, findings: &mut Findings) -> Vec<Enrolled<'a>> {
     match &objects.node {
-        None => enrolled_by_name(objects, findings),
-        Some(node) => enrolled_by_label(objects, node, findings),
+        None if objects.controllers.is_none() => enrolled_by_name(objects, findings),
+        node => enrolled_by_label(objects, node.as_deref(), findings),
     }
 }
 
@@ -105,10 +105,11 @@ fn enrolled_by_name<'a>(objects: &'a Objects, findings: &mut Findings) -> Vec<En
     enrolled
 }
 
-/// In a cluster labels say who is enrolled, and the kubelet where it is.
-fn enrolled_by_label<'a>(objects: &'a Objects, node: &str, findings: &mut Findings) -> Vec<Enrolled<'a>> {
+/// In a cluster labels say who is enrolled, and the kubelet of this node where it is.
+fn enrolled_by_label<'a>(objects: &'a Objects, node: Option<&str>, findings: &mut Findings) -> Vec<Enrolled<'a>> {
+    let here = |pod: &Object<Pod>| node.is_some_and(|node| pod.spec.node_name == node);
     let mut claims: BTreeMap<&str, usize> = BTreeMap::new();
-    for pod in objects.pods.values().filter(|pod| pod.spec.node_name == node) {
+    for pod in objects.pods.values().filter(|pod| here(pod)) {
         *claims.entry(uid(pod)).or_default() += 1;
     }
     let mut enrolled = Vec::new();
@@ -121,7 +122,7 @@ fn enrolled_by_label<'a>(objects: &'a Objects, node: &str, findings: &mut Findin
         if !by_label(objects, pod) {
             continue;
         }
-        if pod.spec.node_name != node {
+        if !here(pod) {
             enrolled.push(Enrolled { id: id(pod), netns: None, pod });
             continue;
         }

@@ -18,7 +18,11 @@ use super::{
     routing::{TunnelMatch, TunnelRoute, VirtualHost},
     unimported::Unimported,
 };
-use crate::api::{Diagnostic, Object, ObjectId, istio::DestinationRule};
+use crate::api::{
+    Diagnostic, Object, ObjectId,
+    gateway_api::{ObjectRef, ParentRef},
+    istio::DestinationRule,
+};
 
 /// What [`super::compile`] makes of all objects. Immutable; a reload replaces it whole.
 #[derive(Debug, Default)]
@@ -42,9 +46,61 @@ pub struct Mesh {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ObjectStatus {
     pub object: ObjectId,
-    /// What the conditions are about: empty for the object itself, `listener <name>`, or `parent <kind> <namespace>/<name>`.
-    pub about: String,
+    /// The `controllerName` under which a controller writes it. None: it is nobody's to say, as of a route whose Gateway is
+    /// not there.
+    #[serde(skip)]
+    pub controller: Option<&'static str>,
+    pub about: About,
     pub conditions: Vec<Condition>,
+}
+
+/// What conditions are about. Shown it is empty for the object itself, or `listener <name>`, `parent <kind> <namespace>/<name>`,
+/// `target <kind> <name>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum About {
+    Itself,
+    Listener {
+        name: String,
+        /// Kinds of the routes that it takes.
+        kinds: Vec<&'static str>,
+        attached: usize,
+    },
+    /// One of a route's `parentRefs`, in this namespace.
+    Parent {
+        parent: ParentRef,
+        namespace: String,
+    },
+    /// One of a policy's `targetRefs`.
+    Target {
+        object: ObjectRef,
+        section: Option<String>,
+    },
+}
+
+impl fmt::Display for About {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Itself => Ok(()),
+            Self::Listener { name, .. } => write!(f, "listener {name}"),
+            Self::Parent { parent: ParentRef { object, section, port }, namespace } => {
+                write!(f, "parent {} {namespace}/{}", object.kind, object.name)?;
+                if let Some(section) = section {
+                    write!(f, " section {section}")?;
+                }
+                port.map_or(Ok(()), |port| write!(f, " port {port}"))
+            }
+            Self::Target { object, section } => {
+                write!(f, "target {} {}", object.kind, object.name)?;
+                section.as_ref().map_or(Ok(()), |section| write!(f, " section {section}"))
+            }
+        }
+    }
+}
+
+impl Serialize for About {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

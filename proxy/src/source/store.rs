@@ -107,6 +107,14 @@ impl Store {
         store
     }
 
+    /// For the controller of a cluster, which speaks for Gateways of these controllers.
+    #[must_use]
+    pub fn of_cluster(controllers: &'static [&'static str]) -> Self {
+        let mut store = Self::default();
+        store.objects.controllers = Some(controllers);
+        store
+    }
+
     /// Every object in force.
     #[must_use]
     pub fn objects(&self) -> &Objects {

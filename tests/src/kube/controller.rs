@@ -10,8 +10,9 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde_json::json;
 
-use super::ApiServer;
+use super::{ApiServer, Node};
 use crate::{
+    Agent, Lab,
     agent::{agent_binary, free_port, request},
     process::{Daemon, until},
 };
@@ -34,6 +35,18 @@ pub fn agent_of(server: &ApiServer, node: &str) -> Result<PathBuf> {
     server.kubeconfig_of(&server.service_account_of_pod(NAMESPACE, "egret-agent", &pod)?)
 }
 
+/// The controller, which signs what the agent asks for, and the agent of a node.
+pub fn start_on(
+    lab: &Lab,
+    server: &ApiServer,
+    node: &Node<'_>,
+    controller_flags: &[&str],
+) -> Result<(Controller, Agent)> {
+    let controller = Controller::start_with(server, lab.dir(), controller_flags)?;
+    let flags = ["--cgroup-root", node.cgroup_root()];
+    Ok((controller, Agent::start_in_cluster(lab, &agent_of(server, node.name())?, node.name(), &flags)?))
+}
+
 /// A running controller; dropped: SIGTERM.
 pub struct Controller {
     pub daemon: Daemon,
@@ -43,18 +56,27 @@ pub struct Controller {
 impl Controller {
     /// Starts one in a cluster that has nothing of egret yet, and waits until it works.
     pub fn start(server: &ApiServer, dir: &Path) -> Result<Self> {
+        Self::start_with(server, dir, &[])
+    }
+
+    /// The same with more flags for `egret controller`.
+    pub fn start_with(server: &ApiServer, dir: &Path, more: &[&str]) -> Result<Self> {
         server.apply_yaml(INSTALL)?;
-        let controller = Self::spawn(server, dir)?;
+        let controller = Self::spawn_with(server, dir, more)?;
         controller.wait_ready()?;
         Ok(controller)
     }
 
     /// Starts one and waits for nothing. [`INSTALL`] must be applied before. `dir` is for its log.
     pub fn spawn(server: &ApiServer, dir: &Path) -> Result<Self> {
+        Self::spawn_with(server, dir, &[])
+    }
+
+    fn spawn_with(server: &ApiServer, dir: &Path, more: &[&str]) -> Result<Self> {
         let kubeconfig = server.kubeconfig_of(&server.service_account(NAMESPACE, "egret-controller")?)?;
         let admin = free_port()?;
         let mut command = Command::new(agent_binary()?);
-        command.args(["controller", "--log-level", "debug", "--admin", &admin.to_string()]);
+        command.args(["controller", "--log-level", "debug", "--admin", &admin.to_string()]).args(more);
         command.env("KUBECONFIG", kubeconfig).env("POD_NAMESPACE", NAMESPACE).env("RUST_BACKTRACE", "1");
         command.env("POD_NAME", format!("controller-{}", admin.port()));
         let daemon = Daemon::start(&format!("controller-{}", admin.port()), command, dir)?;

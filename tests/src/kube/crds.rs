@@ -17,11 +17,14 @@ pub struct Crd {
     pub namespaced: bool,
     /// The schema of `spec`, as YAML in the notation above.
     schema: &'static str,
+    /// The same of `status`.
+    status: &'static str,
 }
 
 const NETWORKING: &str = "networking.istio.io";
 const SECURITY: &str = "security.istio.io";
 const GATEWAY_API: &str = "gateway.networking.k8s.io";
+const ROUTE_STATUS: &str = include_str!("crds/route-status.yaml");
 const ISTIO_NETWORKING: &[&str] = &["v1", "v1beta1", "v1alpha3"];
 
 const fn crd(
@@ -31,7 +34,7 @@ const fn crd(
     versions: &'static [&'static str],
     schema: &'static str,
 ) -> Crd {
-    Crd { group, plural, kind, versions, namespaced: true, schema }
+    Crd { group, plural, kind, versions, namespaced: true, schema, status: "{}" }
 }
 
 /// networking.istio.io and security.istio.io.
@@ -62,18 +65,31 @@ pub const ISTIO: &[Crd] = &[
 pub const GATEWAY: &[Crd] = &[
     Crd {
         namespaced: false,
+        status: include_str!("crds/gatewayclass-status.yaml"),
         ..crd(GATEWAY_API, "gatewayclasses", "GatewayClass", &["v1", "v1beta1"], include_str!("crds/gatewayclass.yaml"))
     },
-    crd(GATEWAY_API, "gateways", "Gateway", &["v1", "v1beta1"], include_str!("crds/k8s-gateway.yaml")),
-    crd(GATEWAY_API, "httproutes", "HTTPRoute", &["v1", "v1beta1"], include_str!("crds/httproute.yaml")),
-    crd(GATEWAY_API, "tlsroutes", "TLSRoute", &["v1", "v1alpha3", "v1alpha2"], include_str!("crds/tlsroute.yaml")),
-    crd(
-        GATEWAY_API,
-        "backendtlspolicies",
-        "BackendTLSPolicy",
-        &["v1", "v1alpha3"],
-        include_str!("crds/backendtlspolicy.yaml"),
-    ),
+    Crd {
+        status: include_str!("crds/k8s-gateway-status.yaml"),
+        ..crd(GATEWAY_API, "gateways", "Gateway", &["v1", "v1beta1"], include_str!("crds/k8s-gateway.yaml"))
+    },
+    Crd {
+        status: ROUTE_STATUS,
+        ..crd(GATEWAY_API, "httproutes", "HTTPRoute", &["v1", "v1beta1"], include_str!("crds/httproute.yaml"))
+    },
+    Crd {
+        status: ROUTE_STATUS,
+        ..crd(GATEWAY_API, "tlsroutes", "TLSRoute", &["v1", "v1alpha3", "v1alpha2"], include_str!("crds/tlsroute.yaml"))
+    },
+    Crd {
+        status: include_str!("crds/backendtlspolicy-status.yaml"),
+        ..crd(
+            GATEWAY_API,
+            "backendtlspolicies",
+            "BackendTLSPolicy",
+            &["v1", "v1alpha3"],
+            include_str!("crds/backendtlspolicy.yaml"),
+        )
+    },
     crd(GATEWAY_API, "referencegrants", "ReferenceGrant", &["v1beta1"], include_str!("crds/referencegrant.yaml")),
 ];
 
@@ -99,17 +115,25 @@ impl Crd {
     /// The object to create.
     #[must_use]
     pub fn definition(&self) -> Value {
-        let spec = serde_saphyr::from_str::<Value>(self.schema).map(|short| schema(&short));
-        let spec = spec.unwrap_or_else(|error| panic!("the schema of {} is no YAML: {error}", self.name()));
-        let versions: Vec<_> = self.versions.iter().enumerate().map(|(number, version)| {
-            json!({
-                "name": version, "served": true, "storage": number == 0, "subresources": {"status": {}},
-                "schema": {"openAPIV3Schema": {
-                    "type": "object",
-                    "properties": {"spec": spec, "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
-                }},
+        let read = |text: &str| {
+            let read = serde_saphyr::from_str::<Value>(text).map(|short| schema(&short));
+            read.unwrap_or_else(|error| panic!("the schema of {} is no YAML: {error}", self.name()))
+        };
+        let (spec, status) = (read(self.schema), read(self.status));
+        let versions: Vec<_> = self
+            .versions
+            .iter()
+            .enumerate()
+            .map(|(number, version)| {
+                json!({
+                    "name": version, "served": true, "storage": number == 0, "subresources": {"status": {}},
+                    "schema": {"openAPIV3Schema": {
+                        "type": "object",
+                        "properties": {"spec": spec, "status": status},
+                    }},
+                })
             })
-        }).collect();
+            .collect();
         json!({
             "apiVersion": "apiextensions.k8s.io/v1",
             "kind": "CustomResourceDefinition",

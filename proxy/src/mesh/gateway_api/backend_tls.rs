@@ -8,8 +8,9 @@ use super::{
         findings::Findings,
         host::{canonical, covers},
         names::{rule_host, service_host},
-        table::ObjectStatus,
+        table::{About, ObjectStatus},
     },
+    CONTROLLER,
     backends::Grants,
     credentials::authority,
     key, made,
@@ -74,15 +75,12 @@ pub fn convert(objects: &mut Objects, findings: &mut Findings) -> Vec<ObjectStat
                         Some(fault)
                     }
                 };
-            let mut about = format!("target {} {}", target.object.kind, target.object.name);
-            if let Some(section) = &target.section {
-                about.push_str(&format!(" section {section}"));
-            }
+            let about = About::Target { object: target.object.clone(), section: target.section.clone() };
             let conditions = vec![
                 condition("Accepted", "accepted", refused.as_ref()),
                 condition("ResolvedRefs", "all references resolved", broken.as_ref()),
             ];
-            statuses.push(ObjectStatus { object: policy.id.clone(), about, conditions });
+            statuses.push(ObjectStatus { object: policy.id.clone(), controller: Some(CONTROLLER), about, conditions });
         }
     }
     for ((namespace, host), secured) in &hosts {

@@ -10,11 +10,11 @@ use super::{
         enrol::{Enrolled, enrolled},
         findings::Findings,
         names::{CLUSTER_DOMAIN, selects},
-        table::{Condition, ObjectStatus},
+        table::{About, Condition, ObjectStatus},
     },
-    CLASSES, CONTROLLERS, GATEWAY_NAME, NAME_OVERRIDE,
+    CONTROLLER, GATEWAY_NAME, Implied, NAME_OVERRIDE,
     backends::Grants,
-    key,
+    controller, key,
     listeners::{Parent, parents},
     made,
     status::{Fault, condition},
@@ -23,7 +23,8 @@ use super::{
 use crate::api::{
     Object, ObjectId, ObjectMeta, Objects, Severity,
     core::{Service, ServicePort, TargetPort},
-    gateway, gateway_api,
+    gateway,
+    gateway_api::{self, GROUP, ParentRef},
 };
 
 /// The Gateways that routes may name.
@@ -38,6 +39,7 @@ pub struct Gateways {
 #[derive(Debug)]
 pub struct Served {
     object: Arc<Object<gateway_api::Gateway>>,
+    controller: &'static str,
     pub listeners: Vec<Parent>,
     /// Labels of the pods that serve it.
     selector: BTreeMap<String, String>,
@@ -47,51 +49,50 @@ pub struct Served {
     address: Option<Fault>,
 }
 
-/// The Gateways, and the Services that they imply.
-pub fn convert(objects: &Objects, findings: &mut Findings) -> (Gateways, Vec<Arc<Object<Service>>>) {
+/// The Gateways, and what they imply.
+pub fn convert(objects: &Objects, findings: &mut Findings) -> (Gateways, Vec<Implied>) {
     let mut gateways = Gateways::default();
-    let mut services = Vec::new();
+    let mut implied = Vec::new();
     let grants = Grants::new(objects);
     let pods = enrolled(objects, &mut Findings::default());
     for (name, object) in &objects.kube_gateways {
-        if let Some(why) = left_alone(objects, &object.spec.class) {
-            findings.add(object, Severity::Info, "spec.gatewayClassName", format!("{why}: left alone"));
-            gateways.foreign.insert(name.clone());
-            continue;
-        }
-        let mut served = Served::new(object);
+        let controller = match controller(objects, &object.spec.class) {
+            Ok(controller) => controller,
+            Err(why) => {
+                findings.add(object, Severity::Info, "spec.gatewayClassName", format!("{why}: left alone"));
+                gateways.foreign.insert(name.clone());
+                continue;
+            }
+        };
+        let mut served = Served::new(object, controller);
         let address = by_address(object, objects, findings);
         match &address {
-            Some(Ok(selector)) => served.selector = selector.clone(),
+            Some(Ok(service)) => served.selector = service.spec.selector.clone(),
             Some(Err(fault)) => served.address = Some(fault.clone()),
             None => {}
         }
+        // A controller sees pods before they run.
+        let runs = |one: &&Enrolled<'_>| objects.controllers.is_none() || !one.pod.spec.ips.is_empty();
         let serves = |one: &&Enrolled<'_>| {
             one.id.namespace == object.meta.namespace && selects(&served.selector, &one.pod.meta.labels)
         };
-        let pods: Vec<_> = pods.iter().filter(serves).collect();
-        // On a single host all there is is here.
+        let pods: Vec<_> = pods.iter().filter(serves).filter(runs).collect();
+        // On a single host all there is is here, and to a controller no node is nearer than another.
         let here = objects.node.is_none() || pods.iter().any(|one| one.netns.is_some());
         served.pods = pods.iter().map(|one| one.id.name.clone()).collect();
         served.listeners = parents(object, objects, &grants, here, findings);
-        let implied = service_name(object);
-        if address.is_none() && !objects.services.contains_key(&key(&object.meta.namespace, &implied)) {
-            services.push(service(object, implied, &served, objects));
-        }
+        let own = address.is_none().then(|| service(object, service_name(object), &served, objects));
+        let given = address.into_iter().flatten().map(|service| service.meta.name.clone());
+        implied.push(Implied {
+            gateway: object.id.clone(),
+            class: object.spec.class.clone(),
+            controller,
+            addressed_by: own.iter().map(|service| service.meta.name.clone()).chain(given).collect(),
+            service: own,
+        });
         gateways.served.insert(name.clone(), served);
     }
-    (gateways, services)
-}
-
-/// Why Gateways of this class are none of egret's.
-fn left_alone(objects: &Objects, class: &str) -> Option<String> {
-    let given = objects.gateway_classes.values().find(|object| object.meta.name == class);
-    match given {
-        Some(object) if CONTROLLERS.contains(&object.spec.controller_name.as_str()) => None,
-        Some(object) => Some(format!("class {class} is served by {}", object.spec.controller_name)),
-        None if CLASSES.contains(&class) => None,
-        None => Some(format!("class {class} is not one that egret serves ({})", CLASSES.join(", "))),
-    }
+    (gateways, implied)
 }
 
 /// The Service that a controller would make for the Gateway (Istio `getDefaultName`).
@@ -105,7 +106,7 @@ fn by_address(
     object: &Object<gateway_api::Gateway>,
     objects: &Objects,
     findings: &mut Findings,
-) -> Option<Result<BTreeMap<String, String>, Fault>> {
+) -> Option<Result<Arc<Object<Service>>, Fault>> {
     let namespace = &object.meta.namespace;
     let mut found = None;
     for (at, address) in object.spec.addresses.iter().enumerate() {
@@ -121,7 +122,7 @@ fn by_address(
         };
         let service = name.and_then(|name| objects.services.get(&key(namespace, name)));
         match service.filter(|service| !service.spec.selector.is_empty()) {
-            Some(service) => drop(found.get_or_insert_with(|| Ok(service.spec.selector.clone()))),
+            Some(service) => drop(found.get_or_insert_with(|| Ok(service.clone()))),
             None => {
                 let why = format!("namespace {namespace} has no Service {} with a selector", address.value);
                 findings.error(object, &field, format!("{why}: nobody serves this Gateway"));
@@ -185,9 +186,9 @@ fn translated(
 }
 
 impl Served {
-    fn new(object: &Arc<Object<gateway_api::Gateway>>) -> Self {
+    fn new(object: &Arc<Object<gateway_api::Gateway>>, controller: &'static str) -> Self {
         let selector = BTreeMap::from([(GATEWAY_NAME.to_owned(), object.meta.name.clone())]);
-        Self { object: object.clone(), listeners: Vec::new(), selector, pods: Vec::new(), address: None }
+        Self { object: object.clone(), controller, listeners: Vec::new(), selector, pods: Vec::new(), address: None }
     }
 
     /// The Gateways that a listener becomes: one, and one for each host whose TLS it takes off for a TLSRoute.
@@ -233,8 +234,9 @@ impl Served {
     }
 
     fn status(&self) -> Vec<ObjectStatus> {
-        let status = |about: String, conditions: Vec<Condition>| ObjectStatus {
+        let status = |about: About, conditions: Vec<Condition>| ObjectStatus {
             object: self.object.id.clone(),
+            controller: Some(self.controller),
             about,
             conditions,
         };
@@ -251,9 +253,8 @@ impl Served {
             accepted.message = format!("not valid: {}", invalid.join(", "));
         }
         let programmed = format!("served by {}", self.pods.join(", "));
-        let own = status(String::new(), vec![accepted, condition("Programmed", programmed, fault)]);
-        let listeners =
-            self.listeners.iter().map(|listener| status(format!("listener {}", listener.name), listener.status(fault)));
+        let own = status(About::Itself, vec![accepted, condition("Programmed", programmed, fault)]);
+        let listeners = self.listeners.iter().map(|listener| status(listener.about(), listener.status(fault)));
         std::iter::once(own).chain(listeners).collect()
     }
 }
@@ -269,6 +270,19 @@ impl Gateways {
 
     pub fn statuses(&self) -> Vec<ObjectStatus> {
         self.served.values().flat_map(Served::status).collect()
+    }
+
+    /// The `controllerName` under which the conditions of a route of `namespace` at one of its parents are reported.
+    pub fn controller(&self, parent: &ParentRef, namespace: &str) -> Option<&'static str> {
+        let object = &parent.object;
+        match (object.group.as_str(), object.kind.as_str()) {
+            (GROUP, "Gateway") => {
+                let namespace = object.namespace.as_deref().unwrap_or(namespace);
+                self.served.get(&key(namespace, &object.name)).map(|served| served.controller)
+            }
+            // In the mesh every route is egret's.
+            _ => Some(CONTROLLER),
+        }
     }
 
     /// `Gateway default/gw`

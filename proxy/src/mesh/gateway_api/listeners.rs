@@ -3,7 +3,10 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
-    super::{findings::Findings, table::Condition},
+    super::{
+        findings::Findings,
+        table::{About, Condition},
+    },
     backends::Grants,
     namespaces::Allowed,
     status::{Fault, condition, conflicted, joined},
@@ -14,6 +17,8 @@ use crate::api::{
     gateway::{Server, ServerPort, ServerProtocol, ServerTls, ServerTlsMode},
     gateway_api::{GROUP, Gateway, Listener, ListenerProtocol, ListenerTls},
 };
+
+const NO_TCP: &str = "TCPRoutes are not honoured yet: connections are refused";
 
 /// A listener as routes see it.
 #[derive(Debug)]
@@ -68,8 +73,7 @@ pub fn parents(
             faults.push(Fault::new("InvalidRouteKinds", why));
         }
         if parent.protocol == ListenerProtocol::Tcp {
-            let message = "TCPRoutes are not honoured yet: connections are refused";
-            findings.warn(object, &format!("{field}.protocol"), message);
+            findings.warn(object, &format!("{field}.protocol"), NO_TCP);
         }
         let mut tls = None;
         if let Some(given) = &listener.tls {
@@ -199,6 +203,10 @@ impl Parent {
         }
     }
 
+    pub fn about(&self) -> About {
+        About::Listener { name: self.name.clone(), kinds: self.takes.into_iter().collect(), attached: self.attached }
+    }
+
     /// Conditions; `pending`: why nothing of the Gateway is served.
     pub fn status(&self, pending: Option<&Fault>) -> Vec<Condition> {
         let attached = match self.attached {
@@ -208,8 +216,10 @@ impl Parent {
         let invalid = self.references.as_ref().filter(|fault| fault.reason != "InvalidRouteKinds");
         let invalid = invalid.map(|fault| Fault::new("Invalid", &*fault.message));
         let conflict = self.refused.as_ref().map(|fault| Fault::new("Invalid", &*fault.message));
+        let tcp = (self.protocol == ListenerProtocol::Tcp).then(|| Fault::new("UnsupportedProtocol", NO_TCP));
+        let accepted = self.refused.as_ref().or(self.no_ca.as_ref()).or(tcp.as_ref());
         vec![
-            condition("Accepted", attached, self.refused.as_ref().or(self.no_ca.as_ref())),
+            condition("Accepted", attached, accepted),
             condition("Programmed", "served", conflict.as_ref().or(invalid.as_ref()).or(pending)),
             condition("ResolvedRefs", "all references resolved", self.references.as_ref()),
             conflicted(self.refused.as_ref()),

@@ -6,7 +6,7 @@ use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 use super::{
     super::{
         findings::Findings,
-        table::{Condition, ObjectStatus},
+        table::{About, ObjectStatus},
     },
     attach::{Attaching, Outcome, Scope, attach},
     backends::Backends,
@@ -52,7 +52,7 @@ pub fn convert(
                 }
                 Outcome::Refused(fault) => {
                     findings.error(object, &field, format!("{}: the route is not attached there", fault.message));
-                    statuses.push(status(&object.id, &object.meta, parent, Some(&fault), None));
+                    statuses.push(status(&object.id, parent, gateways, Some(&fault), None));
                     continue;
                 }
             };
@@ -69,7 +69,7 @@ pub fn convert(
                     here.extend(routes.iter().map(|made| (object, on_port(made, to.port))));
                 }
             }
-            statuses.push(status(&object.id, &object.meta, parent, None, fault.as_ref()));
+            statuses.push(status(&object.id, parent, gateways, None, fault.as_ref()));
         }
         let at_none = object.spec.parents.iter().all(|parent| parent.object.kind != "Gateway");
         if !object.spec.hostnames.is_empty() && at_none {
@@ -139,23 +139,21 @@ fn virtual_service(
 /// What a controller would say about one parent of a route.
 pub fn status(
     id: &ObjectId,
-    meta: &ObjectMeta,
     parent: &ParentRef,
+    gateways: &Gateways,
     refused: Option<&Fault>,
     references: Option<&Fault>,
 ) -> ObjectStatus {
-    let reference = &parent.object;
-    let namespace = reference.namespace.as_ref().unwrap_or(&meta.namespace);
-    let mut about = format!("parent {} {namespace}/{}", reference.kind, reference.name);
-    if let Some(section) = &parent.section {
-        about.push_str(&format!(" section {section}"));
-    }
-    if let Some(port) = parent.port {
-        about.push_str(&format!(" port {port}"));
-    }
-    let conditions: Vec<Condition> = vec![
+    let namespace = parent.object.namespace.as_ref().unwrap_or(&id.namespace).clone();
+    let conditions = vec![
         condition("Accepted", "attached", refused),
         condition("ResolvedRefs", "all references resolved", references),
     ];
-    ObjectStatus { object: id.clone(), about, conditions }
+    let controller = gateways.controller(parent, &id.namespace);
+    ObjectStatus {
+        object: id.clone(),
+        controller,
+        about: About::Parent { parent: parent.clone(), namespace },
+        conditions,
+    }
 }

@@ -62,7 +62,7 @@ pub fn convert(
                 }
                 Outcome::Refused(fault) => {
                     findings.error(&**object, &field, format!("{}: the route is not attached there", fault.message));
-                    statuses.push(status(&object.id, &object.meta, parent, Some(&fault), None));
+                    statuses.push(status(&object.id, parent, gateways, Some(&fault), None));
                     continue;
                 }
             };
@@ -92,7 +92,7 @@ pub fn convert(
                     merged.entry((to.scope.clone(), host.clone())).or_default().push((object.clone(), place));
                 }
             }
-            statuses.push(status(&object.id, &object.meta, parent, None, fault.as_ref()));
+            statuses.push(status(&object.id, parent, gateways, None, fault.as_ref()));
         }
     }
     (merged.into_iter().filter_map(virtual_service).collect(), statuses)

@@ -27,7 +27,8 @@ impl Served {
     #[must_use]
     pub fn has(&self, kind: &Kind, version: &str) -> bool {
         let at = (kind.group.to_owned(), version.to_owned());
-        kind.group.is_empty() || self.0.get(&at).is_some_and(|resources| resources.contains(kind.plural))
+        // Kubernetes' oldest groups have no dot in their names, and every server has them.
+        !kind.group.contains('.') || self.0.get(&at).is_some_and(|resources| resources.contains(kind.plural))
     }
 
     /// In a version that our readers know.

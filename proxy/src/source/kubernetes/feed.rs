@@ -24,6 +24,21 @@ use crate::limits;
 /// Ends a streamed list.
 const LIST_ENDS: &str = "k8s.io/initial-events-end";
 
+/// Which objects of a kind are watched.
+pub enum Selector {
+    Fields(String),
+    Labels(String),
+}
+
+impl Selector {
+    fn query(&self) -> (&'static str, &str) {
+        match self {
+            Self::Fields(text) => ("fieldSelector", text),
+            Self::Labels(text) => ("labelSelector", text),
+        }
+    }
+}
+
 pub struct Feed {
     pub id: FeedId,
     pub client: Client,
@@ -31,8 +46,8 @@ pub struct Feed {
     pub kind: &'static Kind,
     /// None: of all namespaces.
     pub namespace: Option<String>,
-    /// A field selector; empty: all.
-    pub fields: String,
+    /// Which objects; None: all.
+    pub selector: Option<Selector>,
     pub served: watch::Receiver<Option<Served>>,
 }
 
@@ -144,9 +159,7 @@ impl Feed {
         let (mut items, mut continued) = (Vec::new(), String::new());
         loop {
             let mut query = vec![("limit", "500")];
-            if !self.fields.is_empty() {
-                query.push(("fieldSelector", &self.fields));
-            }
+            query.extend(self.selector.as_ref().map(Selector::query));
             if !continued.is_empty() {
                 query.push(("continue", &continued));
             }
@@ -173,9 +186,7 @@ impl Feed {
             Some(seen) => query.push(("resourceVersion", seen)),
             None => query.extend([("sendInitialEvents", "true"), ("resourceVersionMatch", "NotOlderThan")]),
         }
-        if !self.fields.is_empty() {
-            query.push(("fieldSelector", &self.fields));
-        }
+        query.extend(self.selector.as_ref().map(Selector::query));
         let mut lines = Lines::new(get(&self.client, &url(&path, &query), &[]).await?);
         let mut list = match from {
             Some(_) => None,

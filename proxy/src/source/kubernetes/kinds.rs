@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::api::gateway_api;
+
 /// One kind, as the API server names it.
 #[derive(Debug)]
 pub struct Kind {
@@ -27,12 +29,16 @@ pub enum Keep {
     Endpoint,
     /// Addresses, ports, conditions and pods of a Service's slice.
     Slice,
+    /// All but `managedFields` and kubectl's copy: for those who write it.
+    Whole,
 }
 
 const CORE: &[&str] = &["v1"];
 const ISTIO: &[&str] = &["v1", "v1beta1", "v1alpha3"];
 const SECURITY: &[&str] = &["v1", "v1beta1"];
 const GATEWAY: &[&str] = &["v1", "v1beta1"];
+const BACKEND_TLS: &[&str] = &["v1", "v1beta1", "v1alpha3"];
+const TLS_ROUTE: &[&str] = &["v1", "v1beta1", "v1alpha3", "v1alpha2"];
 
 const fn core(plural: &'static str, kind: &'static str, keep: Keep) -> Kind {
     Kind { group: "", versions: CORE, plural, kind, keep }
@@ -75,12 +81,30 @@ pub static WHOLE: [Kind; 16] = [
     istio("virtualservices", "VirtualService"),
     security("authorizationpolicies", "AuthorizationPolicy"),
     security("peerauthentications", "PeerAuthentication"),
-    gateway("backendtlspolicies", "BackendTLSPolicy", &["v1", "v1beta1", "v1alpha3"]),
+    gateway("backendtlspolicies", "BackendTLSPolicy", BACKEND_TLS),
     gateway("gatewayclasses", "GatewayClass", GATEWAY),
     gateway("gateways", "Gateway", GATEWAY),
     gateway("httproutes", "HTTPRoute", GATEWAY),
     gateway("referencegrants", "ReferenceGrant", GATEWAY),
-    gateway("tlsroutes", "TLSRoute", &["v1", "v1beta1", "v1alpha3", "v1alpha2"]),
+    gateway("tlsroutes", "TLSRoute", TLS_ROUTE),
+];
+
+/// What the controller of Gateways watches in the whole cluster. It writes the status of most of these.
+pub static REPORTED: [Kind; 9] = [
+    core("services", "Service", Keep::Whole),
+    core("namespaces", "Namespace", Keep::Metadata),
+    istio("serviceentries", "ServiceEntry"),
+    Kind { keep: Keep::Whole, ..gateway("gatewayclasses", "GatewayClass", GATEWAY) },
+    Kind { keep: Keep::Whole, ..gateway("gateways", "Gateway", GATEWAY) },
+    Kind { keep: Keep::Whole, ..gateway("httproutes", "HTTPRoute", GATEWAY) },
+    Kind { keep: Keep::Whole, ..gateway("tlsroutes", "TLSRoute", TLS_ROUTE) },
+    Kind { keep: Keep::Whole, ..gateway("backendtlspolicies", "BackendTLSPolicy", BACKEND_TLS) },
+    gateway("referencegrants", "ReferenceGrant", GATEWAY),
+];
+/// What it makes for Gateways, besides Services.
+pub static MADE: [Kind; 2] = [
+    Kind { group: "apps", versions: CORE, plural: "deployments", kind: "Deployment", keep: Keep::Whole },
+    core("serviceaccounts", "ServiceAccount", Keep::Whole),
 ];
 
 impl Kind {
@@ -115,13 +139,17 @@ impl Kind {
     /// name, as in Istio's own messages.
     #[must_use]
     pub fn path(&self, namespace: Option<&str>, name: &str) -> PathBuf {
-        let mut path = PathBuf::from("kubernetes");
-        match (self.group, self.kind) {
-            ("gateway.networking.k8s.io", "Gateway") => path.push("Gateway.gateway.networking.k8s.io"),
-            (_, kind) => path.push(kind),
-        }
-        path.extend(namespace);
-        path.push(name);
-        path
+        let kind = match (self.group, self.kind) {
+            (gateway_api::GROUP, "Gateway") => gateway_api::GATEWAY,
+            (_, kind) => kind,
+        };
+        object_path(kind, namespace.unwrap_or_default(), name)
     }
+}
+
+/// See [`Kind::path`]; `kind` as [`crate::api::ObjectId`] has it. What is empty is left out.
+#[must_use]
+pub fn object_path(kind: &str, namespace: &str, name: &str) -> PathBuf {
+    let parts = [kind, namespace, name].into_iter().filter(|part| !part.is_empty());
+    std::iter::once("kubernetes").chain(parts).collect()
 }

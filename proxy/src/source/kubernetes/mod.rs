@@ -24,14 +24,24 @@ use tokio::{
     time::{Duration, Instant, sleep_until, timeout},
 };
 
-pub use self::gathered::Gathered;
 use self::{
-    feed::Feed,
+    feed::{Feed, Selector},
     gathered::FeedId,
-    kinds::{CONFIG_MAPS, Kind, OTHER_PODS, OWN_PODS, SECRETS, WHOLE},
+    kinds::{CONFIG_MAPS, Kind, MADE, OTHER_PODS, OWN_PODS, REPORTED, SECRETS, WHOLE},
 };
+pub use self::{gathered::Gathered, kinds::object_path};
 use super::store::FileChange;
-use crate::{api::CredentialRef, limits};
+use crate::{
+    api::{CredentialRef, gateway_api},
+    limits,
+};
+
+/// A field selector that names one object.
+const NAMED: &str = "metadata.name=";
+
+fn named(name: &str) -> Selector {
+    Selector::Fields(format!("{NAMED}{name}"))
+}
 
 /// What holds mesh settings.
 pub const MESH_CONFIG: &str = "istio";
@@ -57,10 +67,36 @@ impl Kubernetes {
     /// Begins to watch all that matters to `node`. Wants a tokio runtime.
     #[must_use]
     pub fn start(client: Client, node: &str, root_namespace: &str) -> Self {
+        let mut this = Self::new(client);
+        this.follow(&OWN_PODS, None, Some(Selector::Fields(format!("spec.nodeName={node}"))));
+        this.follow(&OTHER_PODS, None, Some(Selector::Fields(format!("spec.nodeName!={node}"))));
+        this.follow(&CONFIG_MAPS, Some(root_namespace), Some(named(MESH_CONFIG)));
+        for kind in &WHOLE {
+            this.follow(kind, None, None);
+        }
+        this
+    }
+
+    /// The same of all that matters to the controller of Gateways: the objects whole, and those of the kinds that it makes
+    /// which bear this label.
+    #[must_use]
+    pub fn start_controller(client: Client, made: &str) -> Self {
+        let mut this = Self::new(client);
+        this.follow(&OTHER_PODS, None, None);
+        for kind in &REPORTED {
+            this.follow(kind, None, None);
+        }
+        for kind in &MADE {
+            this.follow(kind, None, Some(Selector::Labels(made.to_owned())));
+        }
+        this
+    }
+
+    fn new(client: Client) -> Self {
         let (sender, served) = watch::channel(None);
         let mut tasks = JoinSet::new();
         tasks.spawn(discovery::follow(client.clone(), sender));
-        let mut this = Self {
+        Self {
             client,
             gathered: Arc::default(),
             served,
@@ -70,20 +106,22 @@ impl Kubernetes {
             begun: false,
             told: Instant::now(),
             took: None,
-        };
-        this.follow(&OWN_PODS, None, format!("spec.nodeName={node}"));
-        this.follow(&OTHER_PODS, None, format!("spec.nodeName!={node}"));
-        this.follow(&CONFIG_MAPS, Some(root_namespace), format!("metadata.name={MESH_CONFIG}"));
-        for kind in &WHOLE {
-            this.follow(kind, None, String::new());
         }
-        this
     }
 
-    fn follow(&mut self, kind: &'static Kind, namespace: Option<&str>, fields: String) -> (FeedId, AbortHandle) {
+    fn follow(
+        &mut self,
+        kind: &'static Kind,
+        namespace: Option<&str>,
+        selector: Option<Selector>,
+    ) -> (FeedId, AbortHandle) {
         let id = FeedId(self.feeds);
         self.feeds += 1;
-        let name = fields.strip_prefix("metadata.name=").and_then(|name| Some(format!(" {}/{name}", namespace?)));
+        let name = match &selector {
+            Some(Selector::Fields(fields)) => fields.strip_prefix(NAMED),
+            _ => None,
+        };
+        let name = name.and_then(|name| Some(format!(" {}/{name}", namespace?)));
         self.gathered.add(id, format!("{}{}", kind.resource(), name.unwrap_or_default()));
         let feed = Feed {
             id,
@@ -91,10 +129,18 @@ impl Kubernetes {
             gathered: self.gathered.clone(),
             kind,
             namespace: namespace.map(str::to_owned),
-            fields,
+            selector,
             served: self.served.clone(),
         };
         (id, self.tasks.spawn(feed.run()))
+    }
+
+    /// Whether the API server has this kind, as far as is known: one of those whose status a controller writes.
+    #[must_use]
+    pub fn serves(&self, kind: &str) -> bool {
+        let served = self.served.borrow();
+        let known = REPORTED.iter().find(|known| known.kind == kind && known.group == gateway_api::GROUP);
+        known.is_some_and(|kind| served.as_ref().is_some_and(|served| served.has_kind(kind)))
     }
 
     /// The connection that all watches are on, for more requests.
@@ -159,8 +205,7 @@ impl Kubernetes {
                 continue;
             }
             let kind = if credential.is_secret { &SECRETS } else { &CONFIG_MAPS };
-            let name = format!("metadata.name={}", credential.name);
-            let feed = self.follow(kind, Some(&credential.namespace), name);
+            let feed = self.follow(kind, Some(&credential.namespace), Some(named(&credential.name)));
             new.insert(feed.0);
             self.credentials.insert(credential, feed);
         }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
 use super::kinds::{Keep, Kind};
 
@@ -100,8 +100,10 @@ struct PodStatus<'a> {
 /// # Errors
 /// It is no object of this kind.
 pub fn document(kind: &Kind, version: &str, text: &RawValue) -> Result<(PathBuf, Option<Vec<u8>>), serde_json::Error> {
-    if kind.keep == Keep::Slice {
-        return slice::document(kind, version, text);
+    match kind.keep {
+        Keep::Slice => return slice::document(kind, version, text),
+        Keep::Whole => return whole(kind, version, text),
+        _ => {}
     }
     let Object { mut metadata, spec, data, status } = serde_json::from_str(text.get())?;
     let path = kind.path(metadata.namespace.as_deref(), &metadata.name);
@@ -113,7 +115,7 @@ pub fn document(kind: &Kind, version: &str, text: &RawValue) -> Result<(PathBuf,
     let whole =
         Document { api_version, kind: kind.kind, metadata, spec: None::<&RawValue>, data: None, status: None::<()> };
     let bytes = match kind.keep {
-        Keep::Metadata | Keep::Slice => serde_json::to_vec(&whole)?,
+        Keep::Metadata | Keep::Slice | Keep::Whole => serde_json::to_vec(&whole)?,
         Keep::Spec => serde_json::to_vec(&Document { spec, ..whole })?,
         Keep::Data => serde_json::to_vec(&Document { data, ..whole })?,
         Keep::Pod | Keep::Endpoint => match pod(kind.keep, whole, spec, status)? {
@@ -122,6 +124,20 @@ pub fn document(kind: &Kind, version: &str, text: &RawValue) -> Result<(PathBuf,
         },
     };
     Ok((path, Some(bytes)))
+}
+
+fn whole(kind: &Kind, version: &str, text: &RawValue) -> Result<(PathBuf, Option<Vec<u8>>), serde_json::Error> {
+    let mut object: Value = serde_json::from_str(text.get())?;
+    let Metadata { name, namespace, .. } = Metadata::deserialize(&object["metadata"])?;
+    object["apiVersion"] = kind.api_version(version).into();
+    object["kind"] = kind.kind.into();
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        metadata.remove("managedFields");
+        if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+            annotations.remove(LAST_APPLIED);
+        }
+    }
+    Ok((kind.path(namespace.as_deref(), &name), Some(serde_json::to_vec(&object)?)))
 }
 
 fn pod(

@@ -199,6 +199,11 @@ fn operate(shared: &Arc<Shared>, asked: &Asked, target: &Target, met: Option<&fa
                 .name
                 .as_ref()
                 .is_some_and(|name| table.objects.contains_key(&read::key(&kind, target.namespace.as_deref(), name)));
+            // Server-side apply of what is not there yet makes it.
+            let makes = Question::of("create", target, "");
+            if verb == "patch" && !existed && asked.is_apply() && !rbac::allowed(&store, &asked.user, &makes) {
+                return Err(rbac::forbidden(&asked.user, &makes));
+            }
             let mut write = Write { store: &mut store, kind, asked, target };
             let object = match verb {
                 "create" => write.create()?,

@@ -54,6 +54,15 @@ impl Asked {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
+    pub fn content_type(&self) -> &str {
+        self.header("content-type").split(';').next().unwrap_or_default()
+    }
+
+    /// Server-side apply.
+    pub fn is_apply(&self) -> bool {
+        matches!(self.content_type(), "application/apply-patch+yaml" | "application/apply-patch+cbor")
+    }
+
     /// The first kind of answer that the client would take and that there is.
     pub fn metadata_only(&self) -> bool {
         let wanted =

@@ -86,10 +86,10 @@ impl Write<'_> {
     }
 
     pub fn patch(&mut self) -> Result<Object, Failure> {
-        let content = self.asked.header("content-type").split(';').next().unwrap_or_default().to_owned();
-        if content == "application/apply-patch+yaml" || content == "application/apply-patch+cbor" {
+        if self.asked.is_apply() {
             return self.apply();
         }
+        let content = self.asked.content_type().to_owned();
         let patch = parse(&self.asked.body)?;
         let (name, old) = self.existing()?;
         let mut object = (*old).clone();

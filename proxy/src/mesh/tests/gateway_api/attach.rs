@@ -65,7 +65,7 @@ fn a_refused_parent_is_told_at_its_place() {
         made.conditions()["r parent Gateway default/none"],
         ["!Accepted=NoMatchingParent", "ResolvedRefs=ResolvedRefs"]
     );
-    let listener = made.statuses.iter().find(|status| status.about == "listener web").expect("a listener");
+    let listener = made.statuses.iter().find(|status| status.about.to_string() == "listener web").expect("a listener");
     assert_eq!(listener.conditions[0].message, "1 route attached");
 }
 

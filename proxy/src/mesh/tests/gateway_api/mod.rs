@@ -32,10 +32,10 @@ struct Converted {
 fn converted(yaml: &str) -> Converted {
     let given = objects(yaml);
     let mut findings = Findings::default();
-    let (made, statuses) = convert(&given, &mut findings);
+    let (made, report) = convert(&given, &mut findings);
     let said = findings.into_sorted();
     let said = said.iter().map(|d| d.to_string().trim_start_matches("test.yaml:").to_owned()).collect();
-    Converted { objects: made.into_owned(), statuses, said }
+    Converted { objects: made.into_owned(), statuses: report.statuses, said }
 }
 
 impl Converted {
@@ -135,6 +135,6 @@ const LISTENER: &str = "[{name: web, port: 80, protocol: HTTP}]";
 #[test]
 fn without_gateway_api_nothing_is_copied() {
     let given = objects(&service("default", "a"));
-    let (same, statuses) = convert(&given, &mut Findings::default());
-    assert!(matches!(same, Cow::Borrowed(_)) && statuses.is_empty());
+    let (same, report) = convert(&given, &mut Findings::default());
+    assert!(matches!(same, Cow::Borrowed(_)) && report.statuses.is_empty());
 }

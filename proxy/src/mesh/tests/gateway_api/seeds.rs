@@ -3,7 +3,7 @@
 use super::{super::pod, *};
 use crate::{
     api::gateway::{ServerProtocol, ServerTlsMode},
-    mesh::{DownstreamTls, HttpDecision, Mesh, PodAddresses, Servers, WorkloadId, compile},
+    mesh::{About, DownstreamTls, HttpDecision, Mesh, PodAddresses, Servers, WorkloadId, compile},
 };
 
 const SIMPLE: &str = include_str!("simple.yaml");
@@ -87,7 +87,7 @@ fn mutual() {
 #[test]
 fn without_a_pod_the_gateway_waits() {
     let made = converted(SIMPLE).quiet();
-    let status = made.statuses.iter().find(|status| status.about.is_empty()).expect("the Gateway's own");
+    let status = made.statuses.iter().find(|status| status.about == About::Itself).expect("the Gateway's own");
     let programmed = status.conditions.iter().find(|c| c.kind == "Programmed").expect("Programmed");
     assert_eq!((programmed.status, programmed.reason), (false, "Pending"));
     let want = "no enrolled pod of namespace default bears gateway.networking.k8s.io/gateway-name=cnn-egress-gateway";
