@@ -139,7 +139,7 @@ fn not_yet(ctx: &SockAddrContext, destination: Original) -> i32 {
 fn capture(ctx: &SockAddrContext, cookie: u64, destination: Original) -> Verdict {
     // SAFETY: the helper takes no argument.
     let cgroup = unsafe { bpf_get_current_cgroup_id() };
-    if cgroup == maps::proxy_cgroup() {
+    if maps::is_proxy(cgroup) {
         maps::count(Counter::Exempt);
         return Verdict::Allow;
     }

@@ -49,7 +49,7 @@ pub fn egret_guard(ctx: SkBuffContext) -> i32 {
         return PASS;
     }
     // SAFETY: as above.
-    if unsafe { bpf_skb_cgroup_id(ctx.skb.skb) } == maps::proxy_cgroup() {
+    if maps::is_proxy(unsafe { bpf_skb_cgroup_id(ctx.skb.skb) }) {
         return PASS;
     }
     maps::count(Counter::Guarded);

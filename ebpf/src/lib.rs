@@ -7,7 +7,7 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Version of everything below. Pinned maps outlive the agent, and a new agent adopts only maps of its own layout.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// The names of the pinned maps, as in the object file.
 pub mod maps {
@@ -188,6 +188,8 @@ pub struct PendingKey {
 pub struct Config {
     /// Sockets of processes in this cgroup are never captured; 0: nobody is exempt.
     pub proxy_cgroup: u64,
+    /// The same for the agent before, which ends what it has under way; 0: there is none.
+    pub former_cgroup: u64,
     /// Not 0: say every redirect and denial through aya-log.
     pub debug: u32,
     /// [`LAYOUT`] of the agent that made the maps.
@@ -251,7 +253,7 @@ const _: () = assert!(size_of::<OwnKey>() == 24);
 const _: () = assert!(size_of::<PendingKey>() == 32);
 const _: () = assert!(size_of::<Enrolment>() == 24);
 const _: () = assert!(size_of::<Original>() == 24);
-const _: () = assert!(size_of::<Config>() == 16);
+const _: () = assert!(size_of::<Config>() == 24);
 const _: () = assert!(size_of::<InboundPod>() == 16);
 const _: () = assert!(size_of::<Node>() == 40);
 

@@ -58,8 +58,8 @@ pub fn enrolment(cookie: u64) -> Option<&'static Enrolment> {
 }
 
 #[inline(always)]
-pub fn proxy_cgroup() -> u64 {
-    CONFIG.get(0).map_or(0, |config| config.proxy_cgroup)
+pub fn is_proxy(cgroup: u64) -> bool {
+    CONFIG.get(0).is_some_and(|config| cgroup == config.proxy_cgroup || cgroup == config.former_cgroup)
 }
 
 #[inline(always)]

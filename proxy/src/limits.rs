@@ -88,6 +88,16 @@ pub const RETRY_BODY_BYTES: usize = 1024 * 1024;
 pub const RETRY_BYTES: usize = 64 * 1024 * 1024;
 /// How long requests in flight have after SIGTERM.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long one agent gives another its sockets, from being asked: milliseconds on a machine that is well.
+pub const HANDOVER_TIME: Duration = Duration::from_secs(5);
+/// How long an agent that was told to stop serves on for a next one that prepares itself: it lists a large cluster in seconds,
+/// and asks again within seconds where the API server did not answer. The chart's grace period counts with it.
+pub const HANDOVER_WAIT: Duration = Duration::from_secs(20);
+/// How long a next agent waits, before it takes over, for the mesh certificates that its pods need.
+pub const HANDOVER_CERTIFICATES: Duration = Duration::from_secs(5);
+/// How long `--take-over` waits for an agent that gives nothing over, because it drains already or is of another version:
+/// longer than [`DRAIN_TIMEOUT`].
+pub const HANDOVER_LOCK: Duration = Duration::from_secs(60);
 /// The port of the in-pod outbound listener (Istio's own number for it).
 pub const OUTBOUND_PORT: u16 = egret_ebpf::OUTBOUND_PORT;
 /// The port of the in-pod inbound listeners, on the loopback addresses (Istio's own number for it).

@@ -131,9 +131,38 @@ impl Agent {
 
     /// Starts it again after its end, with the same state folder.
     pub fn restart(&mut self) -> Result<()> {
-        self.daemon =
-            launch(&self.binary, &self.input, &self.system_ca, &self.state, self.admin, &self.more, &self.dir)?;
+        self.daemon = self.launch(&[])?;
         self.wait_ready()
+    }
+
+    /// One more process with the same flags and these.
+    pub fn launch(&self, more: &[&str]) -> Result<Daemon> {
+        let more: Vec<_> = self.more.iter().cloned().chain(more.iter().map(|flag| (*flag).to_owned())).collect();
+        launch(&self.binary, &self.input, &self.system_ca, &self.state, self.admin, &more, &self.dir)
+    }
+
+    /// Starts a next one on the same state folder, which takes this one's place; from here on this is the next one. Answers the
+    /// one before.
+    pub fn spawn_next(&mut self) -> Result<Daemon> {
+        let next = self.launch(&["--take-over"])?;
+        Ok(std::mem::replace(&mut self.daemon, next))
+    }
+
+    /// The same, and waits until it serves.
+    pub fn take_over(&mut self) -> Result<Daemon> {
+        let before = self.spawn_next()?;
+        let pid = self.pid();
+        until("the next agent to serve", READY_TIME, || (self.serving_pid()? == u64::from(pid)).then_some(()))
+            .with_context(|| format!("{}--- the agent before ---\n{}", self.stderr(), before.stderr()))?;
+        self.wait_ready()?;
+        Ok(before)
+    }
+
+    /// The process that answers at the admin address.
+    #[must_use]
+    pub fn serving_pid(&self) -> Option<u64> {
+        let (_, status) = self.admin("GET", "/status").ok()?;
+        serde_json::from_str::<serde_json::Value>(&status).ok()?["pid"].as_u64()
     }
 
     pub fn wait_ready(&mut self) -> Result<()> {

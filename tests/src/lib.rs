@@ -18,6 +18,7 @@ mod pki;
 mod pod;
 mod process;
 mod python;
+mod steady;
 mod wire;
 
 pub use agent::{Agent, agent_binary, egret};
@@ -28,4 +29,5 @@ pub use pki::{CLIENT_DN, Pki};
 pub use pod::{Pod, Reply};
 pub use process::{Daemon, is_root, line, read, run, run_in, until};
 pub use python::{REQUIREMENTS, environment as python_environment, python};
+pub use steady::under_load;
 pub use wire::Wire;

@@ -7,6 +7,8 @@ use std::{
     sync::Arc,
 };
 
+use tokio::time::timeout;
+
 use crate::{
     api::{
         CredentialRef, Diagnostic, Objects, Severity,
@@ -14,6 +16,7 @@ use crate::{
     },
     engine::{Engine, Snapshot},
     identity::{Identities, PLUG_IN_SECRET},
+    limits,
     mesh::{self, Mesh, PodAddresses},
     source::store::{Batch, FileChange, Store},
     sys,
@@ -21,7 +24,7 @@ use crate::{
     tls::{Contexts, MaterialReader, read_host_file, refused},
 };
 
-use super::{fleet::Fleet, shared::Shared, source::Source};
+use super::{fleet::Fleet, place::Place, shared::Shared, source::Source, state_dir::StateDir};
 
 pub struct Configuration {
     engine: Arc<Engine>,
@@ -39,6 +42,8 @@ pub struct Configuration {
     addresses: PodAddresses,
     /// What it was made from besides the rules.
     asked: BTreeSet<CredentialRef>,
+    /// Before the first table is in force it may be another agent's.
+    place: Option<Place>,
 }
 
 impl Configuration {
@@ -54,6 +59,7 @@ impl Configuration {
         shared: Arc<Shared>,
         identities: Arc<Identities>,
         node: Option<&str>,
+        place: Place,
     ) -> Self {
         Self {
             engine,
@@ -67,23 +73,41 @@ impl Configuration {
             generation: 0,
             addresses: PodAddresses::default(),
             asked: BTreeSet::new(),
+            place: Some(place),
+        }
+    }
+
+    /// The lock of the state folder, where this agent has it.
+    pub fn into_lock(self) -> Option<StateDir> {
+        match self.place {
+            Some(Place::Own(lock)) => Some(lock),
+            _ => None,
         }
     }
 
     /// One reload: everything that changed at once. No change of a document (a certificate file was renewed) builds the
     /// TLS contexts anew and leaves the rest. Takes milliseconds to a second: never called where traffic is served.
-    pub async fn apply(&mut self, changes: Vec<FileChange>, fleet: &mut Fleet, source: &mut Source) {
+    ///
+    /// # Errors
+    /// At the first table only: the agent before did not hand over, and serves on.
+    pub async fn apply(
+        &mut self,
+        changes: Vec<FileChange>,
+        fleet: &mut Fleet,
+        source: &mut Source,
+    ) -> anyhow::Result<()> {
         let mut batch = None;
         if !changes.is_empty() || self.generation == 0 {
             batch = Some(self.read(changes));
         }
-        let replaced = self.put_in_force(fleet, batch.as_ref(), source).await;
+        let replaced = self.put_in_force(fleet, batch.as_ref(), source).await?;
         // Counted once it is in force: whoever sees the count rise finds the change served.
         if let Some(batch) = &batch {
             self.telemetry.metrics.reload(batch.accepted, batch.rejected_now);
         }
         drop((replaced, batch));
         sys::release_free_memory();
+        Ok(())
     }
 
     fn read(&mut self, changes: Vec<FileChange>) -> Batch {
@@ -102,26 +126,29 @@ impl Configuration {
     }
 
     /// Namespaces come and go, and get addresses, without a change of the configuration.
-    pub async fn check_pods(&mut self, fleet: &mut Fleet, source: &mut Source) {
+    pub async fn check_pods(&mut self, fleet: &mut Fleet, source: &mut Source) -> anyhow::Result<()> {
         if fleet.changed() {
-            self.put_in_force(fleet, None, source).await;
+            self.put_in_force(fleet, None, source).await?;
         } else if fleet.settle() {
             self.shared.configured(self.generation, self.all_findings(), fleet);
         }
+        Ok(())
     }
 
     /// Pods of the kubelet have come, or may be about to.
-    pub async fn look_for_pods(&mut self, fleet: &mut Fleet, source: &mut Source) {
+    pub async fn look_for_pods(&mut self, fleet: &mut Fleet, source: &mut Source) -> anyhow::Result<()> {
         if fleet.look_for_pods() && !self.is_empty() {
-            self.put_in_force(fleet, None, source).await;
+            self.put_in_force(fleet, None, source).await?;
         }
+        Ok(())
     }
 
     /// Mesh certificates run out, and so does the trust in former roots, without a change of the configuration.
-    pub async fn renew_identities(&mut self, fleet: &mut Fleet, source: &mut Source) {
+    pub async fn renew_identities(&mut self, fleet: &mut Fleet, source: &mut Source) -> anyhow::Result<()> {
         if self.identities.renew() {
-            self.put_in_force(fleet, None, source).await;
+            self.put_in_force(fleet, None, source).await?;
         }
+        Ok(())
     }
 
     /// False where some document is refused now.
@@ -135,7 +162,12 @@ impl Configuration {
     }
 
     /// Answers what was in force, for which thousands of hosts take milliseconds to let go.
-    async fn put_in_force(&mut self, fleet: &mut Fleet, batch: Option<&Batch>, source: &mut Source) -> Arc<Snapshot> {
+    async fn put_in_force(
+        &mut self,
+        fleet: &mut Fleet,
+        batch: Option<&Batch>,
+        source: &mut Source,
+    ) -> anyhow::Result<Arc<Snapshot>> {
         let mut addresses = fleet.open(mesh::node_pods(self.store.objects()));
         let mut mesh = self.compile(&addresses, batch);
         loop {
@@ -152,12 +184,21 @@ impl Configuration {
         let identities = mesh.workloads.values().map(|workload| workload.identity.clone()).collect();
         let plug_in = reader.secret(&mesh.settings.root_namespace, PLUG_IN_SECRET);
         self.identities.update(&mesh.settings, identities, plug_in.as_deref());
+        if matches!(self.place, Some(Place::After(..))) {
+            let _ = timeout(limits::HANDOVER_CERTIFICATES, self.identities.complete()).await;
+        }
         let previous = self.engine.snapshot();
         let settings = mesh.tls_settings().iter().cloned();
         let tls = Contexts::build(&previous.tls, settings, mesh.server_tls_settings(), &reader);
         self.tell(&mesh, &tls);
         if let Err(error) = self.telemetry.reconfigure(&mesh) {
             log::error!("{error}; the access log stays as it was");
+        }
+        if let Some(place) = self.place.take_if(|place| matches!(place, Place::After(..))) {
+            // From here on the agent before has its old connections and nothing else.
+            let (lock, handed_over) = place.take().await?;
+            self.place = Some(Place::Own(lock));
+            fleet.inherit(handed_over)?;
         }
         self.generation += 1;
         fleet.harden(&mesh);
@@ -166,7 +207,7 @@ impl Configuration {
         fleet.settle();
         self.forget(fleet);
         self.shared.configured(self.generation, self.all_findings(), fleet);
-        previous
+        Ok(previous)
     }
 
     fn compile_all(&mut self, addresses: &PodAddresses) -> Arc<Mesh> {

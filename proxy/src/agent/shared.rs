@@ -51,6 +51,7 @@ pub struct Shared {
 struct Seen {
     generation: u64,
     draining: bool,
+    succeeded: bool,
     findings: Vec<Diagnostic>,
     pods: Vec<PodStatus>,
     awaited: Vec<String>,
@@ -108,6 +109,11 @@ impl Shared {
 
     pub fn set_draining(&self) {
         self.seen.lock().draining = true;
+    }
+
+    /// A next agent prepares itself: a probe that is meant for it and comes here must not find it ready.
+    pub fn set_succeeded(&self, succeeded: bool) {
+        self.seen.lock().succeeded = succeeded;
     }
 
     /// Returns when `POST /drain` was asked for.
@@ -178,6 +184,9 @@ impl AdminState for Shared {
         let mut awaited = Vec::new();
         if seen.draining {
             awaited.push("draining: no new connections".to_owned());
+        }
+        if seen.succeeded {
+            awaited.push("the next agent: about to take over".to_owned());
         }
         if seen.generation == 0 {
             awaited.push("configuration: not read yet".to_owned());

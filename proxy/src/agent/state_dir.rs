@@ -2,6 +2,7 @@
 
 use std::{
     fs::{File, TryLockError},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
 };
 
@@ -12,14 +13,25 @@ use crate::capture::DEFAULT_INSTANCE;
 /// The state folder's default, and with it the instance that bears no number.
 pub const DEFAULT: &str = "/var/lib/egret";
 
-/// The folder, locked.
+/// The folder, locked. The lock is a flock(2): whoever has a copy of the descriptor holds it.
 pub struct StateDir {
-    _lock: File,
+    lock: OwnedFd,
 }
 
 impl StateDir {
     /// Makes the folder where needed (0700) and locks it; an agent that runs on it already is named.
     pub fn lock(path: &Path) -> anyhow::Result<Self> {
+        Self::try_lock(path)?.with_context(|| {
+            format!(
+                "another egret agent runs on {}: stop it first, take its place with --take-over, or give this one its own \
+                 --state-dir",
+                path.display()
+            )
+        })
+    }
+
+    /// None: an agent runs on it already.
+    pub fn try_lock(path: &Path) -> anyhow::Result<Option<Self>> {
         use std::os::unix::fs::DirBuilderExt as _;
         std::fs::DirBuilder::new()
             .recursive(true)
@@ -34,13 +46,23 @@ impl StateDir {
             .open(&file)
             .with_context(|| format!("cannot open {}", file.display()))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { _lock: lock }),
-            Err(TryLockError::WouldBlock) => anyhow::bail!(
-                "another egret agent runs on {}: stop it first, or give this one its own --state-dir",
-                path.display()
-            ),
+            Ok(()) => Ok(Some(Self { lock: lock.into() })),
+            Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", file.display())),
         }
+    }
+}
+
+/// Of a lock that another agent held.
+impl From<OwnedFd> for StateDir {
+    fn from(lock: OwnedFd) -> Self {
+        Self { lock }
+    }
+}
+
+impl AsFd for StateDir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.lock.as_fd()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Loading and attaching: first start and restart are one path, which looks at each pin and makes or adopts it.
 
-use std::{fs::File, io, os::fd::AsFd};
+use std::{fs::File, io, os::fd::AsFd, sync::OnceLock};
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
@@ -50,13 +50,7 @@ pub(super) fn start(options: &Options) -> Result<Capture, CaptureError> {
     pins.create()?;
     adoptable(&pins)?;
     let mut ebpf = load(&pins)?;
-    let mut config = aya::maps::Array::try_from(take(&mut ebpf, maps::CONFIG)?)
-        .map_err(|error| CaptureError::map("open the configuration", error))?;
-    config
-        .set(0, Config { proxy_cgroup, debug: options.debug.into(), layout: LAYOUT }, 0)
-        .map_err(|error| CaptureError::map("configure the programs", error))?;
     let logs = logs::Drain::start(&mut ebpf);
-
     let guarded = guard_supported();
     if !guarded {
         log::warn!(
@@ -64,29 +58,48 @@ pub(super) fn start(options: &Options) -> Result<Capture, CaptureError> {
              could get around the capture"
         );
     }
-    let mut programs = Vec::with_capacity(HOOKS.len());
-    for hook in HOOKS {
-        if hook == "guard" && !guarded {
-            continue;
-        }
-        programs.push((hook, attach(&mut ebpf, &root, &pins, hook)?));
-    }
     inbound::sweep(&pins)?;
     let open = |error| CaptureError::map("open a map", error);
-    Ok(Capture {
+    let capture = Capture {
         enrolled: Mutex::new(take(&mut ebpf, maps::ENROLLED)?.try_into().map_err(open)?),
         own: Mutex::new(take(&mut ebpf, maps::OWN)?.try_into().map_err(open)?),
-        config: Mutex::new(config),
+        config: Mutex::new(take(&mut ebpf, maps::CONFIG)?.try_into().map_err(open)?),
         node: Mutex::new(take(&mut ebpf, maps::NODE)?.try_into().map_err(open)?),
         left_alone: Mutex::new(take(&mut ebpf, maps::LEFT_ALONE)?.try_into().map_err(open)?),
         original: take(&mut ebpf, maps::ORIGINAL_DST)?.try_into().map_err(open)?,
         counters: take(&mut ebpf, maps::COUNTERS)?.try_into().map_err(open)?,
         inbound: inbound::Loader::new(&pins),
+        programs: OnceLock::new(),
+        waiting: Mutex::new(Some(Waiting { ebpf, root, proxy_cgroup, debug: options.debug })),
         pins,
-        programs,
         guarded,
         _logs: logs,
-    })
+    };
+    if !options.takes_over {
+        capture.attach(false)?;
+    }
+    Ok(capture)
+}
+
+/// Programs that are loaded and not attached yet.
+pub(super) struct Waiting {
+    ebpf: Ebpf,
+    root: File,
+    proxy_cgroup: u64,
+    debug: bool,
+}
+
+impl Waiting {
+    /// The programs' ids. `former`: the agent before goes on with what it has under way.
+    pub fn attach(mut self, capture: &Capture, former: bool) -> Result<Vec<(&'static str, u32)>, CaptureError> {
+        let Self { proxy_cgroup, debug, .. } = self;
+        capture.configure(|config| {
+            let former_cgroup = if former { config.proxy_cgroup } else { 0 };
+            *config = Config { proxy_cgroup, former_cgroup, debug: debug.into(), layout: LAYOUT };
+        })?;
+        let hooks = HOOKS.into_iter().filter(|hook| *hook != "guard" || capture.guarded);
+        hooks.map(|hook| Ok((hook, attach(&mut self.ebpf, &self.root, &capture.pins, hook)?))).collect()
+    }
 }
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, CaptureError> {

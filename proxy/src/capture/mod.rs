@@ -22,6 +22,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr, TcpListener},
     os::fd::BorrowedFd,
+    sync::OnceLock,
 };
 
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, SkStorage};
@@ -49,11 +50,13 @@ pub struct Options {
     pub instance: String,
     /// Say every redirect and denial in the log, at debug level.
     pub debug: bool,
+    /// Another agent serves: nothing is attached before [`Capture::attach`].
+    pub takes_over: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { instance: DEFAULT_INSTANCE.into(), debug: false }
+        Self { instance: DEFAULT_INSTANCE.into(), debug: false, takes_over: false }
     }
 }
 
@@ -80,7 +83,9 @@ pub struct Capture {
     left_alone: Mutex<HashMap<MapData, u64, u32>>,
     original: SkStorage<MapData, Original>,
     counters: PerCpuArray<MapData, u64>,
-    programs: Vec<(&'static str, u32)>,
+    /// Once they are attached.
+    programs: OnceLock<Vec<(&'static str, u32)>>,
+    waiting: Mutex<Option<load::Waiting>>,
     guarded: bool,
     inbound: inbound::Loader,
     _logs: Option<logs::Drain>,
@@ -103,6 +108,15 @@ impl Capture {
     /// One sentence that names what is missing. Pods that an earlier agent enrolled stay captured.
     pub fn start(options: &Options) -> Result<Self, CaptureError> {
         load::start(options)
+    }
+
+    /// Attaches the programs, in place of those of another agent that hands over. Nothing happens where they are attached.
+    /// `former`: its sockets stay exempt, for it ends what it has under way, until [`Capture::forget_former`].
+    pub fn attach(&self, former: bool) -> Result<(), CaptureError> {
+        let Some(waiting) = self.waiting.lock().take() else { return Ok(()) };
+        let programs = waiting.attach(self, former)?;
+        let _ = self.programs.set(programs);
+        Ok(())
     }
 
     /// Captures a pod's connections: to its own addresses, `port`, where listeners must be bound already (see
@@ -237,7 +251,8 @@ impl Capture {
 
     /// Whether every link is in place and runs the program that this agent loaded.
     pub fn is_attached(&self) -> bool {
-        self.programs.iter().all(|(hook, program)| self.pins.linked_program(hook) == Some(*program))
+        let in_place = |(hook, program): &(&str, u32)| self.pins.linked_program(hook) == Some(*program);
+        self.programs.get().is_some_and(|programs| programs.iter().all(in_place))
     }
 
     /// Whether SYNs that go around the redirect are dropped (about Linux 6.15 and later).
@@ -247,10 +262,20 @@ impl Capture {
 
     /// Whether the programs say every redirect and denial.
     pub fn set_debug(&self, debug: bool) -> Result<(), CaptureError> {
+        self.configure(|config| config.debug = debug.into())
+    }
+
+    /// The agent before has ended: nobody but this one is exempt.
+    pub fn forget_former(&self) -> Result<(), CaptureError> {
+        self.configure(|config| config.former_cgroup = 0)
+    }
+
+    fn configure(&self, change: impl FnOnce(&mut Config)) -> Result<(), CaptureError> {
         let map = |error| CaptureError::map("configure the programs", error);
         let mut array = self.config.lock();
-        let config = array.get(&0, 0).map_err(map)?;
-        array.set(0, Config { debug: debug.into(), ..config }, 0).map_err(map)
+        let mut config = array.get(&0, 0).map_err(map)?;
+        change(&mut config);
+        array.set(0, config, 0).map_err(map)
     }
 }
 

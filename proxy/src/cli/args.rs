@@ -108,6 +108,10 @@ pub struct Run {
     /// Folder for what outlives the agent.
     #[arg(long, value_name = "FOLDER", default_value = crate::agent::DEFAULT_STATE_DIR)]
     pub state_dir: PathBuf,
+    /// Where an agent runs on this state folder already, take its place instead of refusing to start: it serves until this one is
+    /// ready to, hands its listening sockets over, drains and ends. No connection is refused meanwhile.
+    #[arg(long)]
+    pub take_over: bool,
     /// How long requests in flight have after SIGTERM, e.g. 30s, 500ms, 2m.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub drain_timeout: Duration,

@@ -117,6 +117,7 @@ fn start(run: Run, agent: &client::Agent) -> anyhow::Result<()> {
         input,
         admin: agent.address,
         state_dir: run.state_dir,
+        take_over: run.take_over,
         drain_timeout: run.drain_timeout,
     })
 }

@@ -199,6 +199,14 @@ impl Identities {
         self.arrived.notified().await;
     }
 
+    /// Returns when no certificate is [awaited](Self::awaited) any more. Takes the place of [`Self::arrived`] meanwhile.
+    pub async fn complete(&self) {
+        while !self.awaited().is_empty() {
+            self.arrived().await;
+            self.renew();
+        }
+    }
+
     fn bring_about(&self, work: &mut Work) {
         let now = self.now();
         let look = match &mut work.issuer {

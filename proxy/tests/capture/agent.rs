@@ -40,7 +40,7 @@ pub const PASSED_ON: u16 = 8080;
 async fn agent_process() {
     let Ok(setting) = std::env::var(ENVIRONMENT) else { return };
     let (instance, pod) = setting.split_once(' ').unwrap();
-    let options = Options { instance: instance.to_owned(), debug: true };
+    let options = Options { instance: instance.to_owned(), debug: true, takes_over: false };
     log::set_logger(&Lines).unwrap();
     log::set_max_level(log::LevelFilter::Debug);
     let capture = match Capture::start(&options) {

@@ -234,10 +234,11 @@ impl NodePod<'_> {
         let daemon = format!("{}-{}-{name}-{}", self.namespace(), self.name(), &id[..8]);
         let mut process = Daemon::start(&daemon, command, self.node.lab.dir())?;
         // A runtime is done with a container's start once its process is where it belongs.
-        let pid = process.pid().to_string();
+        let of_process = format!("/proc/{}/cgroup", process.pid());
         until("a process to be in its cgroup", ENTER_TIME, || {
-            let inside = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
-            (inside.lines().any(|line| line == pid) || !process.alive()).then_some(())
+            // Or further down, where it has gone by itself.
+            let inside = std::fs::read_to_string(&of_process).unwrap_or_default();
+            (inside.contains(&id) || !process.alive()).then_some(())
         })?;
         self.containers.push(Container { cgroup, process });
         Ok(())

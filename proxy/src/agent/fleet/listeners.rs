@@ -9,10 +9,38 @@ use std::{
 use socket2::SockRef;
 use tokio::task::JoinHandle;
 
-use super::member::{taken, unsupported};
+use super::{
+    super::handover::Listeners as Inherited,
+    member::{taken, unsupported},
+};
 use crate::{mesh::ListenerId, netns::Namespace};
 
-/// Open sockets, each with the task that accepts from it.
+/// A listening socket with the task that accepts from it. Dropped, both go on: see [`Accepting::stop`].
+pub struct Accepting {
+    /// The same socket as the task's.
+    socket: TcpListener,
+    task: JoinHandle<()>,
+}
+
+impl Accepting {
+    pub fn start(socket: TcpListener, serve: impl FnOnce(TcpListener) -> JoinHandle<()>) -> io::Result<Self> {
+        let task = serve(socket.try_clone()?);
+        Ok(Self { socket, task })
+    }
+
+    /// Accepts no more; the socket closes once the task is gone.
+    pub fn stop(self) {
+        self.task.abort();
+    }
+
+    /// Accepts no more; the socket goes on listening, and what waits in its queue stays there.
+    pub fn hand_over(self) -> TcpListener {
+        self.task.abort();
+        self.socket
+    }
+}
+
+/// Open sockets.
 #[derive(Default)]
 pub struct Listeners {
     open: BTreeMap<SocketAddr, Listener>,
@@ -20,9 +48,7 @@ pub struct Listeners {
 
 struct Listener {
     id: ListenerId,
-    /// The same socket as the task's.
-    socket: TcpListener,
-    task: JoinHandle<()>,
+    accepting: Accepting,
 }
 
 impl Listeners {
@@ -34,6 +60,7 @@ impl Listeners {
         &mut self,
         wanted: impl IntoIterator<Item = ListenerId>,
         namespace: &Namespace,
+        inherited: &mut Inherited,
         own: &[IpAddr],
         serve: impl Fn(TcpListener, ListenerId) -> JoinHandle<()>,
     ) -> Vec<String> {
@@ -45,10 +72,9 @@ impl Listeners {
             if self.open.contains_key(&local) {
                 continue;
             }
-            match open(namespace, own, local) {
-                Ok((socket, listener)) => {
-                    self.open.insert(local, Listener { id, socket, task: serve(listener, id) });
-                }
+            let opened = open(namespace, inherited, own, local);
+            match opened.and_then(|socket| Accepting::start(socket, |listener| serve(listener, id))) {
+                Ok(accepting) => drop(self.open.insert(local, Listener { id, accepting })),
                 Err(error) if id.bind.is_none() && local.is_ipv6() && unsupported(&error) => {}
                 Err(error) => in_the_way.push(taken(&error, local, namespace.name(), "its gateway")),
             }
@@ -58,6 +84,11 @@ impl Listeners {
 
     pub fn close_all(&mut self) {
         self.close(|_, _| true);
+    }
+
+    /// See [`Accepting::hand_over`].
+    pub fn hand_over(&mut self) -> impl Iterator<Item = TcpListener> {
+        std::mem::take(&mut self.open).into_values().map(|listener| listener.accepting.hand_over())
     }
 
     /// What is open, as `egret status` shows it: `8080`, or `10.0.0.2:8080` where a server has a `bind`.
@@ -74,9 +105,9 @@ impl Listeners {
         self.open.retain(|local, listener| {
             let keep = !unwanted(local, listener);
             if !keep {
-                listener.task.abort();
+                listener.accepting.task.abort();
                 // At once, and not when the task is gone: what is opened next may want the port on another address.
-                if let Err(error) = SockRef::from(&listener.socket).shutdown(Shutdown::Both) {
+                if let Err(error) = SockRef::from(&listener.accepting.socket).shutdown(Shutdown::Both) {
                     log::debug!("closing the listener at {local}: {error}");
                 }
             }
@@ -92,14 +123,18 @@ fn sockets(id: ListenerId) -> Vec<SocketAddr> {
     ips.into_iter().map(|ip| SocketAddr::new(ip, id.port)).collect()
 }
 
-fn open(namespace: &Namespace, own: &[IpAddr], local: SocketAddr) -> io::Result<(TcpListener, TcpListener)> {
+fn open(
+    namespace: &Namespace,
+    inherited: &mut Inherited,
+    own: &[IpAddr],
+    local: SocketAddr,
+) -> io::Result<TcpListener> {
     let ip = local.ip();
     // It could be bound all the same (IP_FREEBIND), and would wait for ever.
     if !ip.is_unspecified() && !ip.is_loopback() && !own.contains(&ip) {
         return Err(io::ErrorKind::AddrNotAvailable.into());
     }
-    let listener = namespace.listener(local)?;
-    Ok((listener.try_clone()?, listener))
+    inherited.listener(namespace, local)
 }
 
 #[cfg(test)]

@@ -8,7 +8,10 @@ use std::{
 
 use tokio::task::JoinHandle;
 
-use super::listeners::Listeners;
+use super::{
+    super::handover::Listeners as Inherited,
+    listeners::{Accepting, Listeners},
+};
 use crate::{
     capture::{self, Capture, CaptureError},
     engine::{
@@ -37,8 +40,8 @@ pub struct Member {
 
 struct Serving {
     pod: Arc<Pod>,
-    /// Accept captured outbound connections.
-    outbound: Vec<JoinHandle<()>>,
+    /// Captured outbound connections.
+    outbound: Vec<Accepting>,
     gateway: Listeners,
     inbound: Option<InboundCapture>,
     /// Why the application does not see its clients' addresses although it is to.
@@ -47,7 +50,7 @@ struct Serving {
 
 struct InboundCapture {
     capture: capture::Inbound,
-    tasks: Vec<JoinHandle<()>>,
+    listeners: Vec<Accepting>,
 }
 
 impl Member {
@@ -89,11 +92,12 @@ impl Member {
         engine: &Arc<Engine>,
         id: &WorkloadId,
         workload: Option<&Workload>,
+        inherited: &mut Inherited,
     ) -> bool {
         let before = (self.serving.is_some(), self.inbound());
         let known = std::mem::take(&mut self.in_the_way);
         if self.serving.is_none() {
-            match start(capture, engine, id, self) {
+            match start(capture, engine, id, self, inherited) {
                 Ok(serving) => self.serving = Some(serving),
                 Err(why) => self.in_the_way.push(why),
             }
@@ -106,10 +110,11 @@ impl Member {
             let table = workload.and_then(|workload| workload.gateway.as_ref());
             let wanted_listeners = table.into_iter().flat_map(|table| table.listeners.keys().copied());
             let serve = |listener, id| engine.serve(listener, serving.pod.clone(), Role::Gateway(id));
-            let refused = serving.gateway.settle(wanted_listeners, &self.namespace, &self.addresses, serve);
+            let refused = serving.gateway.settle(wanted_listeners, &self.namespace, inherited, &self.addresses, serve);
             self.in_the_way.extend(refused);
             if let Some(table) = workload.and_then(|workload| workload.inbound.as_deref()) {
-                self.in_the_way.extend(serving.settle_inbound(capture, engine, &self.namespace, table).err());
+                self.in_the_way
+                    .extend(serving.settle_inbound(capture, engine, &self.namespace, inherited, table).err());
                 serving.settle_original_source(capture, &self.namespace, &self.addresses, table.original_source);
             }
         }
@@ -140,10 +145,9 @@ impl Member {
         if let Some(serving) = &mut self.serving {
             let known = listener_sockets(&self.addresses, port);
             for local in listener_sockets(&addresses, port).into_iter().filter(|local| !known.contains(local)) {
-                match self.namespace.listener(local) {
-                    Ok(listener) => {
-                        serving.outbound.push(engine.serve(listener, serving.pod.clone(), Role::Outbound));
-                    }
+                let serve = |listener| engine.serve(listener, serving.pod.clone(), Role::Outbound);
+                match self.namespace.listener(local).and_then(|socket| Accepting::start(socket, serve)) {
+                    Ok(accepting) => serving.outbound.push(accepting),
                     Err(error) => log::error!("pod {}: cannot listen on {local}: {error}", serving.pod.id),
                 }
             }
@@ -172,7 +176,14 @@ impl Member {
     pub fn stop_inbound(&mut self) {
         if let Some(mut inbound) = self.serving.as_mut().and_then(|serving| serving.inbound.take()) {
             inbound.capture.stop();
-            inbound.tasks.iter().for_each(JoinHandle::abort);
+            inbound.listeners.into_iter().for_each(Accepting::stop);
+        }
+    }
+
+    /// What the pod dials from now on is refused.
+    pub fn stop_outbound(&mut self) {
+        if let Some(serving) = &mut self.serving {
+            serving.outbound.drain(..).for_each(Accepting::stop);
         }
     }
 
@@ -187,10 +198,18 @@ impl Member {
     pub fn stop(&mut self) {
         self.stop_inbound();
         self.stop_gateway();
+        self.stop_outbound();
         if let Some(serving) = self.serving.take() {
             serving.pod.closed.cancel();
-            serving.outbound.iter().for_each(JoinHandle::abort);
         }
+    }
+
+    /// Accepts nothing more. Answers its listening sockets as they are, for the next agent; captures stay, and lead to them.
+    pub fn hand_over(&mut self) -> Vec<TcpListener> {
+        let Some(serving) = &mut self.serving else { return Vec::new() };
+        let inbound = serving.inbound.take().map(|inbound| inbound.listeners).unwrap_or_default();
+        let own = serving.outbound.drain(..).chain(inbound).map(Accepting::hand_over);
+        own.chain(serving.gateway.hand_over()).collect()
     }
 
     fn resolver_files(&self) -> ResolverFiles {
@@ -233,6 +252,7 @@ impl Serving {
         capture: &Capture,
         engine: &Arc<Engine>,
         namespace: &Namespace,
+        inherited: &mut Inherited,
         table: &InboundTable,
     ) -> Result<(), String> {
         let fail_closed = table.fail_closed();
@@ -240,7 +260,7 @@ impl Serving {
         if let Some(inbound) = &mut self.inbound {
             return inbound.capture.set_fail_closed(fail_closed).map_err(failed);
         }
-        let listeners = match inbound_listeners(namespace) {
+        let listeners = match inbound_listeners(namespace, inherited) {
             Ok(listeners) => listeners,
             Err(why) => {
                 let instead = if fail_closed {
@@ -259,8 +279,8 @@ impl Serving {
             log::warn!("pod {}: the rules by which its application saw its clients stay: {error}", self.pod.id);
         }
         let serve = |listener| engine.serve(listener, self.pod.clone(), Role::Inbound);
-        let tasks = listeners.into_iter().map(serve).collect();
-        self.inbound = Some(InboundCapture { capture, tasks });
+        let listeners = accepting(listeners, serve, namespace)?;
+        self.inbound = Some(InboundCapture { capture, listeners });
         Ok(())
     }
 
@@ -269,9 +289,9 @@ impl Serving {
         if let Err(error) = capture.release_inbound(namespace.cookie()) {
             log::warn!("pod {}: {error}", self.pod.id);
         }
-        if let Some(InboundCapture { capture, tasks }) = self.inbound.take() {
+        if let Some(InboundCapture { capture, listeners }) = self.inbound.take() {
             drop(capture);
-            tasks.iter().for_each(JoinHandle::abort);
+            listeners.into_iter().for_each(Accepting::stop);
         }
     }
 
@@ -300,7 +320,13 @@ impl Serving {
     }
 }
 
-fn start(capture: &Arc<Capture>, engine: &Arc<Engine>, id: &WorkloadId, member: &Member) -> Result<Serving, String> {
+fn start(
+    capture: &Arc<Capture>,
+    engine: &Arc<Engine>,
+    id: &WorkloadId,
+    member: &Member,
+    inherited: &mut Inherited,
+) -> Result<Serving, String> {
     let port = limits::OUTBOUND_PORT;
     let pod = Arc::new(Pod::new(
         Arc::new(id.clone()),
@@ -311,7 +337,8 @@ fn start(capture: &Arc<Capture>, engine: &Arc<Engine>, id: &WorkloadId, member: 
         port,
     ));
     let listeners = listener_sockets(&member.addresses, port).into_iter().map(|local| {
-        member.namespace.listener(local).map_err(|error| taken(&error, local, member.namespace.name(), "egret"))
+        let listener = inherited.listener(&member.namespace, local);
+        listener.map_err(|error| taken(&error, local, member.namespace.name(), "egret"))
     });
     let listeners: Vec<_> = listeners.collect::<Result<_, _>>()?;
     if listeners.is_empty() {
@@ -320,17 +347,27 @@ fn start(capture: &Arc<Capture>, engine: &Arc<Engine>, id: &WorkloadId, member: 
     }
     capture.enrol(&member.namespace, port, &member.addresses).map_err(|error| error.to_string())?;
     let serve = |listener| engine.serve(listener, pod.clone(), Role::Outbound);
-    let outbound = listeners.into_iter().map(serve).collect();
+    let outbound = accepting(listeners, serve, &member.namespace)?;
     let gateway = Listeners::default();
     Ok(Serving { pod, outbound, gateway, inbound: None, original_source_refused: None })
 }
 
+fn accepting(
+    listeners: Vec<TcpListener>,
+    serve: impl Fn(TcpListener) -> JoinHandle<()>,
+    namespace: &Namespace,
+) -> Result<Vec<Accepting>, String> {
+    let start = |listener| Accepting::start(listener, &serve);
+    let all: io::Result<_> = listeners.into_iter().map(start).collect();
+    all.map_err(|error| format!("cannot listen in {}: {error}", namespace.name()))
+}
+
 /// On the loopback addresses: the kernel program finds them wherever they are, and nobody else should.
-fn inbound_listeners(namespace: &Namespace) -> Result<Vec<TcpListener>, String> {
+fn inbound_listeners(namespace: &Namespace, inherited: &mut Inherited) -> Result<Vec<TcpListener>, String> {
     let mut listeners: Vec<TcpListener> = Vec::new();
     for ip in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
         let local = SocketAddr::new(ip, limits::INBOUND_PORT);
-        match namespace.listener(local) {
+        match inherited.listener(namespace, local) {
             Ok(listener) => listeners.push(listener),
             Err(error) if local.is_ipv6() && unsupported(&error) => {}
             Err(error) => return Err(taken(&error, local, namespace.name(), "egret")),

@@ -7,13 +7,15 @@ mod on_node;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
+    net::TcpListener,
     sync::Arc,
 };
 
 use self::member::{Member, list};
+use super::handover::{Ending, Listeners};
 use crate::{
     admin::rows::PodStatus,
-    capture::Capture,
+    capture::{Capture, CaptureError},
     engine::{Engine, pod::Pod},
     mesh::{Mesh, Netns, NodePods, PodAddresses, WorkloadId},
     node::Node,
@@ -33,6 +35,8 @@ pub struct Fleet {
     alone: HashSet<u64>,
     /// What is said of missing pods is no longer what it was.
     said: bool,
+    /// What an agent before has handed over, until the pods that it belongs to are served.
+    inherited: Listeners,
     /// Cookies of namespaces that an earlier agent captured and that nobody has asked for yet; None: not looked at yet.
     strangers: Option<BTreeSet<u64>>,
 }
@@ -49,10 +53,29 @@ impl Fleet {
             wanted: NodePods::default(),
             alone: HashSet::new(),
             said: false,
+            inherited: Listeners::default(),
             strangers: None,
         };
         fleet.hold_pods();
         fleet
+    }
+
+    /// Takes up what an agent before has handed over; that one changes nothing any more. None: it ended without.
+    pub fn inherit(&mut self, handed_over: Option<(Listeners, Ending)>) -> Result<(), CaptureError> {
+        self.capture.attach(handed_over.is_some())?;
+        if let Some((listeners, before)) = handed_over {
+            log::info!("took {} listening sockets over", listeners.len());
+            self.inherited = listeners;
+            let capture = self.capture.clone();
+            tokio::spawn(async move {
+                before.ended().await;
+                if let Err(error) = capture.forget_former() {
+                    log::warn!("{error}");
+                }
+            });
+        }
+        self.know_left_alone();
+        Ok(())
     }
 
     /// Lets go of pods that are not wanted any more or whose namespace is gone, opens those that are new, and answers
@@ -117,8 +140,10 @@ impl Fleet {
         let mut changed = std::mem::take(&mut self.said);
         for (id, member) in &mut self.pods {
             let workload = mesh.workloads.get(id).map(AsRef::as_ref);
-            changed |= member.settle(&self.capture, &self.engine, id, workload);
+            changed |= member.settle(&self.capture, &self.engine, id, workload, &mut self.inherited);
         }
+        // What is left is of pods that are no more, and listeners that nobody wants now.
+        self.inherited = Listeners::default();
         self.hold_enrolled();
         changed
     }
@@ -218,6 +243,16 @@ impl Fleet {
             0 => format!("{serving} pods"),
             waiting => format!("{serving} pods, {waiting} not enrolled yet"),
         }
+    }
+
+    /// Accepts nothing more, and answers the listening sockets of all pods for the next agent.
+    pub fn hand_over(&mut self) -> Vec<TcpListener> {
+        self.pods.values_mut().flat_map(Member::hand_over).collect()
+    }
+
+    /// What pods dial from now on is refused.
+    pub fn stop_outbound(&mut self) {
+        self.pods.values_mut().for_each(Member::stop_outbound);
     }
 
     /// What comes to pods' own ports from now on is not taken any more.

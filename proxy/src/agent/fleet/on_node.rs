@@ -7,7 +7,7 @@ use super::{Fleet, member::Member};
 use crate::mesh::Netns;
 
 impl Fleet {
-    /// Tells the programs where pods are, and takes over what an earlier agent has decided.
+    /// Tells the programs where pods are, and asks what an earlier agent has decided.
     pub(super) fn hold_pods(&mut self) {
         let kubepods = self.node.as_ref().map(|node| node.kubepods()).unwrap_or_default();
         if let Err(error) = self.capture.hold_pods(&kubepods) {
@@ -24,6 +24,11 @@ impl Fleet {
                 roots.iter().map(|root| root.display().to_string()).collect::<Vec<_>>().join(", ")
             ),
         }
+        self.know_left_alone();
+    }
+
+    /// What an earlier agent has left alone.
+    pub(super) fn know_left_alone(&mut self) {
         match self.capture.left_alone() {
             Ok(cgroups) => self.alone = cgroups.into_iter().collect(),
             Err(error) => log::warn!("{error}"),

@@ -44,7 +44,7 @@ impl Pod {
                 }
             })
         };
-        listeners.settle(wanted.iter().copied(), &self.namespace, &self.own, serve)
+        listeners.settle(wanted.iter().copied(), &self.namespace, &mut Inherited::default(), &self.own, serve)
     }
 
     fn dial(&self, address: &str) -> io::Result<TcpStream> {
