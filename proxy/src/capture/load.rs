@@ -1,6 +1,11 @@
 //! Loading and attaching: first start and restart are one path, which looks at each pin and makes or adopts it.
 
-use std::{fs::File, io, os::fd::AsFd, sync::OnceLock};
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    sync::OnceLock,
+};
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
@@ -195,6 +200,11 @@ fn attach(ebpf: &mut Ebpf, root: &File, pins: &Pins, hook: &'static str) -> Resu
                 .map_err(|error| CaptureError::Swap { program: hook, error })?;
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let pin = |error| CaptureError::Pin { what: "pin", path: path.clone(), error };
+            if let Some(link) = first(program, root, hook) {
+                sys::bpf_obj_pin(link.as_fd(), &path).map_err(pin)?;
+                return Ok(id);
+            }
             let link = new_link(program, root).map_err(|error| match &error {
                 // EPERM with all rights: the hook was taken by a program that allows neither override nor company.
                 ProgramError::SyscallError(system) if system.io_error.raw_os_error() == Some(libc::EPERM) => {
@@ -202,11 +212,24 @@ fn attach(ebpf: &mut Ebpf, root: &File, pins: &Pins, hook: &'static str) -> Resu
                 }
                 _ => failed(error),
             })?;
-            link.pin(&path).map_err(|error| CaptureError::Pin { what: "pin", path, error: io::Error::other(error) })?;
+            link.pin(&path).map_err(|error| pin(io::Error::other(error)))?;
         }
         Err(error) => return Err(CaptureError::Pin { what: "open", path, error }),
     }
     Ok(id)
+}
+
+/// Before the programs of others that rewrite destinations (Cilium's socket load balancer): what a pod has dialled is what its
+/// rules speak of. None: not for this hook, or not by this kernel, where the order is that of attaching.
+fn first(program: &Program, root: &File, hook: &str) -> Option<OwnedFd> {
+    let kind = match hook {
+        "connect4" => sys::INET4_CONNECT,
+        "connect6" => sys::INET6_CONNECT,
+        _ => return None,
+    };
+    let program = program.fd().ok()?;
+    let link = sys::bpf_link_create_first(program.as_fd(), root.as_fd(), kind);
+    link.inspect_err(|error| log::debug!("{hook} is not put before the programs of others: {error}")).ok()
 }
 
 fn new_link(program: &mut Program, root: &File) -> Result<FdLink, ProgramError> {

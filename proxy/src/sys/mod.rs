@@ -44,16 +44,32 @@ pub fn release_free_memory() {
 }
 
 /// Commands of bpf(2), from `linux/bpf.h`.
+const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
+/// `BPF_CGROUP_INET4_CONNECT` and `BPF_CGROUP_INET6_CONNECT`.
+pub const INET4_CONNECT: u32 = 10;
+pub const INET6_CONNECT: u32 = 11;
+/// `BPF_F_PREORDER` (Linux 6.15): before the programs of cgroups below, and before those of this cgroup without the flag.
+const BPF_F_PREORDER: u32 = 1 << 6;
 
-/// The head of `union bpf_attr` for `BPF_OBJ_GET`.
+/// The head of `union bpf_attr` for `BPF_OBJ_GET` and `BPF_OBJ_PIN`.
 #[repr(C)]
 struct ObjGet {
     pathname: u64,
     bpf_fd: u32,
     file_flags: u32,
+}
+
+/// The head of `union bpf_attr` for `BPF_LINK_CREATE`.
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
 }
 
 /// The head of `union bpf_attr` for `BPF_LINK_UPDATE`.
@@ -91,6 +107,35 @@ pub fn bpf_obj_get(path: &Path) -> io::Result<OwnedFd> {
     let mut attr = ObjGet { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
     // SAFETY: `attr` is laid out as the kernel expects for this command, its size is told, and `path` outlives the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw mut attr, size_of::<ObjGet>()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call gave us a new descriptor, which nobody else knows.
+    Ok(unsafe { OwnedFd::from_raw_fd(result as i32) })
+}
+
+/// Pins a program, map or link at a path of the BPF file system.
+pub fn bpf_obj_pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    let mut attr = ObjGet { pathname: path.as_ptr() as u64, bpf_fd: object.as_raw_fd() as u32, file_flags: 0 };
+    // SAFETY: `attr` is laid out as the kernel expects for this command, its size is told, and `path` outlives the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_PIN, &raw mut attr, size_of::<ObjGet>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Attaches a program to a cgroup's hook ([`INET4_CONNECT`], [`INET6_CONNECT`]) so that it runs before those of others.
+///
+/// # Errors
+/// `InvalidInput` where the kernel has no such order, and what bpf(2) lists.
+pub fn bpf_link_create_first(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, hook: u32) -> io::Result<OwnedFd> {
+    let mut attr = LinkCreate {
+        prog_fd: program.as_raw_fd() as u32,
+        target_fd: cgroup.as_raw_fd() as u32,
+        attach_type: hook,
+        flags: BPF_F_PREORDER,
+    };
+    // SAFETY: `attr` is laid out as the kernel expects for this command, and its size is told.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_CREATE, &raw mut attr, size_of::<LinkCreate>()) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }

@@ -11,3 +11,4 @@ mod lab;
 mod left_alone;
 mod lifecycle;
 mod original_source;
+mod other_programs;
