@@ -1,7 +1,7 @@
 //! The compiled table: what the data path asks, by workload, name and port.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -74,6 +74,8 @@ pub enum About {
     Target {
         object: ObjectRef,
         section: Option<String>,
+        /// The Gateways whose routes lead to it, with the `controllerName`s of their classes.
+        gateways: BTreeSet<(ObjectId, &'static str)>,
     },
 }
 
@@ -89,7 +91,7 @@ impl fmt::Display for About {
                 }
                 port.map_or(Ok(()), |port| write!(f, " port {port}"))
             }
-            Self::Target { object, section } => {
+            Self::Target { object, section, .. } => {
                 write!(f, "target {} {}", object.kind, object.name)?;
                 section.as_ref().map_or(Ok(()), |section| write!(f, " section {section}"))
             }

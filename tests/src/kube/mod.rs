@@ -31,6 +31,7 @@ pub(crate) mod cgroups;
 mod client;
 pub mod controller;
 pub mod crds;
+pub mod gateways;
 mod node;
 mod server;
 

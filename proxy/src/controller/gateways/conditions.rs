@@ -5,7 +5,10 @@ use serde_json::{Value, json};
 
 use super::{addresses::Addresses, live::text, unmet};
 use crate::{
-    api::gateway_api::{GROUP, ObjectRef, ParentRef},
+    api::{
+        ObjectId,
+        gateway_api::{GROUP, ObjectRef, ParentRef},
+    },
     limits::CONDITION_MESSAGE,
     mesh::{About, Condition, ObjectStatus},
 };
@@ -60,12 +63,13 @@ fn programmed(own: &Condition, addresses: &Addresses, fault: Option<&str>) -> Co
 /// `status.parents` or `status.ancestors`: entries of other controllers as they are, and our own as they should be.
 pub fn entries(object: &Value, list: &str, reference: &str, said: &[&ObjectStatus], controllers: &[&str]) -> Value {
     let mut wanted: Vec<(Value, &ObjectStatus)> = Vec::new();
-    for one in said {
-        let Some(controller) = one.controller else { continue };
-        let Some(place) = place(&one.about) else { continue };
+    for (place, controller, one) in said.iter().flat_map(|one| places(one)) {
         let entry = json!({reference: place, "controllerName": controller});
-        if wanted.iter().all(|(other, _)| *other != entry) {
-            wanted.push((entry, one));
+        match wanted.iter_mut().find(|(other, _)| *other == entry) {
+            // Of several targets behind one Gateway the worst counts.
+            Some((_, other)) if is_well(other) => *other = one,
+            Some(_) => {}
+            None => wanted.push((entry, one)),
         }
     }
     let filled = |entry: &Value, one: &ObjectStatus, before: &Value| {
@@ -91,25 +95,40 @@ pub fn entries(object: &Value, list: &str, reference: &str, said: &[&ObjectStatu
     entries.into()
 }
 
-/// A ParentReference.
-fn place(about: &About) -> Option<Value> {
-    let reference = |object: &ObjectRef, section: &Option<String>, port: Option<u16>| {
-        let mut place = json!({"group": object.group, "kind": object.kind, "name": object.name});
-        for (field, value) in [("namespace", &object.namespace), ("sectionName", section)] {
-            if let Some(value) = value {
-                place[field] = value.as_str().into();
-            }
+fn is_well(status: &ObjectStatus) -> bool {
+    status.conditions.iter().all(|condition| condition.status)
+}
+
+/// ParentReferences under which a status is written, and the `controllerName` of each. A policy is reported at the Gateways
+/// that lead to its target; where none does, at the target itself, for which it counts in the mesh.
+fn places(status: &ObjectStatus) -> Vec<(Value, &'static str, &ObjectStatus)> {
+    let own = |place: Value| status.controller.map(|controller| (place, controller, status)).into_iter().collect();
+    match &status.about {
+        About::Parent { parent: ParentRef { object, section, port }, .. } => own(place(object, section, *port)),
+        About::Target { object, section, gateways } if gateways.is_empty() => own(place(object, section, None)),
+        About::Target { gateways, .. } => {
+            let at = |(gateway, controller): &(ObjectId, &'static str)| {
+                let namespace = &gateway.namespace;
+                let place = json!({"group": GROUP, "kind": "Gateway", "namespace": namespace, "name": gateway.name});
+                (place, *controller, status)
+            };
+            gateways.iter().map(at).collect()
         }
-        if let Some(port) = port {
-            place["port"] = port.into();
-        }
-        place
-    };
-    match about {
-        About::Parent { parent: ParentRef { object, section, port }, .. } => Some(reference(object, section, *port)),
-        About::Target { object, section } => Some(reference(object, section, None)),
-        About::Itself | About::Listener { .. } => None,
+        About::Itself | About::Listener { .. } => Vec::new(),
     }
+}
+
+fn place(object: &ObjectRef, section: &Option<String>, port: Option<u16>) -> Value {
+    let mut place = json!({"group": object.group, "kind": object.kind, "name": object.name});
+    for (field, value) in [("namespace", &object.namespace), ("sectionName", section)] {
+        if let Some(value) = value {
+            place[field] = value.as_str().into();
+        }
+    }
+    if let Some(port) = port {
+        place["port"] = port.into();
+    }
+    place
 }
 
 /// A list of conditions in the place of `before`: a time tells when a status changed last. `shared`: others may write

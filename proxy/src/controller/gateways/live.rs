@@ -67,11 +67,13 @@ impl Live {
         })
     }
 
-    /// The Gateway that owns it is there: otherwise the garbage collector takes it.
+    /// The Gateway that owns it is there and stays: otherwise the garbage collector takes it.
     pub fn owner_lives(&self, object: &Value) -> bool {
         let Some((name, uid)) = owner(object) else { return false };
         let gateway = self.get(GATEWAY, text(&object["metadata"]["namespace"]), name);
-        gateway.is_some_and(|gateway| text(&gateway["metadata"]["uid"]) == uid)
+        gateway
+            .map(|gateway| &gateway["metadata"])
+            .is_some_and(|metadata| text(&metadata["uid"]) == uid && metadata["deletionTimestamp"].is_null())
     }
 }
 

@@ -181,7 +181,9 @@ impl<'a> Keeper<'a> {
         let mut faults = HashMap::new();
         let mut wanted = BTreeMap::new();
         for gateway in &report.gateways {
-            let Some(live) = self.live.find(&gateway.gateway) else { continue };
+            let live = self.live.find(&gateway.gateway);
+            // One that is being deleted has what it still has.
+            let Some(live) = live.filter(|live| live["metadata"]["deletionTimestamp"].is_null()) else { continue };
             for object in pods::wanted(gateway, live, &self.options.pause_image) {
                 wanted.insert(live::path(&object), (gateway.gateway.clone(), object));
             }

@@ -101,8 +101,9 @@ pub fn is_as_wanted(live: &Value, wanted: &Value) -> bool {
         (Value::Object(live), Value::Object(wanted)) => wanted
             .iter()
             .all(|(field, value)| live.get(field).is_some_and(|live| is_as_wanted(live, value)) || is_nothing(value)),
+        // Server-side apply leaves items that others have added.
         (Value::Array(live), Value::Array(wanted)) => {
-            live.len() == wanted.len() && live.iter().zip(wanted).all(|(live, wanted)| is_as_wanted(live, wanted))
+            wanted.iter().all(|wanted| live.iter().any(|live| is_as_wanted(live, wanted)))
         }
         _ => live == wanted,
     }

@@ -1,7 +1,10 @@
 //! Objects that the API server has taken and egret's readers have not: what is wrong stands in their status. Their last good
 //! version stays in force, where there was one.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -98,7 +101,7 @@ fn policy(report: &mut Report, object: &Value, why: &str) {
     report.statuses.retain(|status| status.object != id);
     for ParentRef { object, section, .. } in references(&object["spec"]["targetRefs"], "", "Service") {
         let conditions = vec![unmet("Accepted", "Invalid", why)];
-        let about = About::Target { object, section };
+        let about = About::Target { object, section, gateways: BTreeSet::new() };
         report.statuses.push(ObjectStatus { object: id.clone(), controller: Some(CONTROLLER), about, conditions });
     }
 }

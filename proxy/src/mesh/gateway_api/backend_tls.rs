@@ -1,7 +1,10 @@
 //! BackendTLSPolicies to DestinationRules, as in Istio, for every client of the mesh. Plain text never leaves for what a
 //! policy names: rules that authors wrote for the same hosts get its TLS wherever they have none of their own.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
     super::{
@@ -19,8 +22,8 @@ use super::{
     written,
 };
 use crate::api::{
-    Object, ObjectMeta, Objects,
-    gateway_api::{BackendTlsPolicy, BackendTlsTarget},
+    Object, ObjectId, ObjectMeta, Objects,
+    gateway_api::{BackendTlsPolicy, BackendTlsTarget, GATEWAY, ObjectRef},
     istio::{ClientTls, DestinationRule, TlsMode, TrafficPolicy},
 };
 
@@ -36,8 +39,12 @@ struct Secured {
 }
 
 /// Enters the rules into `objects`; gives the conditions of the policies.
-pub fn convert(objects: &mut Objects, findings: &mut Findings) -> Vec<ObjectStatus> {
+pub fn convert(objects: &mut Objects, routes: &[ObjectStatus], findings: &mut Findings) -> Vec<ObjectStatus> {
+    if objects.backend_tls_policies.is_empty() {
+        return Vec::new();
+    }
     let given = objects.clone();
+    let led = led_to(&given, routes);
     let grants = Grants::new(&given);
     let mut sorted: Vec<&Policy> = given.backend_tls_policies.values().collect();
     sorted.sort_by_key(|policy| (&policy.meta.creation_timestamp, &policy.meta.namespace, &policy.meta.name));
@@ -51,9 +58,12 @@ pub fn convert(objects: &mut Objects, findings: &mut Findings) -> Vec<ObjectStat
         for (at, target) in policy.spec.targets.iter().enumerate() {
             let field = format!("spec.targetRefs[{at}]");
             let of_target = (policy.meta.namespace.clone(), target_key(target));
+            let found = self::target(&given, &policy.meta.namespace, target);
+            let names = found.as_ref().map(|(names, _)| names.as_slice()).unwrap_or_default();
+            let gateways = names.iter().filter_map(|name| led.get(name)).flatten().cloned().collect();
             let found = match taken.get(&of_target) {
                 Some(first) => Err(Fault::new("Conflicted", format!("{first} is about the same target already"))),
-                None => self::target(&given, &policy.meta.namespace, target),
+                None => found,
             };
             let refused =
                 match found {
@@ -75,7 +85,7 @@ pub fn convert(objects: &mut Objects, findings: &mut Findings) -> Vec<ObjectStat
                         Some(fault)
                     }
                 };
-            let about = About::Target { object: target.object.clone(), section: target.section.clone() };
+            let about = About::Target { object: target.object.clone(), section: target.section.clone(), gateways };
             let conditions = vec![
                 condition("Accepted", "accepted", refused.as_ref()),
                 condition("ResolvedRefs", "all references resolved", broken.as_ref()),
@@ -87,6 +97,42 @@ pub fn convert(objects: &mut Objects, findings: &mut Findings) -> Vec<ObjectStat
         secure(objects, &given, namespace, host, secured);
     }
     statuses
+}
+
+/// Gateways and the `controllerName`s of their classes, by host.
+type Led = BTreeMap<String, BTreeSet<(ObjectId, &'static str)>>;
+
+/// Which Gateways' routes lead to a host; `routes`: what is said of all routes.
+fn led_to(objects: &Objects, routes: &[ObjectStatus]) -> Led {
+    let mut led = Led::new();
+    for status in routes {
+        let About::Parent { parent, namespace } = &status.about else { continue };
+        let accepted = status.conditions.iter().any(|condition| condition.kind == "Accepted" && condition.status);
+        let Some(controller) = status.controller.filter(|_| accepted && parent.object.kind == "Gateway") else {
+            continue;
+        };
+        let gateway = ObjectId::new(GATEWAY, namespace.as_str(), parent.object.name.as_str());
+        let at = key(&status.object.namespace, &status.object.name);
+        let backends: Vec<&ObjectRef> = match status.object.kind {
+            "HTTPRoute" => {
+                let rules = objects.http_routes.get(&at).into_iter().flat_map(|route| &route.spec.rules);
+                rules.flat_map(|rule| &rule.backends).map(|backend| &backend.backend.object).collect()
+            }
+            _ => {
+                let rules = objects.tls_routes.get(&at).into_iter().flat_map(|route| &route.spec.rules);
+                rules.flat_map(|rule| &rule.backends).map(|backend| &backend.backend.object).collect()
+            }
+        };
+        for backend in backends {
+            let place = backend.namespace.as_ref().unwrap_or(&status.object.namespace);
+            let host = match backend.kind.as_str() {
+                "Service" => service_host(&canonical(&backend.name), place),
+                _ => canonical(&backend.name).into_owned(),
+            };
+            led.entry(host).or_default().insert((gateway.clone(), controller));
+        }
+    }
+    led
 }
 
 type BackendTlsTargetKey = (String, String, String, Option<String>);

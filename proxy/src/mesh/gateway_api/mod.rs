@@ -102,8 +102,9 @@ pub(super) fn convert<'a>(objects: &'a Objects, findings: &mut Findings) -> (Cow
     for object in gateways.made() {
         all.gateways.insert(key(&object.meta.namespace, &object.meta.name), object);
     }
-    let of_policies = backend_tls::convert(&mut all, findings);
-    let statuses = gateways.statuses().into_iter().chain(of_routes).chain(of_tls_routes).chain(of_policies).collect();
+    let of_routes: Vec<_> = of_routes.into_iter().chain(of_tls_routes).collect();
+    let of_policies = backend_tls::convert(&mut all, &of_routes, findings);
+    let statuses = gateways.statuses().into_iter().chain(of_routes).chain(of_policies).collect();
     (Cow::Owned(all), Report { statuses, gateways: implied })
 }
 

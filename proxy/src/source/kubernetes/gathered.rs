@@ -226,7 +226,7 @@ impl Feed {
 fn explain(resource: &str, failure: &Failure) -> String {
     match failure {
         Failure::Refused { code: 403, message } => {
-            format!("RBAC does not let the agent list and watch {resource}: {message}")
+            format!("RBAC does not allow to list and watch {resource}: {message}")
         }
         other => format!("{resource} cannot be read: {other}"),
     }
