@@ -12,7 +12,7 @@ use egret_tests::{
     Agent, Lab,
     kube::{
         ApiServer, Client,
-        controller::{Controller, INSTALL, NAMESPACE},
+        controller::{Controller, INSTALL, NAMESPACE, cacerts, operators_ca},
     },
     run, until,
 };
@@ -24,6 +24,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const LIMIT: Duration = Duration::from_secs(20);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const SLEEP: &str = "spiffe://cluster.local/ns/shop/sa/sleep";
 const USAGES: [&str; 4] = ["digital signature", "key encipherment", "server auth", "client auth"];
 
 /// What an agent may read besides, Secrets excepted.
@@ -48,6 +50,25 @@ fn server() -> Result<(ApiServer, TempDir)> {
     server.client().apply_yaml("apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n")?;
     server.client().apply_yaml("apiVersion: v1\nkind: Namespace\nmetadata: {name: istio-system}\n")?;
     Ok((server, tempfile::tempdir()?))
+}
+
+/// A cluster with a controller that works, and a node whose agent asks for the certificate of [`SLEEP`], for which there is a pod.
+struct Stage {
+    one: Client,
+    controller: Controller,
+    server: ApiServer,
+    dir: TempDir,
+}
+
+impl Stage {
+    fn new() -> Result<Self> {
+        let (server, dir) = server()?;
+        let controller = Controller::spawn(&server, dir.path())?;
+        controller.wait_ready()?;
+        let one = agent(&server, "one")?;
+        pod(&server, "shop", "sleep-1", "sleep", "one")?;
+        Ok(Self { one, controller, server, dir })
+    }
 }
 
 /// A pod that is on a node.
@@ -128,25 +149,6 @@ fn verify(dir: &Path, chain: &str, roots: &str) -> Result<String> {
     run("openssl", &["x509", "-in", &chain, "-noout", "-ext", "subjectAltName", "-dates", "-issuer"])
 }
 
-/// The Secret of a plug-in CA.
-fn cacerts(parts: &[(&str, String)]) -> Value {
-    let encoded = parts.iter().map(|(name, text)| ((*name).to_owned(), BASE64_STANDARD.encode(text).into()));
-    let data: serde_json::Map<_, _> = encoded.collect();
-    json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"namespace": "istio-system", "name": "cacerts"}, "data": data})
-}
-
-/// A new one, with its root in PEM.
-fn operators_ca() -> Result<(Value, String)> {
-    let key = KeyPair::generate()?;
-    let mut params = CertificateParams::default();
-    params.distinguished_name.push(rcgen::DnType::CommonName, "The operator's CA");
-    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
-    let root = params.self_signed(&key)?.pem();
-    let parts = [("ca-cert.pem", root.clone()), ("ca-key.pem", key.serialize_pem()), ("root-cert.pem", root.clone())];
-    Ok((cacerts(&parts), root))
-}
-
 fn holder(server: &ApiServer) -> Option<String> {
     let lease = server.client().get("coordination.k8s.io/v1/Lease", NAMESPACE, "egret-controller").ok()??;
     lease["spec"]["holderIdentity"].as_str().filter(|holder| !holder.is_empty()).map(str::to_owned)
@@ -155,17 +157,14 @@ fn holder(server: &ApiServer) -> Option<String> {
 /// An agent gets the identities of pods on its own node, and nobody gets any others.
 #[test]
 fn what_runs_on_the_node_is_signed_and_nothing_else() -> Result<()> {
-    let (server, dir) = server()?;
-    let controller = Controller::spawn(&server, dir.path())?;
-    controller.wait_ready()?;
-    let (one, two) = (agent(&server, "one")?, agent(&server, "two")?);
-    pod(&server, "shop", "sleep-1", "sleep", "one")?;
+    let Stage { one, controller: _controller, server, dir } = Stage::new()?;
+    let two = agent(&server, "two")?;
     pod(&server, "shop", "cart-1", "cart", "two")?;
-    let (sleep, cart) = ("spiffe://cluster.local/ns/shop/sa/sleep", "spiffe://cluster.local/ns/shop/sa/cart");
+    let cart = "spiffe://cluster.local/ns/shop/sa/cart";
 
-    let name = ask(&one, sleep)?;
+    let name = ask(&one, SLEEP)?;
     let text = verify(dir.path(), &signed(&server, &name, LIMIT)?, &bundle(&server).context("a bundle")?)?;
-    assert!(text.contains(sleep), "{text}");
+    assert!(text.contains(SLEEP), "{text}");
     let conditions = request(&server, &name)?["status"]["conditions"].clone();
     assert_eq!(conditions.as_array().map(Vec::len), Some(1), "{conditions}");
     assert_eq!((&conditions[0]["type"], &conditions[0]["reason"]), (&json!("Approved"), &json!("PodOnNode")));
@@ -176,15 +175,15 @@ fn what_runs_on_the_node_is_signed_and_nothing_else() -> Result<()> {
     signed(&server, &ask(&two, cart)?, LIMIT)?;
 
     // Who administers the cluster has a CA for it, and no need of this one.
-    assert_eq!(refused(&server, &ask(server.client(), sleep)?)?.1, "NotAnAgent");
+    assert_eq!(refused(&server, &ask(server.client(), SLEEP)?)?.1, "NotAnAgent");
     let unbound = server.service_account(NAMESPACE, "egret-agent")?;
     let unbound = Client::new(&server.kubeconfig_of(&unbound)?)?;
-    assert_eq!(refused(&server, &ask(&unbound, sleep)?)?.1, "NodeUnknown");
+    assert_eq!(refused(&server, &ask(&unbound, SLEEP)?)?.1, "NodeUnknown");
     assert_eq!(refused(&server, &ask(&one, "spiffe://elsewhere/ns/shop/sa/sleep")?)?.1, "WrongName");
 
     // The pod is gone: so is its identity.
     server.client().remove("Pod", "shop", "sleep-1")?;
-    assert_eq!(refused(&server, &ask(&one, sleep)?)?.1, "NoSuchPod");
+    assert_eq!(refused(&server, &ask(&one, SLEEP)?)?.1, "NoSuchPod");
 
     // Agents can neither sign nor remove what others asked for.
     assert!(one.remove("certificates.k8s.io/v1/CertificateSigningRequest", "", &name).is_err());
@@ -202,8 +201,7 @@ fn one_leads_and_another_takes_its_place() -> Result<()> {
     both[1].wait_ready()?;
     let one = agent(&server, "one")?;
     pod(&server, "shop", "sleep-1", "sleep", "one")?;
-    let sleep = "spiffe://cluster.local/ns/shop/sa/sleep";
-    signed(&server, &ask(&one, sleep)?, LIMIT)?;
+    signed(&server, &ask(&one, SLEEP)?, LIMIT)?;
     let first = holder(&server).context("a holder")?;
     if !first.starts_with(&both[0].name()) {
         both.swap(0, 1);
@@ -216,7 +214,7 @@ fn one_leads_and_another_takes_its_place() -> Result<()> {
 
     leader.daemon.signal(Signal::KILL)?;
     leader.daemon.wait(LIMIT)?;
-    let (killed, name) = (Instant::now(), ask(&one, sleep)?);
+    let (killed, name) = (Instant::now(), ask(&one, SLEEP)?);
     // 15 s until the lease counts no more, 2 s until the other looks.
     let chain = signed(&server, &name, Duration::from_secs(30))?;
     ensure!(killed.elapsed() > Duration::from_secs(5), "somebody signed who did not lead");
@@ -233,7 +231,7 @@ fn one_leads_and_another_takes_its_place() -> Result<()> {
     assert_eq!(other.daemon.wait(LIMIT)?.code(), Some(0));
     until("the third to lead", LIMIT, || holder(&server).filter(|holder| holder.starts_with(&third.name())).map(drop))?;
     ensure!(stopped.elapsed() < Duration::from_secs(10), "{:?}", stopped.elapsed());
-    signed(&server, &ask(&one, sleep)?, LIMIT)?;
+    signed(&server, &ask(&one, SLEEP)?, LIMIT)?;
     Ok(())
 }
 
@@ -244,7 +242,7 @@ fn what_a_leader_left_half_done_the_next_one_finishes() -> Result<()> {
     let one = agent(&server, "one")?;
     pod(&server, "shop", "sleep-1", "sleep", "one")?;
     // As a leader leaves it that ends between approval and signature; and one that somebody approved by hand.
-    let good = ask(&one, "spiffe://cluster.local/ns/shop/sa/sleep")?;
+    let good = ask(&one, SLEEP)?;
     let bad = ask(&one, "spiffe://cluster.local/ns/shop/sa/cart")?;
     for name in [&good, &bad] {
         let approved = json!({"status": {"conditions": [{"type": "Approved", "status": "True", "reason": "ByHand", "message": ""}]}});
@@ -266,20 +264,15 @@ fn what_a_leader_left_half_done_the_next_one_finishes() -> Result<()> {
         matches!(controller.ready(), Ok((503, body)) if body.contains("API server")).then_some(())
     })?;
     server.resume()?;
-    signed(&server, &ask(&one, "spiffe://cluster.local/ns/shop/sa/sleep")?, Duration::from_secs(40))?;
+    signed(&server, &ask(&one, SLEEP)?, Duration::from_secs(40))?;
     controller.wait_ready()
 }
 
 /// The operator's CA takes the place of the one that was made: its root is trusted first, and the former one still is.
 #[test]
 fn the_operators_ca_counts_and_the_former_root_stays_trusted() -> Result<()> {
-    let (server, dir) = server()?;
-    let controller = Controller::spawn(&server, dir.path())?;
-    controller.wait_ready()?;
-    let one = agent(&server, "one")?;
-    pod(&server, "shop", "sleep-1", "sleep", "one")?;
-    let sleep = "spiffe://cluster.local/ns/shop/sa/sleep";
-    let before = signed(&server, &ask(&one, sleep)?, LIMIT)?;
+    let Stage { one, controller, server, dir } = Stage::new()?;
+    let before = signed(&server, &ask(&one, SLEEP)?, LIMIT)?;
     let former = bundle(&server).context("a bundle")?;
 
     // Not fit to issue: that is told, and the one that is goes on.
@@ -288,9 +281,9 @@ fn the_operators_ca_counts_and_the_former_root_stays_trusted() -> Result<()> {
         matches!(controller.ready(), Ok((503, body)) if body.contains("istio-system/cacerts lacks ca-key.pem"))
             .then_some(())
     })?;
-    verify(dir.path(), &signed(&server, &ask(&one, sleep)?, LIMIT)?, &former)?;
+    verify(dir.path(), &signed(&server, &ask(&one, SLEEP)?, LIMIT)?, &former)?;
 
-    let (object, root) = operators_ca()?;
+    let (object, root) = operators_ca(DAY)?;
     server.client().apply(object)?;
     let both = until("both roots in the bundle", LIMIT, || bundle(&server).filter(|pem| certificates(pem) == 2))?;
     let first = both.split_inclusive("-----END CERTIFICATE-----\n").next().context("a first")?;
@@ -299,7 +292,7 @@ fn the_operators_ca_counts_and_the_former_root_stays_trusted() -> Result<()> {
     assert!(der(&both).ends_with(&der(&former)));
 
     // Signed once the agents have had time to hear of the root; a leaf of before is trusted still.
-    let name = ask(&one, sleep)?;
+    let name = ask(&one, SLEEP)?;
     let after = signed(&server, &name, Duration::from_secs(30))?;
     let text = verify(dir.path(), &after, &root)?;
     assert!(text.contains("The operator's CA"), "{text}");
@@ -341,7 +334,7 @@ fn an_agent_gets_its_pods_certificates_from_the_controller() -> Result<()> {
     let chain = |name: &str| row(name, "default").filter(|row| row["status"] == "ACTIVE");
     // Ready means that they are there already.
     let sleep = chain("sleep").with_context(|| format!("no certificate:\n{}", agent.stderr()))?;
-    assert_eq!(sleep["subjectAltNames"], json!(["spiffe://cluster.local/ns/shop/sa/sleep"]), "{sleep}");
+    assert_eq!(sleep["subjectAltNames"], json!([SLEEP]), "{sleep}");
     assert!(chain("cart").is_some());
     ensure!(!agent.state().join("ca").exists(), "a CA was made on the node");
     let secrets =
@@ -364,7 +357,7 @@ fn an_agent_gets_its_pods_certificates_from_the_controller() -> Result<()> {
     assert_eq!(chain("sleep").as_ref(), Some(&sleep), "nothing was due");
 
     // Another root of the operator's: the agent trusts it within seconds, beside the former one.
-    server.client().apply(operators_ca()?.0)?;
+    server.client().apply(operators_ca(DAY)?.0)?;
     until("the new root", LIMIT, || {
         row("sleep", "ROOTCA").filter(|row| row["subject"].as_str().is_some_and(|subject| subject.contains("operator")))
     })?;
@@ -375,16 +368,11 @@ fn an_agent_gets_its_pods_certificates_from_the_controller() -> Result<()> {
 /// Many requests at once, with an API server that refuses now and then: each is answered once.
 #[test]
 fn a_burst_of_requests_is_answered_whatever_the_server_does() -> Result<()> {
-    let (server, dir) = server()?;
-    let controller = Controller::spawn(&server, dir.path())?;
-    controller.wait_ready()?;
-    let one = agent(&server, "one")?;
-    pod(&server, "shop", "sleep-1", "sleep", "one")?;
-    let sleep = "spiffe://cluster.local/ns/shop/sa/sleep";
-    signed(&server, &ask(&one, sleep)?, LIMIT)?;
+    let Stage { one, controller: _controller, server, dir } = Stage::new()?;
+    signed(&server, &ask(&one, SLEEP)?, LIMIT)?;
     server.fault(egret_tests::kube::Fault::status(500).on("certificatesigningrequests").verbs(&["update"]).times(5));
     server.drop_watches();
-    let names: Vec<_> = (0..40).map(|_| ask(&one, sleep)).collect::<Result<_>>()?;
+    let names: Vec<_> = (0..40).map(|_| ask(&one, SLEEP)).collect::<Result<_>>()?;
     let mut serials = BTreeSet::new();
     for name in &names {
         let chain = signed(&server, name, Duration::from_secs(30))?;

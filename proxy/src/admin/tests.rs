@@ -16,8 +16,8 @@ use crate::{
     api::{ObjectId, Severity},
     mesh::{
         Action, Cluster, DirectResponse, Discovery, DnsTarget, Endpoint, EndpointAddress, LoadBalancer, Mesh, Outbound,
-        OutboundPolicy, PathChange, Pool, PortTable, Protocol, Redirect, RequestMatch, Route, TextMatch,
-        TlsContextSettings, TlsSettings, TrustSource, UpstreamTls, VirtualHost, Workload,
+        OutboundPolicy, PathChange, Pool, PortTable, Protocol, Redirect, RequestMatch, Route, TextMatch, UpstreamTls,
+        VirtualHost, Workload,
     },
     telemetry::Telemetry,
     tls,
@@ -69,20 +69,7 @@ fn cluster(host: &str, port: u16, protocol: Protocol, discovery: Discovery, tls:
 }
 
 fn outbound() -> Outbound {
-    let settings = TlsSettings {
-        sni: None,
-        context: Arc::new(TlsContextSettings {
-            subject_alt_names: Vec::new(),
-            insecure_skip_verify: false,
-            identity: None,
-            trust: TrustSource::System,
-            crl: None,
-            alpn: vec!["http/1.1".into()],
-            min_version: None,
-            cipher_suites: Vec::new(),
-            curves: Vec::new(),
-        }),
-    };
+    let settings = tls::tests::settings_with(tls::tests::settings(), |context| context.alpn = vec!["http/1.1".into()]);
     let dns = Discovery::Dns {
         targets: vec![DnsTarget { name: "edition.cnn.com".into(), port: 443, weight: 1 }],
         one_at_a_time: false,

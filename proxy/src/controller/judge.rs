@@ -6,7 +6,7 @@ use k8s_openapi::api::{
     certificates::v1::{CertificateSigningRequestCondition, CertificateSigningRequestSpec},
     core::v1::Pod,
 };
-use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_RSA_SHA256, PublicKeyData, SignatureAlgorithm};
+use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_RSA_SHA256};
 use rustls_pki_types::{CertificateSigningRequestDer, pem::PemObject};
 use x509_parser::{
     certification_request::X509CertificationRequest,
@@ -18,7 +18,7 @@ use x509_parser::{
 
 use super::AGENTS;
 use crate::{
-    identity::USAGES,
+    identity::{USAGES, authority::PublicKey},
     limits::{CERTIFICATE_REQUEST_BYTES, LEAF_LIFETIME},
     tls::der::Signed,
 };
@@ -41,7 +41,7 @@ pub struct Asked {
     pub identity: String,
     pub namespace: String,
     pub service_account: String,
-    pub key: RequestedKey,
+    pub key: PublicKey,
     pub lifetime: Duration,
     pub place: Place,
 }
@@ -63,23 +63,6 @@ impl fmt::Display for Place {
             Self::Node(node) => write!(f, "node {node}"),
             Self::AgentPod { name, .. } => write!(f, "the node of pod {name}"),
         }
-    }
-}
-
-/// The key that is to be certified.
-#[derive(Debug)]
-pub struct RequestedKey {
-    bits: Vec<u8>,
-    algorithm: &'static SignatureAlgorithm,
-}
-
-impl PublicKeyData for RequestedKey {
-    fn der_bytes(&self) -> &[u8] {
-        &self.bits
-    }
-
-    fn algorithm(&self) -> &'static SignatureAlgorithm {
-        self.algorithm
     }
 }
 
@@ -129,7 +112,7 @@ fn check_usages(spec: &CertificateSigningRequestSpec) -> Result<(), Denial> {
 }
 
 /// The one name and the key of a PKCS #10 request (RFC 2986) that is signed with that key.
-fn parse(pem: &[u8]) -> Result<(String, RequestedKey), Denial> {
+fn parse(pem: &[u8]) -> Result<(String, PublicKey), Denial> {
     const MALFORMED: &str = "MalformedRequest";
     if pem.len() > CERTIFICATE_REQUEST_BYTES {
         return denial(MALFORMED, format!("more than {CERTIFICATE_REQUEST_BYTES} bytes"));
@@ -174,7 +157,7 @@ fn parse(pem: &[u8]) -> Result<(String, RequestedKey), Denial> {
     }
 }
 
-fn requested_key(spki: &SubjectPublicKeyInfo<'_>) -> Result<RequestedKey, Denial> {
+fn requested_key(spki: &SubjectPublicKeyInfo<'_>) -> Result<PublicKey, Denial> {
     let oid = spki.algorithm.algorithm.to_id_string();
     let curve = spki.algorithm.parameters.as_ref().and_then(|curve| curve.as_oid().ok());
     let curve = curve.map(|curve| curve.to_id_string()).unwrap_or_default();
@@ -184,7 +167,7 @@ fn requested_key(spki: &SubjectPublicKeyInfo<'_>) -> Result<RequestedKey, Denial
         ("1.2.840.113549.1.1.1", _) if spki.parsed().is_ok_and(|key| key.key_size() >= 2048) => &PKCS_RSA_SHA256,
         _ => return denial("WeakKey", "keys must be ECDSA of P-256 or P-384, or RSA of 2048 bits or more"),
     };
-    Ok(RequestedKey { bits: spki.subject_public_key.data.to_vec(), algorithm })
+    Ok(PublicKey { bits: spki.subject_public_key.data.to_vec(), algorithm })
 }
 
 /// Namespace and service account of an identity of the mesh, spelled as the agents spell it.

@@ -56,7 +56,7 @@ pub(crate) struct Authority {
     chain: Vec<CertificateDer<'static>>,
     key: KeyPair,
     /// Writes what is to be signed: everything but the issuer's name and the signature.
-    draft: Issuer<'static, Unsigned>,
+    draft: Issuer<'static, PublicKey>,
 }
 
 impl Authority {
@@ -157,16 +157,16 @@ impl Authority {
     }
 }
 
-/// Has the algorithm of the CA's key, and signs nothing.
+/// A public key and what it signs with, as certificates bear it.
 #[derive(Debug)]
-struct Unsigned {
-    public: Vec<u8>,
-    algorithm: &'static SignatureAlgorithm,
+pub(crate) struct PublicKey {
+    pub bits: Vec<u8>,
+    pub algorithm: &'static SignatureAlgorithm,
 }
 
-impl PublicKeyData for Unsigned {
+impl PublicKeyData for PublicKey {
     fn der_bytes(&self) -> &[u8] {
-        &self.public
+        &self.bits
     }
 
     fn algorithm(&self) -> &'static SignatureAlgorithm {
@@ -174,13 +174,14 @@ impl PublicKeyData for Unsigned {
     }
 }
 
-impl SigningKey for Unsigned {
+/// Signs nothing: of a draft only what is to be signed counts.
+impl SigningKey for PublicKey {
     fn sign(&self, _message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
         Ok(Vec::new())
     }
 }
 
-fn draft(certificate: &X509Certificate<'_>, key: &KeyPair) -> Issuer<'static, Unsigned> {
+fn draft(certificate: &X509Certificate<'_>, key: &KeyPair) -> Issuer<'static, PublicKey> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     let identifier = certificate.iter_extensions().find_map(|extension| match extension.parsed_extension() {
@@ -190,8 +191,8 @@ fn draft(certificate: &X509Certificate<'_>, key: &KeyPair) -> Issuer<'static, Un
     if let Some(identifier) = identifier {
         params.key_identifier_method = KeyIdMethod::PreSpecified(identifier);
     }
-    let public = PublicKeyData::der_bytes(key).to_vec();
-    Issuer::new(params, Unsigned { public, algorithm: key.algorithm() })
+    let bits = PublicKeyData::der_bytes(key).to_vec();
+    Issuer::new(params, PublicKey { bits, algorithm: key.algorithm() })
 }
 
 /// A new root that issues by itself.

@@ -4,11 +4,13 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, Result};
-use serde_json::json;
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use serde_json::{Value, json};
 
 use super::{ApiServer, Node};
 use crate::{
@@ -45,6 +47,27 @@ pub fn start_on(
     let controller = Controller::start_with(server, lab.dir(), controller_flags)?;
     let flags = ["--cgroup-root", node.cgroup_root()];
     Ok((controller, Agent::start_in_cluster(lab, &agent_of(server, node.name())?, node.name(), &flags)?))
+}
+
+/// The Secret of a plug-in CA, which controller and Istio read.
+#[must_use]
+pub fn cacerts(parts: &[(&str, String)]) -> Value {
+    let encoded = parts.iter().map(|(name, text)| ((*name).to_owned(), BASE64_STANDARD.encode(text).into()));
+    let data: serde_json::Map<_, _> = encoded.collect();
+    json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"namespace": "istio-system", "name": "cacerts"}, "data": data})
+}
+
+/// A new one, good for so long from now on, with its root in PEM.
+pub fn operators_ca(lifetime: Duration) -> Result<(Value, String)> {
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "The operator's CA");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.not_after = rcgen::date_time_ymd(1970, 1, 1) + SystemTime::UNIX_EPOCH.elapsed()? + lifetime;
+    let root = params.self_signed(&key)?.pem();
+    let parts = [("ca-cert.pem", root.clone()), ("ca-key.pem", key.serialize_pem()), ("root-cert.pem", root.clone())];
+    Ok((cacerts(&parts), root))
 }
 
 /// A running controller; dropped: SIGTERM.

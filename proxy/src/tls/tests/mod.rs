@@ -16,7 +16,7 @@ use std::sync::Arc;
 use crate::mesh::table::{TlsContextSettings, TlsSettings, TrustSource};
 
 /// SIMPLE with the system's trust.
-pub(super) fn settings() -> TlsSettings {
+pub(crate) fn settings() -> TlsSettings {
     TlsSettings {
         sni: None,
         context: Arc::new(TlsContextSettings {
@@ -34,7 +34,7 @@ pub(super) fn settings() -> TlsSettings {
 }
 
 /// The same, but for what `change` changes of the context.
-pub(super) fn settings_with(mut settings: TlsSettings, change: impl FnOnce(&mut TlsContextSettings)) -> TlsSettings {
+pub(crate) fn settings_with(mut settings: TlsSettings, change: impl FnOnce(&mut TlsContextSettings)) -> TlsSettings {
     change(Arc::make_mut(&mut settings.context));
     settings
 }
