@@ -53,6 +53,13 @@ pub const WORKERS_MOST: usize = 64;
 pub const ACCEPT_ROUND: usize = 32;
 /// Pause of an accept loop after the process ran out of descriptors or memory: accept(2) would fail again at once.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// A connection from another machine or pod that is silent for so long is asked for a sign of life (`SO_KEEPALIVE`; ztunnel: 180 s):
+/// of a peer that went with its network nothing is heard, and connections of a churn of pods would stay for [`IDLE_TIMEOUT`] …
+pub const PEER_SILENCE: Duration = Duration::from_secs(60);
+/// … again after this time …
+pub const PEER_PROBE: Duration = Duration::from_secs(10);
+/// … and so many times, before it is closed.
+pub const PEER_PROBES: u32 = 3;
 /// Ports that are tried for a connection to an application that is to see its client's address: one that leads from that
 /// address to the same port already cannot be had, and several in a row are not met by chance.
 pub const CLIENT_PORT_ATTEMPTS: u32 = 8;

@@ -9,7 +9,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{io::unix::AsyncFd, net::TcpStream};
 
 use super::{
@@ -100,7 +100,7 @@ impl ConnectionInfo {
 /// Accepts until the engine drains or the pod is unenrolled.
 pub(super) async fn run(engine: Arc<Engine>, listener: std::net::TcpListener, pod: Arc<Pod>, role: Role) {
     let port = listener.local_addr().map_or(0, |local| local.port());
-    let listener = match watched(listener) {
+    let listener = match watched(listener, role) {
         Ok(listener) => listener,
         Err(error) => return log::error!("{}: the listener cannot be used: {error}", pod.id),
     };
@@ -153,10 +153,19 @@ pub(super) async fn run(engine: Arc<Engine>, listener: std::net::TcpListener, po
     }
 }
 
-fn watched(listener: std::net::TcpListener) -> io::Result<AsyncFd<OwnedFd>> {
+fn watched(listener: std::net::TcpListener, role: Role) -> io::Result<AsyncFd<OwnedFd>> {
     listener.set_nonblocking(true)?;
+    let socket = SockRef::from(&listener);
     // Accepted sockets inherit it (tcp(7) does not say so; Linux copies the listening socket).
-    SockRef::from(&listener).set_tcp_nodelay(true)?;
+    socket.set_tcp_nodelay(true)?;
+    // A pod that goes takes its wire along, so that its last word may be lost. To the pod's own application there is none.
+    if !matches!(role, Role::Outbound) {
+        let probes = TcpKeepalive::new()
+            .with_time(limits::PEER_SILENCE)
+            .with_interval(limits::PEER_PROBE)
+            .with_retries(limits::PEER_PROBES);
+        socket.set_tcp_keepalive(&probes)?;
+    }
     sys::readable(listener.into())
 }
 
@@ -251,6 +260,21 @@ mod tests {
 
     fn size<A, F: Future>(_: impl FnOnce(A) -> F) -> usize {
         size_of::<F>()
+    }
+
+    #[tokio::test]
+    async fn peers_elsewhere_are_asked_whether_they_live() {
+        for (role, asked) in [(Role::Inbound, true), (Role::Outbound, false)] {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let at = listener.local_addr().unwrap();
+            let listener = watched(listener, role).unwrap();
+            let _client = std::net::TcpStream::connect(at).unwrap();
+            let (accepted, _) = sys::accept(listener.get_ref().as_fd()).unwrap();
+            let accepted = SockRef::from(&accepted);
+            assert!(accepted.tcp_nodelay().unwrap());
+            assert_eq!(accepted.keepalive().unwrap(), asked, "{role:?}");
+            assert_eq!(accepted.tcp_keepalive_time().unwrap() == limits::PEER_SILENCE, asked, "{role:?}");
+        }
     }
 
     /// What a connection may still become costs one that is HTTP nothing: all of its way once had room in the task, 9 KiB.
