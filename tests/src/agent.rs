@@ -131,8 +131,14 @@ impl Agent {
 
     /// Starts it again after its end, with the same state folder.
     pub fn restart(&mut self) -> Result<()> {
-        self.daemon = self.launch(&[])?;
+        self.relaunch()?;
         self.wait_ready()
+    }
+
+    /// The same, and waits for nothing.
+    pub fn relaunch(&mut self) -> Result<()> {
+        self.daemon = self.launch(&[])?;
+        Ok(())
     }
 
     /// One more process with the same flags and these.

@@ -19,7 +19,7 @@ use crate::{
     outside::{self, Hit, Outside, names},
     pki::Pki,
     pod::Pod,
-    process::{Daemon, until},
+    process::{Daemon, run, until},
     wire::Wire,
 };
 
@@ -37,8 +37,15 @@ pub struct Lab {
     pub pki: Pki,
     id: String,
     pods: AtomicU32,
+    /// Those that are free of the numbers that pods of nodes have: their addresses are used again at once.
+    #[cfg(feature = "kube")]
+    pub(crate) numbers: Mutex<Vec<u32>>,
     dir: tempfile::TempDir,
 }
+
+/// The numbers of pods that nodes give to theirs.
+#[cfg(feature = "kube")]
+const NODE_NUMBERS: std::ops::Range<u32> = 100..240;
 
 impl Lab {
     /// An outside with its servers running, and no pod yet.
@@ -50,7 +57,16 @@ impl Lab {
         let pki = Pki::new(&dir.path().join("pki"))?;
         let outside_servers = Mutex::new(Outside::start(&outside, &pki, dir.path())?);
         std::fs::create_dir(dir.path().join("config"))?;
-        Ok(Self { outside_servers, outside, pki, id, pods: AtomicU32::new(0), dir })
+        Ok(Self {
+            outside_servers,
+            outside,
+            pki,
+            id,
+            pods: AtomicU32::new(0),
+            #[cfg(feature = "kube")]
+            numbers: Mutex::new(NODE_NUMBERS.rev().collect()),
+            dir,
+        })
     }
 
     /// Everything of the lab that is a file.
@@ -239,6 +255,36 @@ impl Lab {
         let at = (pod.v4, 443).into();
         until("nginx to listen", Duration::from_secs(5), || pod.netns.connect(at).ok())?;
         Ok(daemon)
+    }
+
+    /// A web server on port 9443 of [`names::MTLS`] with the certificate `leaf`, for one client: others than the one with the
+    /// certificate `client` of the authority `example.com` get 403. It logs to `external.log`, a line a request: client's
+    /// address, subject of its certificate, request, status.
+    pub fn choosy_nginx(&self, leaf: &str, client: &str) -> Result<Daemon> {
+        let crt = self.pki.crt(client);
+        let printed = run("openssl", &["x509", "-in", &crt.to_string_lossy(), "-noout", "-fingerprint", "-sha1"])?;
+        let fingerprint = printed.trim().rsplit('=').next().unwrap_or_default().replace(':', "").to_lowercase();
+        let (dir, path) = (self.dir.path(), self.dir.path().join("external.conf"));
+        std::fs::write(&path, outside::nginx_choosy_config(dir, &self.pki, leaf, &fingerprint))?;
+        let errors = dir.join("external-error.log");
+        let args = [dir.to_string_lossy(), path.to_string_lossy(), errors.to_string_lossy()];
+        let daemon = self.serve("external-nginx", "nginx", &["-p", &args[0], "-c", &args[1], "-e", &args[2]])?;
+        let at = format!("{}:9443", names::MTLS).parse()?;
+        until("the external nginx to listen", Duration::from_secs(5), || self.outside.connect(at).ok())?;
+        Ok(daemon)
+    }
+
+    /// Istio's sample "helloworld" in a pod, on port 5000 of its IPv4 address: one page, and 404 for all else.
+    pub fn helloworld_in(&self, pod: &Pod) -> Result<Daemon> {
+        let root = self.dir.path().join("helloworld");
+        std::fs::create_dir_all(&root)?;
+        std::fs::write(root.join("hello"), "Hello version: v1\n")?;
+        let (bind, root) = (pod.v4.to_string(), root.to_string_lossy().into_owned());
+        let args = ["-m", "http.server", "5000", "--bind", &bind, "--directory", &root];
+        let served = self.serve_in(&pod.netns, "helloworld", "/usr/bin/python3", &args)?;
+        let at = (pod.v4, 5000).into();
+        until("helloworld to listen", Duration::from_secs(10), || pod.netns.connect(at).ok())?;
+        Ok(served)
     }
 
     /// The servers of `odd.py` in a pod, on its IPv4 address.

@@ -8,6 +8,7 @@
 
 mod agent;
 pub mod bench;
+mod held;
 #[cfg(feature = "kube")]
 pub mod kube;
 mod lab;
@@ -22,6 +23,7 @@ mod steady;
 mod wire;
 
 pub use agent::{Agent, agent_binary, egret};
+pub use held::Held;
 pub use lab::{Backends, Lab, sweep};
 pub use netns::Netns;
 pub use outside::{Hit, names};

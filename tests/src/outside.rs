@@ -251,6 +251,26 @@ pub(crate) fn nginx_pod_config(dir: &Path, at: std::net::Ipv4Addr, crt: &Path, k
     )
 }
 
+/// nginx for clients with one certificate, by its SHA-1 fingerprint; see [`crate::Lab::choosy_nginx`].
+pub(crate) fn nginx_choosy_config(dir: &Path, pki: &Pki, leaf: &str, fingerprint: &str) -> String {
+    let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|kind| format!("  {kind}_temp_path {}/tmp-external-{kind};\n", dir.display()))
+        .concat();
+    format!(
+        "daemon off;\nuser root;\nworker_processes 1;\npid {dir}/external.pid;\nevents {{}}\nhttp {{\n  \
+         log_format seen \"$remote_addr $ssl_client_s_dn $request $status\";\n  access_log {dir}/external.log seen;\n{temp}  \
+         server {{\n    listen {at}:9443 ssl;\n    ssl_certificate {crt};\n    ssl_certificate_key {key};\n    \
+         ssl_verify_client on;\n    ssl_client_certificate {ca};\n    \
+         location / {{\n      if ($ssl_client_fingerprint != {fingerprint}) {{ return 403; }}\n      \
+         return 200 \"the page of v1\\n\";\n    }}\n  }}\n}}\n",
+        dir = dir.display(),
+        at = names::MTLS,
+        crt = pki.crt(leaf).display(),
+        key = pki.key(leaf).display(),
+        ca = pki.crt("example.com").display()
+    )
+}
+
 /// `openssl s_client` and friends ask through here; bounded like every command.
 pub(crate) fn ask(namespace: &Netns, program: &str, args: &[&str], input: &[u8]) -> Result<std::process::Output> {
     let mut command: Command = namespace.command(program);

@@ -32,11 +32,13 @@ mod client;
 pub mod controller;
 pub mod crds;
 pub mod gateways;
+mod load;
 mod node;
 mod server;
 
 pub use api::{Fault, Seen};
 pub use cgroups::{Class, Driver, Runtime};
 pub use client::Client;
+pub use load::Load;
 pub use node::{Node, NodePod};
 pub use server::ApiServer;

@@ -3,7 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
-    sync::{Mutex, PoisonError},
+    sync::PoisonError,
     time::Duration,
 };
 
@@ -21,8 +21,6 @@ use crate::{
     process::{Daemon, run_in, until},
 };
 
-/// The lab's numbers of pods that a node gives to its own: addresses are used again as soon as they are free.
-const NUMBERS: std::ops::Range<u32> = 100..240;
 const ENTER_TIME: Duration = Duration::from_secs(5);
 /// Puts itself into the cgroup, and becomes the command in the namespace; as with runc, a process is in its container's cgroup
 /// before it is in the pod's network.
@@ -38,7 +36,6 @@ pub struct Node<'a> {
     /// The kubelet's `--cgroup-root`: one of its own, so that nodes of several tests do not meet.
     cgroup_root: String,
     tree: PathBuf,
-    free: Mutex<Vec<u32>>,
 }
 
 impl<'a> Node<'a> {
@@ -59,9 +56,7 @@ impl<'a> Node<'a> {
         for class in ["burstable", "besteffort"] {
             std::fs::create_dir_all(tree.join(top).join(format!("{stem}{class}{slice}")))?;
         }
-        let numbers = NUMBERS.rev().collect();
-        let node =
-            Self { lab, cluster, name: name.to_owned(), driver, runtime, cgroup_root, tree, free: Mutex::new(numbers) };
+        let node = Self { lab, cluster, name: name.to_owned(), driver, runtime, cgroup_root, tree };
         cluster.apply(json!({
             "apiVersion": "v1", "kind": "Node",
             "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux"}},
@@ -80,6 +75,12 @@ impl<'a> Node<'a> {
     #[must_use]
     pub fn cgroup_root(&self) -> &str {
         &self.cgroup_root
+    }
+
+    /// That folder.
+    #[must_use]
+    pub fn tree(&self) -> &Path {
+        &self.tree
     }
 
     /// Creates a Pod and runs it. `rest` is the object's labels, spec and so on, as YAML; where it names no container, there
@@ -153,7 +154,7 @@ pub struct NodePod<'n> {
     containers: Vec<Container>,
 }
 
-/// The pause container, and the pod's network unless that is the host's.
+/// The pod's network unless that is the host's.
 struct Sandbox {
     number: u32,
     net: Option<Pod>,
@@ -197,7 +198,7 @@ impl NodePod<'_> {
         self.sandbox.as_ref().and_then(|sandbox| sandbox.net.as_ref()).context("the pod has no network of its own")
     }
 
-    /// Process ids: that of the pause container first.
+    /// Process ids: that of the pause container first, where there is one.
     #[must_use]
     pub fn pids(&self) -> Vec<u32> {
         self.containers.iter().map(|container| container.process.pid()).collect()
@@ -211,7 +212,10 @@ impl NodePod<'_> {
         let netns = format!("{}-{}", self.namespace(), self.name());
         let net = if host { None } else { Some(node.lab.pod_numbered(&netns, number)?) };
         self.sandbox = Some(Sandbox { number, net });
-        self.launch("pause", &["sleep", "infinity"])?;
+        // CRI-O keeps no process for the sandbox where containers share no process ids (`drop_infra_ctr`, its default).
+        if node.runtime == Runtime::Containerd {
+            self.launch("pause", &["sleep", "infinity"])?;
+        }
         let containers = self.object["spec"]["containers"].as_array().cloned().unwrap_or_default();
         for container in &containers {
             let words: Vec<&str> = ["command", "args"]
@@ -334,7 +338,7 @@ impl NodePod<'_> {
     }
 
     fn free(&self) -> std::sync::MutexGuard<'_, Vec<u32>> {
-        self.node.free.lock().unwrap_or_else(PoisonError::into_inner)
+        self.node.lab.numbers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
