@@ -184,7 +184,7 @@ fn two_gateways_present_two_certificates() -> Result<()> {
         lab.pki.secret("istio-egressgateway-ca-certs", &[("example.com.crt", lab.pki.crt("example.com"))])?,
     ];
     lab.write("secrets.yaml", &secrets.map(|secret| in_namespace(&secret, "istio-system")).join("---\n"))?;
-    let nginx = external_nginx(&lab)?;
+    let nginx = lab.choosy_nginx("external", "client")?;
     lab.ship(&["two-egress-gateways/pods.yaml", "two-egress-gateways/nginx.yaml"], &pods.each_ref())?;
     let agent = Agent::start(&lab)?;
     let resolve = "nginx.external.svc.cluster.local:80:1.1.1.1";
@@ -215,44 +215,4 @@ fn two_gateways_present_two_certificates() -> Result<()> {
     );
     drop(nginx);
     Ok(())
-}
-
-/// A server that wants a client certificate, and one certificate only: by its fingerprint.
-fn external_nginx(lab: &Lab) -> Result<egret_tests::Daemon> {
-    let printed = egret_tests::run(
-        "openssl",
-        &["x509", "-in", &lab.pki.crt("client").to_string_lossy(), "-noout", "-fingerprint", "-sha1"],
-    )?;
-    let fingerprint = printed.trim().rsplit('=').next().unwrap_or_default().replace(':', "").to_lowercase();
-    let (dir, crt, key, ca) =
-        (lab.dir().display(), lab.pki.crt("external"), lab.pki.key("external"), lab.pki.crt("example.com"));
-    let config = format!(
-        "daemon off;\nuser root;\nworker_processes 1;\npid {dir}/external.pid;\nevents {{}}\nhttp {{\n  log_format seen \"$remote_addr $ssl_client_s_dn $request $status\";\n  \
-         access_log {dir}/external.log seen;\n  client_body_temp_path {dir}/tmp-external-body;\n  proxy_temp_path {dir}/tmp-external-proxy;\n  fastcgi_temp_path {dir}/tmp-external-fastcgi;\n  \
-         uwsgi_temp_path {dir}/tmp-external-uwsgi;\n  scgi_temp_path {dir}/tmp-external-scgi;\n  server {{\n    listen 198.51.100.20:9443 ssl;\n    \
-         ssl_certificate {};\n    ssl_certificate_key {};\n    ssl_verify_client on;\n    ssl_client_certificate {};\n    \
-         location / {{\n      if ($ssl_client_fingerprint != {fingerprint}) {{ return 403; }}\n      return 200 \"the page of v1\\n\";\n    }}\n  }}\n}}\n",
-        crt.display(),
-        key.display(),
-        ca.display()
-    );
-    let path = lab.dir().join("external.conf");
-    std::fs::write(&path, config)?;
-    let path = path.to_string_lossy();
-    let daemon = lab.serve(
-        "external-nginx",
-        "nginx",
-        &[
-            "-p",
-            &lab.dir().to_string_lossy(),
-            "-c",
-            &path,
-            "-e",
-            &lab.dir().join("external-error.log").to_string_lossy(),
-        ],
-    )?;
-    egret_tests::until("the external nginx to listen", std::time::Duration::from_secs(5), || {
-        lab.outside().connect("198.51.100.20:9443".parse().ok()?).ok()
-    })?;
-    Ok(daemon)
 }

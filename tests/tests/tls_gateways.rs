@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use anyhow::Result;
-use egret_tests::{Agent, Daemon, Lab, Pod, Reply, objects::in_namespace, until};
+use egret_tests::{Agent, Daemon, Lab, Pod, Reply, objects::in_namespace};
 
 /// The pods of the example, its applications, and the certificates of the task.
 struct Site {
@@ -25,8 +25,10 @@ impl Site {
             let organization = host.split('.').next().unwrap_or_default();
             lab.pki.task_leaf(host, &format!("/CN={host}/O={organization} organization"))?;
         }
-        let apps =
-            vec![lab.httpbin_in(&httpbin.netns, SocketAddr::new(httpbin.v4.into(), 80))?, hello(&lab, &helloworld)?];
+        let apps = vec![
+            lab.httpbin_in(&httpbin.netns, SocketAddr::new(httpbin.v4.into(), 80))?,
+            lab.helloworld_in(&helloworld)?,
+        ];
         Ok(Self { _apps: apps, gateway, httpbin, helloworld, outside, lab })
     }
 
@@ -53,19 +55,6 @@ impl Site {
         self.lab.ship(&["tls-gateways/pods.yaml", example], &self.pods())?;
         Agent::start(&self.lab)
     }
-}
-
-/// The sample "helloworld": one page, and 404 for all else.
-fn hello(lab: &Lab, pod: &Pod) -> Result<Daemon> {
-    let root = lab.dir().join("helloworld");
-    std::fs::create_dir_all(&root)?;
-    std::fs::write(root.join("hello"), "Hello version: v1\n")?;
-    let (bind, root) = (pod.v4.to_string(), root.to_string_lossy().into_owned());
-    let args = ["-m", "http.server", "5000", "--bind", &bind, "--directory", &root];
-    let served = lab.serve_in(&pod.netns, "helloworld", "/usr/bin/python3", &args)?;
-    let at = SocketAddr::new(pod.v4.into(), 5000);
-    until("helloworld to listen", std::time::Duration::from_secs(10), || pod.netns.connect(at).ok())?;
-    Ok(served)
 }
 
 #[test]
