@@ -14,12 +14,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use egret_tests::{
-    Agent, Held, Lab,
-    kube::{
-        ApiServer, Driver, Node, NodePod, Runtime,
-        controller::{self, Controller},
-        crds,
-    },
+    Held, Lab,
+    kube::{ApiServer, Driver, Node, NodePod, Runtime, controller, crds},
     names,
     objects::{documents, entry, object},
     until,
@@ -182,9 +178,7 @@ fn pods_that_come_and_go() -> Result<()> {
     let api = cluster(&lab)?;
     // Without a process of the sandbox: the application is the pod's first one.
     let node = Node::with(&lab, &api, NODE, Driver::Systemd, Runtime::CriO)?;
-    let _controller = Controller::start(&api, lab.dir())?;
-    let flags = ["--cgroup-root", node.cgroup_root()];
-    let agent = Agent::start_in_cluster(&lab, &controller::agent_of(&api, NODE)?, NODE, &flags)?;
+    let (_controller, agent) = controller::start_on(&lab, &api, &node, &[])?;
     let witness = lab.pod("witness")?;
     let mut wire = lab.tap()?;
     let now = || Ok::<_, anyhow::Error>((Held::by(&agent)?, made(&lab, &node)?));
@@ -198,7 +192,7 @@ fn pods_that_come_and_go() -> Result<()> {
 
     let numbers = KINDS.len()..KINDS.len() + pods;
     let began = Instant::now();
-    let (told, requests) = round(&lab, &node, numbers.clone())?;
+    let (told, requests) = round(&lab, &node, numbers.clone()).with_context(|| agent.stderr())?;
     let took = began.elapsed();
     assert_eq!(told.len(), pods);
     let refused = told.iter().filter(|[refused, _]| *refused > 0).count();

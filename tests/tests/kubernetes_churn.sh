@@ -20,7 +20,10 @@ for to; do
       case $status in
         200) break ;;
         # Its certificate is not there yet; or the listener went while the connection was made.
-        503 | '') later=$((later + 1)) ;;
+        503 | '')
+          later=$((later + 1))
+          [ $((later % 100)) -eq 0 ] && echo "$name: $later times no answer of $host, last '$status'"
+          ;;
         *) echo "$name: $host answered $status"; exit 1 ;;
       esac
     fi

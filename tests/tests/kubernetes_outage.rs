@@ -4,12 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use egret_tests::{
-    Agent, Lab,
-    kube::{
-        ApiServer, Load, Node, NodePod,
-        controller::{self, Controller},
-        crds,
-    },
+    Lab,
+    kube::{ApiServer, Load, Node, NodePod, controller, crds},
     names,
     objects::{documents, entry, rule},
     until,
@@ -44,9 +40,7 @@ fn a_load_goes_on_without_the_api_server_and_a_new_agent_is_closed_until_it_is_b
     server.install_crds(crds::ISTIO)?;
     server.apply_yaml(&documents(&[entry(HOST, &["80 HTTP 443"]), rule(HOST, "mode: SIMPLE")]))?;
     let node = Node::new(&lab, &server, NODE)?;
-    let controller = Controller::start(&server, lab.dir())?;
-    let flags = ["--cgroup-root", node.cgroup_root()];
-    let mut agent = Agent::start_in_cluster(&lab, &controller::agent_of(&server, NODE)?, NODE, &flags)?;
+    let (controller, mut agent) = controller::start_on(&lab, &server, &node, &[])?;
     let mut wire = lab.tap()?;
     let other = node.pod("default", "other", ALONE)?;
     let to = format!("{}:80", names::WEB);
