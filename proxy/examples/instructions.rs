@@ -121,7 +121,8 @@ fn table() -> anyhow::Result<Mesh> {
         parsed.objects.into_iter().for_each(|object| objects.insert(object));
     };
     parse(&mut objects, OBJECTS);
-    let template = objects.service_entries.pop_first().ok_or_else(|| anyhow::anyhow!("no ServiceEntry"))?.1;
+    let template = objects.service_entries.values().next().ok_or_else(|| anyhow::anyhow!("no ServiceEntry"))?.clone();
+    objects.service_entries = Default::default();
     for at in 0..HOSTS {
         let mut object = (*template).clone();
         object.meta.name = format!("e{at}");
@@ -130,7 +131,7 @@ fn table() -> anyhow::Result<Mesh> {
             0 => format!("*.zone-{}.example.org", at / WILDCARD_EVERY),
             _ => format!("host-{at}.example.com"),
         }];
-        objects.service_entries.insert(("default".to_owned(), object.meta.name.clone()), Arc::new(object));
+        objects.service_entries.insert(Arc::new(object));
     }
     Ok(mesh::compile(&objects, &mesh::PodAddresses::new()))
 }

@@ -17,7 +17,7 @@ use crate::{
     engine::{Engine, Snapshot},
     identity::{Identities, PLUG_IN_SECRET},
     limits,
-    mesh::{self, Mesh, PodAddresses},
+    mesh::{self, Mesh, NodePods, PodAddresses},
     source::store::{Batch, FileChange, Store},
     sys,
     telemetry::Telemetry,
@@ -32,6 +32,10 @@ pub struct Configuration {
     shared: Arc<Shared>,
     identities: Arc<Identities>,
     store: Store,
+    /// Of what the store holds.
+    index: mesh::Index,
+    /// The pods of this machine, as the store has them; None: to be found again.
+    pods: Option<NodePods>,
     rejected: usize,
     /// Findings of the documents; those of the compiler come with each table.
     findings: Vec<Diagnostic>,
@@ -67,6 +71,8 @@ impl Configuration {
             shared,
             identities,
             store: Store::of_node(node),
+            index: mesh::Index::default(),
+            pods: None,
             rejected: 0,
             findings: Vec::new(),
             told: BTreeSet::new(),
@@ -114,6 +120,11 @@ impl Configuration {
         let read: BTreeSet<_> = changes.iter().map(|change| change.path.clone()).collect();
         let mut batch = self.store.apply(changes);
         self.rejected = batch.rejected_now;
+        self.index.update(&batch.changed);
+        let node = self.store.objects().node.as_deref();
+        if batch.changed.iter().any(|changed| mesh::concerns_node(node, changed)) {
+            self.pods = None;
+        }
         // What was found in files that did not change still holds.
         self.findings.retain(|finding| !read.contains(&*finding.file));
         self.findings.append(&mut batch.diagnostics);
@@ -168,7 +179,7 @@ impl Configuration {
         batch: Option<&Batch>,
         source: &mut Source,
     ) -> anyhow::Result<Arc<Snapshot>> {
-        let mut addresses = fleet.open(mesh::node_pods(self.store.objects()));
+        let mut addresses = fleet.open(self.node_pods());
         let mut mesh = self.compile(&addresses, batch);
         loop {
             let more = source.credentials(|| self.asked.clone()).await;
@@ -176,7 +187,7 @@ impl Configuration {
                 break;
             }
             self.read(more);
-            addresses = fleet.open(mesh::node_pods(self.store.objects()));
+            addresses = fleet.open(self.node_pods());
             mesh = self.compile_all(&addresses);
         }
         self.addresses = addresses;
@@ -210,6 +221,10 @@ impl Configuration {
         Ok(previous)
     }
 
+    fn node_pods(&mut self) -> NodePods {
+        self.pods.get_or_insert_with(|| mesh::node_pods(self.store.objects())).clone()
+    }
+
     fn compile_all(&mut self, addresses: &PodAddresses) -> Arc<Mesh> {
         let objects = self.store.objects();
         objects.asked.take();
@@ -224,7 +239,8 @@ impl Configuration {
         if self.generation > 0 && *addresses == self.addresses {
             let previous = &self.engine.snapshot().mesh;
             let Some(batch) = batch else { return previous.clone() };
-            if let Some(amended) = mesh::amend(previous, (objects, addresses), &batch.changed, batch.moved) {
+            if let Some(amended) = mesh::amend(previous, (objects, &self.index, addresses), &batch.changed, batch.moved)
+            {
                 self.asked.extend(objects.asked.take());
                 return Arc::new(amended);
             }
@@ -293,12 +309,12 @@ struct Reader<'a> {
 
 impl MaterialReader for Reader<'_> {
     fn secret(&self, namespace: &str, name: &str) -> Option<Arc<Secret>> {
-        let secret = self.objects.secrets.get(&(namespace.to_owned(), name.to_owned()))?;
+        let secret = self.objects.secrets.get(namespace, name)?;
         Some(Arc::new(secret.spec.clone()))
     }
 
     fn config_map(&self, namespace: &str, name: &str) -> Option<Arc<ConfigMap>> {
-        let config_map = self.objects.config_maps.get(&(namespace.to_owned(), name.to_owned()))?;
+        let config_map = self.objects.config_maps.get(namespace, name)?;
         Some(Arc::new(config_map.spec.clone()))
     }
 

@@ -6,6 +6,7 @@ pub mod discovery;
 pub mod gateway;
 pub mod gateway_api;
 pub mod istio;
+pub mod kind;
 pub mod meta;
 pub mod objects;
 pub mod path_template;
@@ -13,5 +14,6 @@ pub mod security;
 pub mod sidecar;
 pub mod virtual_service;
 
+pub use kind::Kind;
 pub use meta::{Diagnostic, ObjectId, ObjectMeta, Origin, Positions, Severity, Start, Written};
 pub use objects::{AnyObject, Asked, CredentialRef, Object, Objects};

@@ -1,14 +1,11 @@
 //! The objects that egret reads, by kind. The spec types grow with what is supported.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use parking_lot::Mutex;
 
 use super::{
-    core, discovery, gateway, gateway_api, istio,
+    Kind, core, discovery, gateway, gateway_api, istio,
     meta::{Diagnostic, ObjectId, ObjectMeta, Origin, Severity},
     security, sidecar, virtual_service,
 };
@@ -100,18 +97,16 @@ impl Objects {
     #[must_use]
     pub fn secret(&self, namespace: &str, name: &str) -> Option<&Arc<Object<core::Secret>>> {
         self.asked.note(true, namespace, name);
-        self.secrets.get(&(namespace.to_owned(), name.to_owned()))
+        self.secrets.get(namespace, name)
     }
 
     /// A ConfigMap that something in force names.
     #[must_use]
     pub fn config_map(&self, namespace: &str, name: &str) -> Option<&Arc<Object<core::ConfigMap>>> {
         self.asked.note(false, namespace, name);
-        self.config_maps.get(&(namespace.to_owned(), name.to_owned()))
+        self.config_maps.get(namespace, name)
     }
 }
-
-pub type Kind<S> = BTreeMap<(String, String), Arc<Object<S>>>;
 
 /// What is the same for every kind, each by name, so that no new one is forgotten.
 macro_rules! kinds {
@@ -155,19 +150,22 @@ macro_rules! kinds {
                 0 $(+ $field.len())*
             }
 
+            /// Every object, by kind, namespace and name.
+            pub fn all(&self) -> impl Iterator<Item = AnyObject> {
+                std::iter::empty()$(.chain(self.$field.values().cloned().map(AnyObject::$kind)))*
+            }
+
             /// Adds an object, or replaces the one of the same kind, namespace and name.
             pub fn insert(&mut self, object: AnyObject) {
-                let key = (object.id().namespace.clone(), object.id().name.clone());
                 match object {
-                    $(AnyObject::$kind(object) => drop(self.$field.insert(key, object)),)*
+                    $(AnyObject::$kind(object) => drop(self.$field.insert(object)),)*
                 }
             }
 
             /// The object with this identity.
             #[must_use]
             pub fn find(&self, id: &ObjectId) -> Option<AnyObject> {
-                let key = (id.namespace.clone(), id.name.clone());
-                $(if let Some(object) = self.$field.get(&key).filter(|object| object.id.kind == id.kind) {
+                $(if let Some(object) = self.$field.get(&id.namespace, &id.name).filter(|object| object.id.kind == id.kind) {
                     return Some(AnyObject::$kind(object.clone()));
                 })*
                 None
@@ -175,9 +173,9 @@ macro_rules! kinds {
 
             /// Takes away the object of the same kind, namespace and name.
             pub fn remove(&mut self, object: &AnyObject) {
-                let key = (object.id().namespace.clone(), object.id().name.clone());
+                let id = object.id();
                 match object {
-                    $(AnyObject::$kind(_) => drop(self.$field.remove(&key)),)*
+                    $(AnyObject::$kind(_) => drop(self.$field.remove(&id.namespace, &id.name)),)*
                 }
             }
         }

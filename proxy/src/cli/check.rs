@@ -107,7 +107,7 @@ fn credentials(objects: &Objects, mesh: &Mesh, findings: &mut Vec<Diagnostic>) {
 /// A plug-in CA of the mesh that cannot issue.
 fn mesh_authority(objects: &Objects, mesh: &Mesh, findings: &mut Vec<Diagnostic>) {
     let namespace = &mesh.settings.root_namespace;
-    let Some(secret) = objects.secrets.get(&(namespace.clone(), identity::PLUG_IN_SECRET.to_owned())) else { return };
+    let Some(secret) = objects.secrets.get(namespace, identity::PLUG_IN_SECRET) else { return };
     if let Err(error) = identity::check_plug_in(&secret.spec, namespace) {
         let severity = if error.is_warning() { Severity::Warning } else { Severity::Error };
         findings.push(secret.diagnostic(severity, "data", error.to_string()));
@@ -119,12 +119,12 @@ struct Offline<'a>(&'a Objects);
 
 impl tls::MaterialReader for Offline<'_> {
     fn secret(&self, namespace: &str, name: &str) -> Option<Arc<Secret>> {
-        let secret = self.0.secrets.get(&(namespace.to_owned(), name.to_owned()))?;
+        let secret = self.0.secrets.get(namespace, name)?;
         Some(Arc::new(secret.spec.clone()))
     }
 
     fn config_map(&self, namespace: &str, name: &str) -> Option<Arc<ConfigMap>> {
-        let config_map = self.0.config_maps.get(&(namespace.to_owned(), name.to_owned()))?;
+        let config_map = self.0.config_maps.get(namespace, name)?;
         Some(Arc::new(config_map.spec.clone()))
     }
 

@@ -17,27 +17,29 @@ use super::{
     listeners::GatewayTable,
     locality,
     origination::{Holder, NO_LABELS, places},
+    origins::Origins,
     own_ports::{self, OwnPorts},
     peer_authentications::PeerAuthentications,
     peers::{self, Peers},
     registry::Registry,
     rules::{Client, RuleIndex, Rules, files},
     sidecars::Sidecars,
-    table::{Location, Mesh, Outbound, OutboundPolicy, Place, PodAddresses, UpstreamTls, Workload},
+    table::{Mesh, Outbound, OutboundPolicy, Place, PodAddresses, UpstreamTls, Workload},
     unimported::KnownServices,
     view::{Scope, Selection, Signature},
     virtual_services::{self, Plan, VirtualServices},
     volumes::Volumes,
 };
-use crate::api::{Object, ObjectId, Objects, core::Pod, objects::Kind, sidecar::Sidecar};
+use crate::api::{Object, Objects, core::Pod, sidecar::Sidecar};
 
 /// Compiles every object in force into the table. Never fails: what is wrong is a diagnostic, and a rule that cannot
 /// be honoured refuses its traffic.
 #[must_use]
 pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
     let mut findings = Findings::default();
-    let (objects, report) = gateway_api::convert(objects, &mut findings);
-    let objects = &*objects;
+    let (converted, report) = gateway_api::convert(objects, &mut findings);
+    let origins = Origins::new(objects);
+    let objects = &*converted;
     let config = mesh_config(objects, &mut findings);
     let settings = settings(config);
     let enrolled = enrolled(objects, &mut findings);
@@ -115,8 +117,8 @@ pub fn compile(objects: &Objects, addresses: &PodAddresses) -> Mesh {
         };
         mesh.workloads.insert(id, Arc::new(workload));
     }
-    mesh.origins = Arc::new(origins(objects));
-    mesh.peers = peers.by_address;
+    mesh.origins = origins;
+    mesh.peers = Arc::new(peers.by_address);
     mesh.statuses = report.statuses;
     mesh.settings = settings;
     excuse(&mesh, &mut findings);
@@ -133,30 +135,6 @@ fn excuse(mesh: &Mesh, findings: &mut Findings) {
         UpstreamTls::Plain | UpstreamTls::Mesh(_) | UpstreamTls::Originate(_) => None,
     });
     findings.excuse(&for_gateways, &reasons.collect());
-}
-
-/// Where services and what speaks of them were read.
-pub fn origins(objects: &Objects) -> HashMap<ObjectId, Location> {
-    origins_of(&objects.service_entries)
-        .chain(origins_of(&objects.services))
-        .chain(origins_of(&objects.destination_rules))
-        .chain(origins_of(&objects.virtual_services))
-        .chain(origins_of(&objects.gateways))
-        .chain(origins_of(&objects.kube_gateways))
-        .chain(origins_of(&objects.backend_tls_policies))
-        .chain(origins_of(&objects.http_routes))
-        .chain(origins_of(&objects.sidecars))
-        .chain(origins_of(&objects.peer_authentications))
-        .chain(origins_of(&objects.authorization_policies))
-        .chain(origins_of(&objects.tls_routes))
-        .collect()
-}
-
-fn origins_of<S>(kind: &Kind<S>) -> impl Iterator<Item = (ObjectId, Location)> {
-    kind.values().map(|object: &Arc<Object<S>>| {
-        let location = Location { file: object.origin.file.clone(), line: object.origin.start.get().0 };
-        (object.id.clone(), location)
-    })
 }
 
 /// Tables made so far, by what makes them equal.

@@ -11,7 +11,10 @@ use super::{
     findings::Findings,
     table::{OutboundPolicy, Settings, WorkloadId},
 };
-use crate::api::{Object, Objects, core::Pod, istio::MeshConfig};
+use crate::{
+    api::{AnyObject, Object, Objects, core::Pod, istio::MeshConfig},
+    source::Changed,
+};
 
 /// Names the network namespace of a pod on a single host: a name under /run/netns, or a path.
 pub const NETNS: &str = "egret.dev/netns";
@@ -70,6 +73,16 @@ pub fn node_pods(objects: &Objects) -> NodePods {
         here && !pod.spec.finished && !by_label(objects, pod)
     });
     NodePods { enrolled, left_alone: alone.map(|pod| uid(pod).to_owned()).filter(|uid| !uid.is_empty()).collect() }
+}
+
+/// Whether [`node_pods`] of this node may be others after a change.
+#[must_use]
+pub fn concerns_node(node: Option<&str>, changed: &Changed) -> bool {
+    changed.before.iter().chain(&changed.after).any(|object| match object {
+        AnyObject::Pod(pod) => node.is_none_or(|node| pod.spec.node_name == node),
+        AnyObject::Namespace(_) => true,
+        _ => false,
+    })
 }
 
 /// The pods that are enrolled.
@@ -160,7 +173,7 @@ fn by_label(objects: &Objects, pod: &Object<Pod>) -> bool {
     if asks || injected {
         return true;
     }
-    let namespace = objects.namespaces.get(&(String::new(), pod.meta.namespace.clone()));
+    let namespace = objects.namespaces.get("", &pod.meta.namespace);
     namespace.is_some_and(|namespace| {
         !says(namespace, ENROLL, &["false"])
             && (says(namespace, ENROLL, &["true"])

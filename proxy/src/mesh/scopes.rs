@@ -9,7 +9,7 @@ use super::{
     findings::Findings,
     names::{object_order, selects, words},
 };
-use crate::api::{Object, Objects, core::Pod, objects::Kind, security::PeerAuthentication, sidecar::Sidecar};
+use crate::api::{Kind, Object, Objects, core::Pod, security::PeerAuthentication, sidecar::Sidecar};
 
 /// An object of which one at most applies at each width, the oldest; several are never merged.
 pub trait Scoped {
@@ -89,10 +89,9 @@ impl<'a, S: Scoped> Scopes<'a, S> {
     /// Selectors that select nothing, or what another one selects already.
     pub fn check(&self, objects: &Objects, findings: &mut Findings) {
         for (namespace, here) in self.namespaces.iter().filter(|(_, here)| !here.selecting.is_empty()) {
-            let (first, last) = ((*namespace).to_owned(), format!("{namespace}\0"));
-            let pods: Vec<_> = objects.pods.range((first, String::new())..(last, String::new())).collect();
+            let pods: Vec<_> = objects.pods.of_namespace(namespace).collect();
             let mut told = HashSet::new();
-            for (_, pod) in &pods {
+            for pod in &pods {
                 let mut selected = here.selected(pod);
                 let Some(first) = selected.next() else { continue };
                 for other in selected.filter(|other| told.insert((&first.id, &other.id))) {
@@ -103,7 +102,7 @@ impl<'a, S: Scoped> Scopes<'a, S> {
             // Where no pod is told of at all, they are told of elsewhere.
             for object in here.selecting.iter().filter(|_| !pods.is_empty()) {
                 let selector = object.spec.selector();
-                if !pods.iter().any(|(_, pod)| selects(selector, &pod.meta.labels)) {
+                if !pods.iter().any(|pod| selects(selector, &pod.meta.labels)) {
                     let message = format!("no pod of namespace {namespace} bears {}", words(selector));
                     findings.warn(object, S::SELECTOR, message);
                 }

@@ -15,6 +15,7 @@ pub use super::{cluster::*, pages::Names};
 use super::{
     inbound::InboundTable,
     listeners::GatewayTable,
+    origins::Origins,
     routing::{TunnelMatch, TunnelRoute, VirtualHost},
     unimported::Unimported,
 };
@@ -33,9 +34,9 @@ pub struct Mesh {
     /// Findings that need more than one object to see (unknown secret, rule without service, double TLS …).
     pub diagnostics: Vec<Diagnostic>,
     /// Where the services and rules that the tables name were read.
-    pub origins: Arc<HashMap<ObjectId, Location>>,
+    pub origins: Origins,
     /// Enrolled pods by their addresses, for endpoints that are found only when dialled (headless services).
-    pub peers: HashMap<IpAddr, Arc<Peer>>,
+    pub peers: Arc<HashMap<IpAddr, Arc<Peer>>>,
     /// Conditions of Gateway API objects, for `egret status`.
     pub statuses: Vec<ObjectStatus>,
     /// What [`Self::tls_settings`] answers, once it was asked.

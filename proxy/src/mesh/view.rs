@@ -158,6 +158,8 @@ impl Selection {
         table.unimported = narrowed.map(|narrowed| narrowed.unimported.clone());
         let said = (&mut workshop.spoken, &mut *workshop.findings);
         let plan = Plan::new((scope.view(client, labels), &self.heard), &placed, &mut table, said);
+        // Of a service that nothing leads to.
+        table.ports.retain(|_, port| !port.is_empty());
         (table, plan)
     }
 

@@ -8,7 +8,6 @@ mod file;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    hash::{BuildHasher, RandomState},
     io,
     path::{Path, PathBuf},
 };
@@ -63,35 +62,28 @@ pub struct Store {
     files: BTreeMap<PathBuf, File>,
     /// Every object in force.
     objects: Objects,
-    copies: Copies,
+    /// Of objects that are there more than once, how often more. Most are not.
+    more: HashMap<ObjectId, u32>,
     shapes: Shapes,
 }
 
-/// How often each object is there, in all files together: most are once.
+/// What becomes of an object in a batch.
 #[derive(Debug, Default)]
-struct Copies {
-    /// By a digest, which takes less than the names. Two objects with one digest cost a look through the files, no more.
-    count: HashMap<u64, u32>,
-    hasher: RandomState,
+struct Touched {
+    /// The last version that came.
+    came: Option<AnyObject>,
+    /// How often it is there, in all files together.
+    copies: u32,
 }
 
-impl Copies {
-    fn of(&self, id: &ObjectId) -> u32 {
-        self.count.get(&self.hasher.hash_one(id)).copied().unwrap_or(0)
+impl Touched {
+    fn come(&mut self, object: AnyObject) {
+        self.copies += 1;
+        self.came = Some(object);
     }
 
-    fn add(&mut self, id: &ObjectId) {
-        *self.count.entry(self.hasher.hash_one(id)).or_insert(0) += 1;
-    }
-
-    fn take(&mut self, id: &ObjectId) {
-        let digest = self.hasher.hash_one(id);
-        if let Some(count) = self.count.get_mut(&digest) {
-            *count -= 1;
-            if *count == 0 {
-                self.count.remove(&digest);
-            }
-        }
+    fn go(&mut self) {
+        self.copies = self.copies.saturating_sub(1);
     }
 }
 
@@ -128,8 +120,7 @@ impl Store {
 
     /// Takes a batch of changes as one.
     pub fn apply(&mut self, changes: Vec<FileChange>) -> Batch {
-        // What came or went, and the last version that came.
-        let mut touched: HashMap<ObjectId, Option<AnyObject>> = HashMap::new();
+        let mut touched: HashMap<ObjectId, Touched> = HashMap::new();
         let (mut files, mut orphans) = (BTreeSet::new(), Vec::new());
         let mut moved = false;
         for FileChange { path, content } in changes {
@@ -142,18 +133,15 @@ impl Store {
                     orphans.push((path.clone(), id.clone()));
                 }
                 for object in changed.came {
-                    self.copies.add(object.id());
-                    touched.insert(object.id().clone(), Some(object));
+                    self.touch(&mut touched, object.id()).come(object);
                 }
                 for object in changed.went {
-                    self.copies.take(object.id());
-                    touched.entry(object.id().clone()).or_insert(None);
+                    self.touch(&mut touched, object.id()).go();
                 }
                 self.files.insert(path, file);
             } else {
                 for object in before.objects() {
-                    self.copies.take(object.id());
-                    touched.entry(object.id().clone()).or_insert(None);
+                    self.touch(&mut touched, object.id()).go();
                 }
             }
         }
@@ -168,25 +156,39 @@ impl Store {
         Batch { changed, moved, rejected_now, diagnostics, accepted }
     }
 
+    /// How often an object is there, before this batch: what is in force is there.
+    fn copies(&self, id: &ObjectId) -> u32 {
+        self.objects.find(id).map_or(0, |_| 1 + self.more.get(id).copied().unwrap_or(0))
+    }
+
+    fn touch<'t>(&self, touched: &'t mut HashMap<ObjectId, Touched>, id: &ObjectId) -> &'t mut Touched {
+        touched.entry(id.clone()).or_insert_with(|| Touched { came: None, copies: self.copies(id) })
+    }
+
     /// A refused object whose good version lay in another file, and is there no more, stays in force as well: somebody
     /// moved it and broke it in one go.
-    fn adopt(&mut self, orphans: Vec<(PathBuf, ObjectId)>, touched: &mut HashMap<ObjectId, Option<AnyObject>>) {
+    fn adopt(&mut self, orphans: Vec<(PathBuf, ObjectId)>, touched: &mut HashMap<ObjectId, Touched>) {
         for (path, id) in orphans {
-            let held = self.copies.of(&id) > 0 && self.held(|held| *held == id).contains_key(&id);
+            let held = touched.get(&id).map_or_else(|| self.copies(&id), |touched| touched.copies) > 0;
             if let (false, Some(object), Some(file)) = (held, self.objects.find(&id), self.files.get_mut(&path)) {
-                self.copies.add(&id);
-                touched.insert(id, Some(object.clone()));
-                file.keep(object);
+                file.keep(object.clone());
+                self.touch(touched, &id).come(object);
             }
         }
     }
 
     /// Puts in force what counts of what was touched, and tells what that changed.
-    fn decide(&mut self, touched: HashMap<ObjectId, Option<AnyObject>>) -> Vec<Changed> {
+    fn decide(&mut self, touched: HashMap<ObjectId, Touched>) -> Vec<Changed> {
+        for (id, Touched { copies, .. }) in &touched {
+            match copies.checked_sub(1) {
+                Some(more) if more > 0 => drop(self.more.insert(id.clone(), more)),
+                _ => drop(self.more.remove(id)),
+            }
+        }
         let (simple, several): (Vec<_>, Vec<_>) =
-            touched.into_iter().partition(|(id, came)| self.copies.of(id) == u32::from(came.is_some()));
+            touched.into_iter().partition(|(_, touched)| touched.copies == u32::from(touched.came.is_some()));
         let several: HashSet<ObjectId> = several.into_iter().map(|(id, _)| id).collect();
-        let mut winners = simple;
+        let mut winners: Vec<_> = simple.into_iter().map(|(id, touched)| (id, touched.came)).collect();
         if !several.is_empty() {
             let held = self.held(|id| several.contains(id));
             let last = several.iter().map(|id| {
@@ -239,11 +241,11 @@ impl Store {
 
     /// A warning for each copy of an object after which comes another one, as far as the files of this batch hold them.
     fn doubles(&self, files: &BTreeSet<PathBuf>) -> Vec<Diagnostic> {
-        if self.copies.count.values().all(|count| *count == 1) {
+        if self.more.is_empty() {
             return Vec::new();
         }
         let mut said = Vec::new();
-        for copies in self.held(|id| self.copies.of(id) > 1).into_values() {
+        for copies in self.held(|id| self.more.contains_key(id)).into_values() {
             for pair in copies.windows(2) {
                 let [(earlier_path, earlier), (path, later)] = pair else { continue };
                 let line = later.origin().start.get().0;

@@ -80,11 +80,10 @@ fn asking_for_tokens(source: &Source) -> [(&'static str, &Vec<String>); 2] {
 fn targets(object: &Object<AuthorizationPolicy>, objects: &Objects, settings: &Settings, findings: &mut Findings) {
     for (at, target) in object.spec.targets.iter().enumerate() {
         let namespace = &object.meta.namespace;
-        let key = (namespace.clone(), target.name.clone());
         let there = match target.kind.as_str() {
-            "Service" => objects.services.contains_key(&key),
-            "ServiceEntry" => objects.service_entries.contains_key(&key),
-            "Gateway" => objects.kube_gateways.contains_key(&key),
+            "Service" => objects.services.contains(namespace, &target.name),
+            "ServiceEntry" => objects.service_entries.contains(namespace, &target.name),
+            "Gateway" => objects.kube_gateways.contains(namespace, &target.name),
             // Those of Istio need not be written down.
             _ => objects.kube_gateways.values().any(|gateway| gateway.spec.class == target.name),
         };

@@ -109,19 +109,18 @@ impl<'a> Authorization<'a> {
         pod: &Object<Pod>,
         serves: &[&Arc<Object<Gateway>>],
     ) -> Reach {
-        let (near, key) =
-            (by.object.meta.namespace.as_str(), |namespace: &str, name: &str| (namespace.to_owned(), name.to_owned()));
+        let near = by.object.meta.namespace.as_str();
         let here = pod.meta.namespace == near;
         let all = |reached: bool| if reached { Reach::All } else { Reach::Nothing };
         match target.kind.as_str() {
             "Gateway" => all(here && gateways_of(pod, serves).any(|name| name == target.name)),
             "GatewayClass" => all(near == self.root
                 && gateways_of(pod, serves).any(|name| {
-                    let gateway = self.objects.kube_gateways.get(&key(&pod.meta.namespace, name));
+                    let gateway = self.objects.kube_gateways.get(&pod.meta.namespace, name);
                     gateway.is_some_and(|gateway| gateway.spec.class == target.name)
                 })),
             "Service" if here => {
-                let service = self.objects.services.get(&key(near, &target.name));
+                let service = self.objects.services.get(near, &target.name);
                 let service = service.filter(|service| {
                     !service.spec.selector.is_empty() && selects(&service.spec.selector, &pod.meta.labels)
                 });

@@ -70,13 +70,15 @@ pub fn attach(route: Attaching<'_>, parent: &ParentRef, objects: &Objects, gatew
             None => missing("Gateway"),
         },
         ("", "Service") => {
-            let Some(service) = objects.services.get(&at) else { return missing("Service") };
+            let Some(service) = objects.services.get(namespace, &object.name) else { return missing("Service") };
             let host = service_host(&canonical(&object.name), namespace);
             let ports = service.spec.ports.iter().map(|port| (port.port, port.name.as_deref()));
             to_service(route, parent, namespace, vec![host], ports)
         }
         ("networking.istio.io", "ServiceEntry") => {
-            let Some(entry) = objects.service_entries.get(&at) else { return missing("ServiceEntry") };
+            let Some(entry) = objects.service_entries.get(namespace, &object.name) else {
+                return missing("ServiceEntry");
+            };
             let hosts = entry.spec.hosts.iter().map(|host| canonical(host).into_owned());
             let ports = entry.spec.ports.iter().map(|port| (port.number, Some(port.name.as_str())));
             to_service(route, parent, namespace, hosts.collect(), ports)

@@ -16,7 +16,7 @@ use super::{
     CONTROLLER,
     backends::Grants,
     credentials::authority,
-    key, made,
+    made,
     status::{Fault, condition},
     tls::References,
     written,
@@ -112,14 +112,14 @@ fn led_to(objects: &Objects, routes: &[ObjectStatus]) -> Led {
             continue;
         };
         let gateway = ObjectId::new(GATEWAY, namespace.as_str(), parent.object.name.as_str());
-        let at = key(&status.object.namespace, &status.object.name);
+        let (place, name) = (&status.object.namespace, &status.object.name);
         let backends: Vec<&ObjectRef> = match status.object.kind {
             "HTTPRoute" => {
-                let rules = objects.http_routes.get(&at).into_iter().flat_map(|route| &route.spec.rules);
+                let rules = objects.http_routes.get(place, name).into_iter().flat_map(|route| &route.spec.rules);
                 rules.flat_map(|rule| &rule.backends).map(|backend| &backend.backend.object).collect()
             }
             _ => {
-                let rules = objects.tls_routes.get(&at).into_iter().flat_map(|route| &route.spec.rules);
+                let rules = objects.tls_routes.get(place, name).into_iter().flat_map(|route| &route.spec.rules);
                 rules.flat_map(|rule| &rule.backends).map(|backend| &backend.backend.object).collect()
             }
         };
@@ -171,17 +171,16 @@ fn client_tls(policy: &Policy, references: References<'_>, findings: &mut Findin
 /// Hosts and port that a target means.
 fn target(objects: &Objects, namespace: &str, target: &BackendTlsTarget) -> Result<(Vec<String>, Option<u16>), Fault> {
     let object = &target.object;
-    let at = key(namespace, &object.name);
     let missing = |what: String| Fault::new("TargetNotFound", what);
     let (hosts, ports): (Vec<String>, Vec<(u16, Option<&str>)>) = match (object.group.as_str(), object.kind.as_str()) {
         ("", "Service") => {
-            let service = objects.services.get(&at);
+            let service = objects.services.get(namespace, &object.name);
             let service = service.ok_or_else(|| missing(format!("there is no Service {namespace}/{}", object.name)))?;
             let ports = service.spec.ports.iter().map(|port| (port.port, port.name.as_deref()));
             (vec![service_host(&canonical(&object.name), namespace)], ports.collect())
         }
         ("networking.istio.io", "ServiceEntry") => {
-            let entry = objects.service_entries.get(&at);
+            let entry = objects.service_entries.get(namespace, &object.name);
             let entry =
                 entry.ok_or_else(|| missing(format!("there is no ServiceEntry {namespace}/{}", object.name)))?;
             let hosts = entry.spec.hosts.iter().map(|host| canonical(host).into_owned());
@@ -202,7 +201,7 @@ fn secure(objects: &mut Objects, given: &Objects, namespace: &str, host: &str, s
     let mut everybody = false;
     // Where only rules with a selector speak of the host, the others would go by none.
     let mut selective: BTreeMap<&str, bool> = BTreeMap::new();
-    for (at, rule) in &given.destination_rules {
+    for rule in given.destination_rules.values() {
         let named = rule_host(&rule.spec.host, &rule.meta.namespace);
         if !covers(&named, host) {
             continue;
@@ -213,18 +212,19 @@ fn secure(objects: &mut Objects, given: &Objects, namespace: &str, host: &str, s
         *selective.entry(&rule.meta.namespace).or_insert(true) &= selects;
         // A wider rule is left to the other hosts that it names.
         let exact = named == host;
-        let at = if exact { at.clone() } else { key(&at.0, &format!("{}~{host}", at.1)) };
-        let known = objects.destination_rules.get(&at).unwrap_or(rule);
+        let own = &rule.meta.name;
+        let name = if exact { own.clone() } else { format!("{own}~{host}") };
+        let known = objects.destination_rules.get(&rule.meta.namespace, &name).unwrap_or(rule);
         let mut made: Object<DestinationRule> = (**known).clone();
         host.clone_into(&mut made.spec.host);
-        made.meta.name.clone_from(&at.1);
+        made.meta.name = name;
         secured.enter(made.spec.traffic_policy.get_or_insert_default());
         for policy in made.spec.subsets.iter_mut().filter_map(|subset| subset.traffic_policy.as_mut()) {
             if policy.tls.is_some() || !policy.port_level_settings.is_empty() {
                 secured.enter(policy);
             }
         }
-        objects.destination_rules.insert(at, Arc::new(made));
+        enter(objects, Arc::new(made));
     }
     for (place, _) in selective.iter().filter(|(place, only)| **only && **place != namespace) {
         enter(objects, secured.rule(host, place, vec![".".to_owned()]));
@@ -235,7 +235,7 @@ fn secure(objects: &mut Objects, given: &Objects, namespace: &str, host: &str, s
 }
 
 fn enter(objects: &mut Objects, made: Arc<Object<DestinationRule>>) {
-    objects.destination_rules.insert(key(&made.meta.namespace, &made.meta.name), made);
+    objects.destination_rules.insert(made);
 }
 
 impl Secured {

@@ -7,7 +7,6 @@ use super::{
         host::canonical,
         names::{Visibility, service_host},
     },
-    key,
     status::Fault,
 };
 use crate::api::{
@@ -120,7 +119,7 @@ impl<'a> Backends<'a> {
     }
 
     fn service_ports(&self, namespace: &str, name: &str) -> Option<HashSet<u16>> {
-        let service = self.objects.services.get(&key(namespace, name))?;
+        let service = self.objects.services.get(namespace, name)?;
         Some(service.spec.ports.iter().map(|port| port.port).collect())
     }
 

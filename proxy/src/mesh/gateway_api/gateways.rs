@@ -55,12 +55,13 @@ pub fn convert(objects: &Objects, findings: &mut Findings) -> (Gateways, Vec<Imp
     let mut implied = Vec::new();
     let grants = Grants::new(objects);
     let pods = enrolled(objects, &mut Findings::default());
-    for (name, object) in &objects.kube_gateways {
+    for object in objects.kube_gateways.values() {
+        let name = key(&object.meta.namespace, &object.meta.name);
         let controller = match controller(objects, &object.spec.class) {
             Ok(controller) => controller,
             Err(why) => {
                 findings.add(object, Severity::Info, "spec.gatewayClassName", format!("{why}: left alone"));
-                gateways.foreign.insert(name.clone());
+                gateways.foreign.insert(name);
                 continue;
             }
         };
@@ -90,7 +91,7 @@ pub fn convert(objects: &Objects, findings: &mut Findings) -> (Gateways, Vec<Imp
             addressed_by: own.iter().map(|service| service.meta.name.clone()).chain(given).collect(),
             service: own,
         });
-        gateways.served.insert(name.clone(), served);
+        gateways.served.insert(name, served);
     }
     (gateways, implied)
 }
@@ -120,7 +121,7 @@ fn by_address(
             None => Some(address.value.as_str()),
             Some((name, rest)) => (rest == format!("{namespace}.svc.{CLUSTER_DOMAIN}")).then_some(name),
         };
-        let service = name.and_then(|name| objects.services.get(&key(namespace, name)));
+        let service = name.and_then(|name| objects.services.get(namespace, name));
         match service.filter(|service| !service.spec.selector.is_empty()) {
             Some(service) => drop(found.get_or_insert_with(|| Ok(service.clone()))),
             None => {

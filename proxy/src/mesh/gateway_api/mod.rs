@@ -92,16 +92,14 @@ pub(super) fn convert<'a>(objects: &'a Objects, findings: &mut Findings) -> (Cow
     let (mut gateways, implied) = gateways::convert(objects, findings);
     for service in implied.iter().filter_map(|gateway| gateway.service.clone()) {
         // Where somebody made it, that one counts.
-        all.services.entry(key(&service.meta.namespace, &service.meta.name)).or_insert(service);
+        if !all.services.contains(&service.meta.namespace, &service.meta.name) {
+            all.services.insert(service);
+        }
     }
     let (virtual_services, of_routes) = routes::convert(&all, &mut gateways, findings);
     let (of_tls, of_tls_routes) = tls_routes::convert(&all, &mut gateways, findings);
-    for object in virtual_services.into_iter().chain(of_tls) {
-        all.virtual_services.insert(key(&object.meta.namespace, &object.meta.name), object);
-    }
-    for object in gateways.made() {
-        all.gateways.insert(key(&object.meta.namespace, &object.meta.name), object);
-    }
+    all.virtual_services.extend(virtual_services.into_iter().chain(of_tls));
+    all.gateways.extend(gateways.made());
     let of_routes: Vec<_> = of_routes.into_iter().chain(of_tls_routes).collect();
     let of_policies = backend_tls::convert(&mut all, &of_routes, findings);
     let statuses = gateways.statuses().into_iter().chain(of_routes).chain(of_policies).collect();

@@ -49,16 +49,16 @@ impl Allowed {
 /// name is all that is known of it then.
 fn selected(selector: &LabelSelector, objects: &Objects) -> Vec<String> {
     let named = objects.http_routes.keys().chain(objects.tls_routes.keys()).map(|(namespace, _)| (namespace, None));
-    let given = objects.namespaces.values().map(|object| (&object.meta.name, Some(&object.meta.labels)));
-    let all: BTreeMap<&String, Option<&BTreeMap<String, String>>> = named.chain(given).collect();
+    let given = objects.namespaces.values().map(|object| (object.meta.name.as_str(), Some(&object.meta.labels)));
+    let all: BTreeMap<&str, Option<&BTreeMap<String, String>>> = named.chain(given).collect();
     let names = all.into_iter().filter(|(name, labels)| {
         let label = |key: &str| match key {
-            NAME => Some(name.as_str()),
+            NAME => Some(*name),
             key => labels.and_then(|labels| labels.get(key)).map(String::as_str),
         };
         matches(selector, label)
     });
-    names.map(|(name, _)| name.clone()).collect()
+    names.map(|(name, _)| name.to_owned()).collect()
 }
 
 fn matches<'a>(selector: &LabelSelector, label: impl Fn(&str) -> Option<&'a str>) -> bool {

@@ -58,10 +58,10 @@ fn in_vain(objects: &Objects, service: &Resolved, written: &str) -> Option<(bool
     if name == MESH {
         return None;
     }
-    let key = name.split_once('/').map(|(namespace, name)| (namespace.to_owned(), name.to_owned()));
-    let Some(gateway) = key.as_ref().and_then(|key| objects.gateways.get(key)) else {
+    let key = name.split_once('/');
+    let Some(gateway) = key.and_then(|(namespace, name)| objects.gateways.get(namespace, name)) else {
         let written = objects.gateways.values().filter(|other| other.spec.pods_of.is_none());
-        let elsewhere = key.as_ref().and_then(|(_, name)| written.into_iter().find(|other| *name == other.meta.name));
+        let elsewhere = key.and_then(|(_, name)| written.into_iter().find(|other| *name == other.meta.name));
         let hint = elsewhere.map_or_else(String::new, |other| {
             let (namespace, name) = (&other.meta.namespace, &other.meta.name);
             format!("; one of that name is in {namespace}: write {namespace}/{name}")

@@ -19,12 +19,16 @@ fn shown(table: &Outbound) -> Value {
     value["services"] = json!(services);
     value["hidden"] = json!(hidden);
     value["base"] = table.base.as_deref().map_or(Value::Null, shown);
-    // What forbids nothing counts only where it ends the search for something wider.
+    // What forbids nothing counts only where it ends the search for something wider that does.
     let others = table.guards.others.iter().map(|of| {
+        let forbids = |guard: &Guard| guard.ports.as_ref().is_none_or(|ports| !ports.is_empty());
+        let ends_search = |host: &str, length: usize| {
+            of.hosts.matches(host).any(|(measure, guard)| measure < length && forbids(guard))
+        };
         let mut exact: std::collections::BTreeMap<_, _> = of.hosts.exact.iter().collect();
-        let wide = |host: &str| of.hosts.matches(host).any(|(measure, _)| measure != usize::MAX);
-        exact.retain(|host, guard| guard.ports.as_ref().is_none_or(|ports| !ports.is_empty()) || wide(host));
-        let suffix: std::collections::BTreeMap<_, _> = of.hosts.suffix.iter().collect();
+        exact.retain(|host, guard| forbids(guard) || ends_search(host, usize::MAX));
+        let mut suffix: std::collections::BTreeMap<_, _> = of.hosts.suffix.iter().collect();
+        suffix.retain(|suffix, guard| forbids(guard) || ends_search(&format!("x{suffix}"), suffix.len()));
         json!([&*of.namespace, exact, suffix, of.hosts.any])
     });
     value["guards"]["others"] = others.collect();
@@ -115,6 +119,84 @@ fn random_rule(random: &mut StdRng, wide: bool) -> String {
     format!("{{host: {host}, trafficPolicy: {{{tls}}}{more}}}")
 }
 
+/// Where two tables differ, with what each has there.
+fn differences(a: &Value, b: &Value) -> Vec<String> {
+    match (a, b) {
+        (Value::Object(a), Value::Object(b)) => {
+            let keys: std::collections::BTreeSet<_> = a.keys().chain(b.keys()).collect();
+            let nothing = Value::Null;
+            let of = |key: &String| differences(a.get(key).unwrap_or(&nothing), b.get(key).unwrap_or(&nothing));
+            keys.into_iter().flat_map(|key| of(key).into_iter().map(move |found| format!("{key}.{found}"))).collect()
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            let pairs = a.iter().zip(b).enumerate();
+            pairs
+                .flat_map(|(at, (a, b))| differences(a, b).into_iter().map(move |found| format!("{at}.{found}")))
+                .collect()
+        }
+        _ if a == b => Vec::new(),
+        _ => vec![format!(" {a} instead of {b}")],
+    }
+}
+
+/// The objects of one trial, and the table that is amended again and again.
+pub struct Trial {
+    objects: Objects,
+    index: Index,
+    addresses: PodAddresses,
+    mesh: Mesh,
+}
+
+impl Trial {
+    pub fn new(objects: Objects, addresses: PodAddresses) -> Self {
+        let mut index = Index::default();
+        let all: Vec<_> = objects.all().map(|object| Changed { before: None, after: Some(object) }).collect();
+        index.update(&all);
+        let mesh = compile(&objects, &addresses);
+        Self { objects, index, addresses, mesh }
+    }
+
+    /// Makes so many changes at once; true where the table was amended, which then is as it is when compiled anew.
+    pub fn step(&mut self, count: usize, mut change: impl FnMut(&mut Objects) -> Changed, place: &str) -> bool {
+        let mut changed: Vec<Changed> = Vec::new();
+        for _ in 0..count {
+            let new = change(&mut self.objects);
+            let id = |changed: &Changed| {
+                changed.before.as_ref().or(changed.after.as_ref()).map(|object| object.id().clone())
+            };
+            match changed.iter_mut().find(|known| id(known) == id(&new)) {
+                Some(known) => known.after = new.after,
+                None => changed.push(new),
+            }
+        }
+        self.index.update(&changed);
+        let whole = compile(&self.objects, &self.addresses);
+        let made = amend(&self.mesh, (&self.objects, &self.index, &self.addresses), &changed, false);
+        let amended = made.is_some();
+        if let Some(made) = &made {
+            let (made, whole) = (all(made), all(&whole));
+            let ids: Vec<_> =
+                changed.iter().map(|c| c.before.as_ref().or(c.after.as_ref()).map(|o| o.id().to_string())).collect();
+            assert_eq!(differences(&made, &whole), [""; 0], "{place}: {ids:?}");
+        }
+        // Amended again and again, or not.
+        self.mesh = made.unwrap_or(whole);
+        amended
+    }
+}
+
+/// Puts in the object that `text` is, or takes it away again; None where it is refused.
+pub fn change_to(objects: &mut Objects, text: &str, remove: bool) -> Option<Changed> {
+    let after = parse_file(Arc::from(Path::new("test.yaml")), text).objects.pop()?;
+    let before = objects.find(after.id());
+    if before.is_some() && remove {
+        objects.remove(&after);
+        return Some(Changed { before, after: None });
+    }
+    objects.insert(after.clone());
+    Some(Changed { before, after: Some(after) })
+}
+
 /// One object more, less or other than it was.
 fn change(random: &mut StdRng, objects: &mut Objects, wide: bool) -> Changed {
     let namespace = one(random, NAMESPACES);
@@ -126,16 +208,10 @@ fn change(random: &mut StdRng, objects: &mut Objects, wide: bool) -> Changed {
     };
     // Now and then on another line of the file. What is refused by itself is no change.
     let text = "#\n".repeat(random.random_range(0..2)) + &text;
-    let Some(after) = parse_file(Arc::from(Path::new("test.yaml")), &text).objects.pop() else {
-        return change(random, objects, wide);
-    };
-    let before = objects.find(after.id());
-    if before.is_some() && random.random_bool(0.3) {
-        objects.remove(&after);
-        return Changed { before, after: None };
+    match change_to(objects, &text, random.random_bool(0.3)) {
+        Some(changed) => changed,
+        None => change(random, objects, wide),
     }
-    objects.insert(after.clone());
-    Changed { before, after: Some(after) }
 }
 
 #[test]
@@ -169,32 +245,13 @@ fn amending_is_compiling_anew() {
         }
         let addresses =
             PodAddresses::from([(WorkloadId { namespace: "n1".into(), name: "q".into() }, vec![ip("10.0.1.1")])]);
-        let mut objects = super::objects(&text);
-        let mut mesh = compile(&objects, &addresses);
+        let mut trial = Trial::new(super::objects(&text), addresses);
         for step in 0..25 {
-            let mut changed: Vec<Changed> = Vec::new();
-            for _ in 0..random.random_range(1..3) {
-                let new = change(&mut random, &mut objects, wide);
-                let id = |changed: &Changed| {
-                    changed.before.as_ref().or(changed.after.as_ref()).map(|object| object.id().clone())
-                };
-                match changed.iter_mut().find(|known| id(known) == id(&new)) {
-                    Some(known) => known.after = new.after,
-                    None => changed.push(new),
-                }
-            }
-            let whole = compile(&objects, &addresses);
+            let count = random.random_range(1..3);
             asked += 1;
-            if let Some(made) = amend(&mesh, (&objects, &addresses), &changed, false) {
-                amended += 1;
-                let (made, whole) = (all(&made), all(&whole));
-                assert_eq!(made, whole, "seed {seed}, step {step}: {changed:#?}");
-            }
-            // Amended again and again, or not.
-            mesh = match amend(&mesh, (&objects, &addresses), &changed, false) {
-                Some(made) => made,
-                None => whole,
-            };
+            let made =
+                trial.step(count, |objects| change(&mut random, objects, wide), &format!("seed {seed}, step {step}"));
+            amended += usize::from(made);
         }
     }
     assert!(amended > asked / 2 && amended < asked, "{amended} of {asked}");

@@ -1,6 +1,7 @@
 //! What objects, written as their authors write them, come to.
 
 mod amend;
+mod amend_endpoints;
 mod authorization;
 mod credentials;
 mod egress;

@@ -16,20 +16,20 @@ fn big(rules: usize) -> Objects {
         object.id =
             crate::api::ObjectId::new(object.id.kind, object.meta.namespace.as_str(), object.meta.name.as_str());
         object.spec.hosts = vec![format!("host-{index}.example.com")];
-        objects.service_entries.insert(("default".to_owned(), object.meta.name.clone()), Arc::new(object));
+        objects.service_entries.insert(Arc::new(object));
     }
     for index in 0..250 {
         let namespace = format!("n{}", index % 50);
         let made = parse(&pod(&namespace, &format!("p{index}"), &format!("{{app: p{index}}}")));
-        objects.pods.extend(made.pods);
+        objects.pods.extend(made.pods.values().cloned());
         if index < rules {
             let spec = format!(
                 "{{host: host-{index}.example.com, workloadSelector: {{matchLabels: {{app: p{index}}}}}, trafficPolicy: {{tls: {{mode: MUTUAL, credentialName: c{index}}}}}}}"
             );
-            objects.destination_rules.extend(parse(&rule(&namespace, &format!("r{index}"), &spec)).destination_rules);
-            objects
-                .secrets
-                .extend(parse(&secret(&namespace, &format!("c{index}"), &["tls.crt", "tls.key", "ca.crt"])).secrets);
+            let made = parse(&rule(&namespace, &format!("r{index}"), &spec));
+            objects.destination_rules.extend(made.destination_rules.values().cloned());
+            let made = parse(&secret(&namespace, &format!("c{index}"), &["tls.crt", "tls.key", "ca.crt"]));
+            objects.secrets.extend(made.secrets.values().cloned());
         }
     }
     objects
@@ -85,8 +85,8 @@ fn a_narrow_sidecar_makes_a_small_table() {
     }
     let mut objects = big(0);
     let own = super::objects(&text);
-    objects.sidecars.extend(own.sidecars);
-    objects.pods.extend(own.pods);
+    objects.sidecars.extend(own.sidecars.values().cloned());
+    objects.pods.extend(own.pods.values().cloned());
     let started = Instant::now();
     let mesh = compile(&objects, &PodAddresses::new());
     assert!(started.elapsed() < bound, "{:?}", started.elapsed());

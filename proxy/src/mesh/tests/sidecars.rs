@@ -8,7 +8,7 @@ const ALL: &str = "{egress: [{hosts: ['*/*']}]}";
 fn chosen(yaml: &str, namespace: &str, name: &str) -> Option<String> {
     let objects = objects(yaml);
     let sidecars = Sidecars::new(&objects, "istio-system", &mut Findings::default());
-    let pod = &objects.pods[&(namespace.to_owned(), name.to_owned())];
+    let pod = objects.pods.get(namespace, name).unwrap();
     sidecars.of(pod).map(|sidecar| format!("{}/{}", sidecar.meta.namespace, sidecar.meta.name))
 }
 

@@ -456,12 +456,12 @@ fn ten_thousand_routed_hosts_are_made_once() {
         object.id =
             crate::api::ObjectId::new(object.id.kind, object.meta.namespace.as_str(), object.meta.name.as_str());
         object.spec.hosts = vec![format!("host-{index}.example.com")];
-        objects.service_entries.insert(("a".to_owned(), object.meta.name.clone()), Arc::new(object));
+        objects.service_entries.insert(Arc::new(object));
     }
     for index in 0..100 {
         let made =
             super::objects(&pod(&format!("n{}", index % 10), &format!("p{index}"), &format!("{{app: p{index}}}")));
-        objects.pods.extend(made.pods);
+        objects.pods.extend(made.pods.values().cloned());
     }
     let started = std::time::Instant::now();
     let mesh = compile(&objects, &PodAddresses::new());

@@ -135,7 +135,8 @@ impl<'a> Builder<'a> {
             match slot {
                 None => *slot = Some(cluster),
                 Some(first) => {
-                    let object = workshop.objects.service_entries.get(&cluster.service_key());
+                    let object =
+                        workshop.objects.service_entries.get(&cluster.service.namespace, &cluster.service.name);
                     let known_by_address = matches!(cluster.discovery, Discovery::Static(_));
                     if let Some(object) = object.filter(|_| cluster.protocol == Protocol::Tcp && !known_by_address) {
                         let message = format!(
@@ -154,10 +155,4 @@ impl<'a> Builder<'a> {
 /// The same port of the same service, under whatever rule.
 fn same(a: &Cluster, b: &Cluster) -> bool {
     a.service == b.service && a.host == b.host && a.port == b.port
-}
-
-impl Cluster {
-    fn service_key(&self) -> (String, String) {
-        (self.service.namespace.clone(), self.service.name.clone())
-    }
 }

@@ -187,8 +187,7 @@ fn unreached(service: &Resolved, findings: &mut Findings) {
 /// VirtualServices of the mesh for a host that another one has.
 fn conflicts(services: &VirtualServices, objects: &Objects, findings: &mut Findings) {
     let own = services.all.iter().map(|service| service.object.meta.namespace.as_str());
-    let mut namespaces: BTreeSet<&str> =
-        own.chain(objects.pods.keys().map(|(namespace, _)| namespace.as_str())).collect();
+    let mut namespaces: BTreeSet<&str> = own.chain(objects.pods.keys().map(|(namespace, _)| namespace)).collect();
     // Few hosts have more than one anywhere: each namespace then need not be asked about the others.
     let mut times: HashMap<&str, usize> = HashMap::new();
     for host in services.all.iter().flat_map(|service| &service.hosts) {

@@ -40,7 +40,7 @@ pub fn found<'a>(
     let own = &object.meta.namespace;
     let namespace = delegate.namespace.as_ref().filter(|namespace| !namespace.is_empty()).unwrap_or(own);
     let name = format!("VirtualService {namespace}/{}", delegate.name);
-    let Some(other) = objects.virtual_services.get(&(namespace.clone(), delegate.name.clone())) else {
+    let Some(other) = objects.virtual_services.get(namespace, &delegate.name) else {
         return Some(Err(format!("there is no {name}")));
     };
     let visible = Visibility::new(other.spec.export_to.iter().map(String::as_str), &other.meta.namespace);

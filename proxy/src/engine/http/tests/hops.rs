@@ -22,7 +22,8 @@ async fn gateway(cluster: Cluster, known: bool) -> Lab {
     if known {
         let peer =
             Peer { identity: "spiffe://cluster.local/ns/default/sa/client".into(), captured: Some(Arc::default()) };
-        Arc::get_mut(&mut snapshot.mesh).unwrap().peers.insert("127.0.0.1".parse().unwrap(), Arc::new(peer));
+        Arc::make_mut(&mut Arc::get_mut(&mut snapshot.mesh).unwrap().peers)
+            .insert("127.0.0.1".parse().unwrap(), Arc::new(peer));
     }
     Lab::at(snapshot, "192.0.2.1:80".parse().unwrap(), Role::Gateway(AT)).await
 }

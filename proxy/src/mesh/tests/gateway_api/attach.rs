@@ -147,7 +147,7 @@ fn other_classes_are_left_alone() {
         let made = converted(&(yaml.clone() + &route));
         assert_eq!(made.objects.gateways.len(), usize::from(served), "{yaml}");
         assert_eq!(made.objects.virtual_services.len(), usize::from(served), "{yaml}");
-        let names: Vec<_> = made.objects.services.keys().map(|(_, name)| name.as_str()).collect();
+        let names: Vec<_> = made.objects.services.keys().map(|(_, name)| name).collect();
         assert_eq!(names.join(","), service, "{yaml}");
         assert_eq!(made.statuses.is_empty(), !served, "{yaml}");
         assert!(made.said.iter().all(|said| !said.contains("error")), "{:?}", made.said);
@@ -203,13 +203,13 @@ fn the_implied_service_goes_where_another_one_sends_its_port() {
     let pod = super::super::pod("default", "gw", "{gateway.networking.k8s.io/gateway-name: gw, app: gw}");
     let other = "---\napiVersion: v1\nkind: Service\nmetadata: {name: mine}\nspec: {selector: {app: gw}, ports: [{port: 80, targetPort: 8080}]}\n";
     let made = converted(&(gateway("gw", LISTENER) + &pod + other)).quiet();
-    let implied = &made.objects.services[&("default".to_owned(), "gw-istio".to_owned())];
+    let implied = made.objects.services.get("default", "gw-istio").unwrap();
     assert_eq!(implied.spec.ports[0].target_port, Some(crate::api::core::TargetPort::Number(8080)));
     assert_eq!(implied.id.to_string(), "Service default/gw-istio");
     // The user's own of that name counts as it is.
     let own = other.replace("name: mine", "name: gw-istio").replace("8080", "8081");
     let made = converted(&(gateway("gw", LISTENER) + &pod + &own)).quiet();
-    let service = &made.objects.services[&("default".to_owned(), "gw-istio".to_owned())];
+    let service = made.objects.services.get("default", "gw-istio").unwrap();
     assert_eq!(service.spec.ports[0].target_port, Some(crate::api::core::TargetPort::Number(8081)));
 }
 
