@@ -25,19 +25,30 @@ pub struct Pod {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Volume {
     pub name: String,
-    /// What its files are from; None: no source that holds certificates.
-    pub source: Option<VolumeSource>,
-    /// `items` as key → path; empty means every key under its own name.
+    /// What its files are from: one source, or those of a projected volume in their order, of which a later one writes over what an
+    /// earlier one wrote. Empty: no source that holds certificates.
+    pub sources: Vec<VolumeSource>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeSource {
+    pub from: FilesFrom,
+    /// `items` as path → key; empty means every key under its own name.
     pub items: BTreeMap<String, String>,
+    /// What is missing is left out. Without this the kubelet makes nothing of the volume then.
+    pub optional: bool,
 }
 
 /// Files by key, of the pod's own namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum VolumeSource {
-    /// `secret.secretName`
+pub enum FilesFrom {
+    /// `secretName`, or `name` in a projected volume
     Secret(String),
-    /// `configMap.name`
+    /// `name` of a ConfigMap
     ConfigMap(String),
+    /// What the kubelet makes by itself, as this field of a projected volume says (`serviceAccountToken` …). Its `items` have paths
+    /// and no keys.
+    Other(&'static str),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use super::{
     imports::{self, Everything, Imports, Narrowed},
     listeners::GatewayTable,
     locality,
-    origination::{Holder, NO_LABELS, places},
+    origination::{Holder, NO_LABELS, Places, places},
     origins::Origins,
     own_ports::{self, OwnPorts},
     peer_authentications::PeerAuthentications,
@@ -24,7 +24,7 @@ use super::{
     registry::Registry,
     rules::{Client, RuleIndex, Rules, files},
     sidecars::Sidecars,
-    table::{Mesh, Outbound, OutboundPolicy, Place, PodAddresses, UpstreamTls, Workload},
+    table::{Mesh, Outbound, OutboundPolicy, PodAddresses, UpstreamTls, Workload},
     unimported::KnownServices,
     view::{Scope, Selection, Signature},
     virtual_services::{self, Plan, VirtualServices},
@@ -142,7 +142,7 @@ struct Tables {
     /// Every path that some rule names.
     paths: Vec<String>,
     /// Distinct answers of pods' volumes to `paths`.
-    places: HashMap<Vec<Result<Place, String>>, usize>,
+    places: HashMap<Places, usize>,
     nobody: Volumes,
     namespaces: HashMap<Kin, Namespace>,
     /// What namespaces with Sidecars see without them.

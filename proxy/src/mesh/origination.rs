@@ -9,11 +9,11 @@ use super::{
     table::{
         IdentitySource, Material, MeshTls, Place, Protocol, TlsContextSettings, TlsSettings, TrustSource, UpstreamTls,
     },
-    volumes::Volumes,
+    volumes::{Candidate, Volumes},
 };
 use crate::api::{
-    Object, Objects,
-    core::{ConfigMap, Secret},
+    Objects,
+    core::Secret,
     istio::{CaSource, ClientTls, MeshConfig, TlsMode},
 };
 
@@ -69,6 +69,13 @@ impl Upstream<'_> {
 
 /// A field below `tls`, and why it cannot be honoured.
 pub type Refusal = (&'static str, String);
+
+/// What a file lacks.
+enum Lack {
+    Object,
+    Key,
+    Content,
+}
 
 impl Holder<'_> {
     pub fn originate(self, tls: &Tls<'_>, upstream: Upstream<'_>, findings: &mut Findings) -> UpstreamTls {
@@ -169,31 +176,52 @@ impl Holder<'_> {
 
     /// The file that a field of the rule names.
     pub fn material(self, field: &'static str, path: &str) -> Result<Material, Refusal> {
-        let place = self.volumes.place(path).map_err(|why| (field, why))?;
-        match self.lacks(&place) {
-            Some(why) => Err((field, format!("{path}: {why}"))),
-            None => Ok(Material { path: path.to_owned(), place }),
+        let candidates = self.volumes.candidates(path).map_err(|why| (field, why))?;
+        match self.first(candidates) {
+            Ok(place) => Ok(Material { path: path.to_owned(), place }),
+            Err(why) => Err((field, format!("{path}: {why}"))),
         }
     }
 
-    /// Why there is nothing at that place of a volume.
-    fn lacks(self, place: &Place) -> Option<String> {
+    /// The first of the candidates that has the file. No other is looked for: what is not needed is not read.
+    fn first(self, candidates: Vec<Candidate>) -> Result<Place, String> {
+        let mut passed = Vec::new();
+        for Candidate { place, absent_may_pass, lacking_may_pass } in candidates {
+            let place = place?;
+            let Some((lack, said)) = self.lack(&place) else { return Ok(place) };
+            passed.push(said);
+            let may_pass = match lack {
+                Lack::Object => absent_may_pass,
+                Lack::Key => lacking_may_pass,
+                Lack::Content => false,
+            };
+            if !may_pass {
+                break;
+            }
+        }
+        Err(passed.join(", and "))
+    }
+
+    /// What is missing at that place, and in words.
+    fn lack(self, place: &Place) -> Option<(Lack, String)> {
         let (what, found, key) = match place {
             Place::Host => return None,
             Place::Secret { namespace, name, key } => {
                 let secret = self.secret(namespace, name);
-                (format!("Secret {namespace}/{name}"), secret.map(|secret| filled(secret, key)), key)
+                let length = secret.map(|secret| secret.data.get(key).map(Vec::len));
+                (format!("Secret {namespace}/{name}"), length, key)
             }
             Place::ConfigMap { namespace, name, key } => {
                 let object = self.objects.config_map(namespace, name);
-                let holds = |object: &Arc<Object<ConfigMap>>| object.spec.data.get(key).is_some_and(|t| !t.is_empty());
-                (format!("ConfigMap {namespace}/{name}"), object.map(holds), key)
+                let length = object.map(|object| object.spec.data.get(key).map(String::len));
+                (format!("ConfigMap {namespace}/{name}"), length, key)
             }
         };
         match found {
-            None => Some(format!("{what} does not exist")),
-            Some(false) => Some(format!("{what} has no key {key}")),
-            Some(true) => None,
+            None => Some((Lack::Object, format!("{what} does not exist"))),
+            Some(None) => Some((Lack::Key, format!("{what} has no key {key}"))),
+            Some(Some(0)) => Some((Lack::Content, format!("{what} has no PEM under the key {key}"))),
+            Some(Some(_)) => None,
         }
     }
 
@@ -231,10 +259,13 @@ fn alpn(upstream: Upstream<'_>) -> &'static [&'static str] {
     }
 }
 
-/// Where each path that some rule names lies for a pod: pods that agree may share tables.
-pub fn places(paths: &[String], volumes: &Volumes) -> Vec<Result<Place, String>> {
-    paths.iter().map(|path| volumes.place(path)).collect()
+/// Where each path that some rule names may lie for a pod: pods that agree may share tables.
+pub fn places(paths: &[String], volumes: &Volumes) -> Places {
+    paths.iter().map(|path| volumes.candidates(path)).collect()
 }
+
+/// See [`places`].
+pub type Places = Vec<Result<Vec<Candidate>, String>>;
 
 /// Labels of nobody.
 pub static NO_LABELS: BTreeMap<String, String> = BTreeMap::new();

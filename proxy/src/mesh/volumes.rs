@@ -1,12 +1,13 @@
 //! File paths in rules are paths inside the workload's pod: found through its volumes and mounts, and through the
 //! annotations with which Istio adds volumes to its sidecar.
 
-use serde_json::Value;
-
 use super::table::Place;
-use crate::api::{
-    Object,
-    core::{Pod, Volume, VolumeMount, VolumeSource},
+use crate::{
+    api::{
+        Object,
+        core::{FilesFrom, Pod, Volume, VolumeMount, VolumeSource},
+    },
+    source::kinds::volumes::{annotated_mounts, annotated_volumes},
 };
 
 const USER_VOLUME: &str = "sidecar.istio.io/userVolume";
@@ -23,6 +24,17 @@ pub struct Volumes {
     host: bool,
 }
 
+/// Where a file may be.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Candidate {
+    /// Or why egret does not read it there.
+    pub place: Result<Place, String>,
+    /// Where there is no such object, another source may have the file. Else the kubelet makes nothing of the volume.
+    pub absent_may_pass: bool,
+    /// The same where the object lacks the key.
+    pub lacking_may_pass: bool,
+}
+
 /// Where distributions keep the CA bundle of the system.
 pub const SYSTEM_BUNDLES: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
@@ -34,18 +46,14 @@ impl Volumes {
     pub fn new(pod: &Object<Pod>, host: bool) -> (Self, Vec<(&'static str, String)>) {
         let mut volumes = Self { namespace: pod.meta.namespace.clone(), host, ..Self::default() };
         let mut unread = Vec::new();
-        let mut annotation = |name: &'static str| {
-            let items = items(pod.meta.annotations.get(name)?);
-            items.map_err(|error| unread.push((name, error))).ok()
-        };
-        for (name, body) in annotation(USER_VOLUME).unwrap_or_default() {
-            volumes.volumes.push(volume(name, &body));
+        let annotation = |name: &'static str| pod.meta.annotations.get(name);
+        match annotation(USER_VOLUME).map_or(Ok(Vec::new()), |text| annotated_volumes(text)) {
+            Ok(own) => volumes.volumes = own,
+            Err(error) => unread.push((USER_VOLUME, error)),
         }
-        for (name, body) in annotation(USER_VOLUME_MOUNT).unwrap_or_default() {
-            let text = |field: &str| body.get(field).and_then(Value::as_str).map(str::to_owned);
-            if let Some(mount_path) = text("mountPath") {
-                volumes.mounts.push(VolumeMount { name, mount_path, sub_path: text("subPath") });
-            }
+        match annotation(USER_VOLUME_MOUNT).map_or(Ok(Vec::new()), |text| annotated_mounts(text)) {
+            Ok(own) => volumes.mounts = own,
+            Err(error) => unread.push((USER_VOLUME_MOUNT, error)),
         }
         volumes.volumes.extend(pod.spec.volumes.iter().cloned());
         volumes.mounts.extend(pod.spec.mounts.iter().cloned());
@@ -57,9 +65,9 @@ impl Volumes {
         Self { host, ..Self::default() }
     }
 
-    /// Where the bytes of `path` are. An error where a volume covers it that is neither a Secret nor a ConfigMap, or that
-    /// lacks the file.
-    pub fn place(&self, path: &str) -> Result<Place, String> {
+    /// Where the bytes of `path` may be: never empty, and the first that has it counts. An error where a volume covers it that is
+    /// neither of Secrets nor of ConfigMaps, or that does not show the file.
+    pub fn candidates(&self, path: &str) -> Result<Vec<Candidate>, String> {
         let path = normal(path);
         let mut best: Option<(usize, &VolumeMount, &str)> = None;
         for mount in &self.mounts {
@@ -73,55 +81,48 @@ impl Volumes {
         }
         let Some((_, mount, rest)) = best else {
             if self.host || SYSTEM_BUNDLES.contains(&&*path) {
-                return Ok(Place::Host);
+                return Ok(vec![Candidate { place: Ok(Place::Host), lacking_may_pass: false, absent_may_pass: false }]);
             }
             return Err(format!("{path} is in no Secret or ConfigMap that the pod mounts"));
         };
         let volume = self.volumes.iter().find(|volume| volume.name == mount.name);
         let volume = volume
             .ok_or_else(|| format!("{path} is mounted from the volume {}, which the pod does not have", mount.name))?;
-        let Some(source) = &volume.source else {
+        if volume.sources.is_empty() {
             return Err(format!("{path} is in the volume {}, which is neither a Secret nor a ConfigMap", volume.name));
-        };
+        }
         let inside = format!("{}{rest}", mount.sub_path.as_deref().unwrap_or_default());
         // Kubernetes keeps the files behind the link `..data`.
         let inside = inside.trim_matches('/');
         let inside = inside.strip_prefix("..data/").unwrap_or(inside);
-        let key = if volume.items.is_empty() {
-            Some(inside.to_owned())
+        // As the kubelet lays one source over the other (`collectData` in pkg/volume/projected).
+        let found: Vec<_> =
+            volume.sources.iter().rev().filter_map(|source| self.candidate(volume, source, inside)).collect();
+        if found.is_empty() {
+            Err(format!("{path}: the volume {} does not show this file", volume.name))
         } else {
-            volume.items.iter().find(|(_, path)| path.trim_start_matches("./") == inside).map(|(key, _)| key.clone())
-        };
-        let key = key.ok_or_else(|| format!("{path}: the volume {} does not show this file", volume.name))?;
-        let namespace = self.namespace.clone();
-        Ok(match source.clone() {
-            VolumeSource::Secret(name) => Place::Secret { namespace, name, key },
-            VolumeSource::ConfigMap(name) => Place::ConfigMap { namespace, name, key },
-        })
-    }
-}
-
-/// Volumes and mounts are given as a list of objects with names, or as an object of such objects by name.
-fn items(text: &str) -> Result<Vec<(String, Value)>, String> {
-    match serde_json::from_str(text).map_err(|error| error.to_string())? {
-        Value::Array(list) => {
-            Ok(list.into_iter().filter_map(|item| Some((item.get("name")?.as_str()?.to_owned(), item))).collect())
+            Ok(found)
         }
-        Value::Object(map) => Ok(map.into_iter().collect()),
-        _ => Err("neither a list nor an object".to_owned()),
     }
-}
 
-fn volume(name: String, body: &Value) -> Volume {
-    let text = |value: &Value, field: &str| value.get(field).and_then(Value::as_str).map(str::to_owned);
-    let (secret, config_map) = (body.get("secret"), body.get("configMap"));
-    let items = secret.or(config_map).and_then(|given| given.get("items")).and_then(Value::as_array);
-    let from_secret = secret.and_then(|secret| text(secret, "secretName")).map(VolumeSource::Secret);
-    let from_config_map = || config_map.and_then(|given| text(given, "name")).map(VolumeSource::ConfigMap);
-    Volume {
-        name,
-        source: from_secret.or_else(from_config_map),
-        items: items.into_iter().flatten().filter_map(|item| Some((text(item, "key")?, text(item, "path")?))).collect(),
+    fn candidate(&self, volume: &Volume, source: &VolumeSource, inside: &str) -> Option<Candidate> {
+        let named = source.items.get(inside);
+        let by_its_key = source.items.is_empty() && !inside.contains('/');
+        let key = named.cloned().or_else(|| by_its_key.then(|| inside.to_owned()));
+        let namespace = self.namespace.clone();
+        let place = match &source.from {
+            FilesFrom::Secret(name) => Ok(Place::Secret { namespace, name: name.clone(), key: key? }),
+            FilesFrom::ConfigMap(name) => Ok(Place::ConfigMap { namespace, name: name.clone(), key: key? }),
+            FilesFrom::Other(kind) => {
+                named?;
+                Err(format!("in the volume {} it is a {kind}, neither of a Secret nor of a ConfigMap", volume.name))
+            }
+        };
+        Some(Candidate {
+            place,
+            absent_may_pass: source.optional,
+            lacking_may_pass: source.optional || named.is_none(),
+        })
     }
 }
 

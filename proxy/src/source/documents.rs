@@ -344,13 +344,12 @@ impl Reader<'_> {
         }
     }
 
-    /// The ConfigMap `istio` holds mesh settings, as YAML inside its key `mesh`. Of the others those matter that hold
-    /// certificates.
+    /// The ConfigMap `istio` holds mesh settings, as YAML inside its key `mesh`. Others may hold certificates.
     fn config_map(&mut self, header: &Header<'_>, findings: &Findings, faults: &[Fault]) {
         let data = header.root.get("data");
         let named_istio = header.root.get("metadata").and_then(|m| m.get("name")?.text()) == Some("istio");
         let Some(mesh) = data.and_then(|data| data.get("mesh")).filter(|_| named_istio) else {
-            if !data.is_some_and(kinds::core::holds_certificates) {
+            if data.is_none() {
                 return self.foreign(header, faults);
             }
             return self.object(header, "ConfigMap", CORE, findings, &["data"], AnyObject::ConfigMap, |root, _| {

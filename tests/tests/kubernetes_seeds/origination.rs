@@ -1,11 +1,12 @@
 //! TLS origination at the pod itself, and who may have it.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Result, ensure};
 use egret_tests::{
     CLIENT_DN, Lab,
-    kube::{Node, crds},
+    kube::{Node, NodePod, crds},
+    objects::{entry, rule},
     until,
 };
 
@@ -77,4 +78,67 @@ fn mutual_tls_follows_its_secret() -> Result<()> {
     let gone = || pod.curl(&[&format!("{url}gone")]).ok().filter(|reply| reply.status == 503);
     until("the refusal", Duration::from_secs(1), gone)?;
     end(vec![pod, other], &agent)
+}
+
+/// A rule names files, which are in the pods' volumes: a Secret's in one, several sources in one volume in the other. Of those
+/// sources only what a path leads to is read, and rotation counts as ever.
+#[test]
+fn files_of_secret_and_projected_volumes() -> Result<()> {
+    let (lab, server) = (Lab::new()?, cluster(crds::ISTIO, &["default"])?);
+    let node = Node::new(&lab, &server, NODE)?;
+    let (_controller, agent) = start_on(&lab, &server, &node, &[])?;
+    let pod = |name: &str, volume: &str| {
+        let mounts = "volumeMounts: [{name: certs, mountPath: /etc/certs, readOnly: true}]";
+        let spec =
+            format!("{{containers: [{{name: app, image: app, {mounts}}}], volumes: [{{name: certs, {volume}}}]}}");
+        node.pod("default", name, &format!("spec: {spec}"))
+    };
+    let whole = pod("whole", "secret: {secretName: client-credential}")?;
+    let pair =
+        "secret: {name: client-credential, items: [{key: tls.crt, path: tls.crt}, {key: tls.key, path: tls.key}]}";
+    let sources = [
+        "secret: {name: before, optional: true}",
+        "secret: {name: authority}",
+        pair,
+        "secret: {name: unread, items: [{key: other, path: other}]}",
+        "serviceAccountToken: {path: token}",
+    ]
+    .map(|source| format!("{{{source}}}"));
+    let parts = pod("parts", &format!("projected: {{sources: [{}]}}", sources.join(", ")))?;
+    let files = "mode: MUTUAL, clientCertificate: /etc/certs/tls.crt, privateKey: /etc/certs/tls.key, caCertificates: /etc/certs/ca.crt";
+    apply(&server, &[entry(NGINX, &["80 HTTP 443"]), rule(NGINX, files)])?;
+    await_status(&whole, NGINX, 503, SOON)?;
+    await_status(&parts, NGINX, 503, SOON)?;
+
+    let authority = |leaf: &str| lab.pki.secret("authority", &[("ca.crt", lab.pki.crt(leaf))]);
+    server.apply_yaml(&lab.pki.client_secret("client-credential", "client")?)?;
+    server.apply_yaml(&authority("example.com")?)?;
+    let mut count = 0;
+    let mut presents = |pod: &NodePod<'_>, name: &str| {
+        until(&format!("{} to present {name}", pod.name()), SOON, || {
+            count += 1;
+            let mark = format!("{}-{count}.", pod.name());
+            let reply = pod.curl(&[&format!("http://{NGINX}/?{mark}")]).ok()?;
+            (reply.status == 200 && lab.hit(&mark).ok()?.client_dn.contains(name)).then_some(())
+        })
+    };
+    presents(&whole, CLIENT_DN)?;
+    presents(&parts, CLIENT_DN)?;
+    lab.pki.task_leaf("rotated", "/CN=rotated.example.com/O=client organization")?;
+    server.apply_yaml(&lab.pki.client_secret("client-credential", "rotated")?)?;
+    presents(&whole, "rotated.example.com")?;
+    presents(&parts, "rotated.example.com")?;
+
+    // An authority that did not sign the server's certificate, in one of the two.
+    server.apply_yaml(&authority("system")?)?;
+    await_status(&parts, NGINX, 503, SOON)?;
+    presents(&whole, "rotated.example.com")?;
+    server.apply_yaml(&authority("example.com")?)?;
+    presents(&parts, "rotated.example.com")?;
+
+    let read = server.requests().into_iter().filter(|seen| seen.resource == "secrets" && seen.namespace == "default");
+    let read: BTreeSet<_> =
+        read.filter(|seen| seen.user_agent.starts_with("egret/")).map(|seen| seen.field_selector).collect();
+    assert_eq!(Vec::from_iter(read), ["metadata.name=authority", "metadata.name=client-credential"]);
+    end(vec![whole, parts], &agent)
 }

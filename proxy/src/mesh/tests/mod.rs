@@ -13,6 +13,7 @@ mod own_ports;
 mod peer_authentication;
 mod peers;
 mod policies;
+mod projected;
 mod random;
 mod random_inbound;
 mod random_routes;

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-use super::super::{
-    decode::{Field, Fields},
-    yaml::{Node, Value},
+use super::{
+    super::{
+        decode::{Field, Fields},
+        yaml::Node,
+    },
+    volumes::{mount, volume},
 };
 use crate::api::{
     ObjectMeta,
-    core::{
-        ConfigMap, ContainerPort, Pod, Secret, Service, ServicePort, TargetPort, Volume, VolumeMount, VolumeSource,
-    },
+    core::{ConfigMap, ContainerPort, Pod, Secret, Service, ServicePort, TargetPort},
 };
 
 const POD_READ: &[&str] =
@@ -119,44 +120,6 @@ fn addresses(status: &Field<'_>) -> Vec<std::net::IpAddr> {
         .filter_map(|item| item.fields(&["ip"], &[], &[])?.require("ip")?.ip())
         .collect();
     if listed.is_empty() { find("podIP").and_then(|f| f.ip()).into_iter().collect() } else { listed }
-}
-
-fn volume(field: &Field<'_>) -> Option<Volume> {
-    let entries = field.entries();
-    let find = |name: &str| entries.iter().find(|(key, f)| *key == name && !f.node.is_null()).map(|(_, f)| f);
-    let Some(name) = find("name").and_then(|f| f.string()) else {
-        field.error("`name` is missing");
-        return None;
-    };
-    let mut volume = Volume { name, ..Volume::default() };
-    let secret = find("secret").map(|source| (source, "secretName"));
-    if let Some((source, name)) = secret.or_else(|| Some((find("configMap")?, "name"))) {
-        let fields = source.fields(&[name, "items"], &["defaultMode", "optional"], &[])?;
-        let made = if secret.is_some() { VolumeSource::Secret } else { VolumeSource::ConfigMap };
-        volume.source = fields.require(name)?.string().map(made);
-        for item in fields.items("items") {
-            let Some(item) = item.fields(&["key", "path"], &["mode"], &[]) else { continue };
-            if let (Some(key), Some(path)) = (item.require("key"), item.require("path")) {
-                volume.items.extend(key.string().zip(path.string()));
-            }
-        }
-    } else if let Some(projected) = find("projected") {
-        let sources = projected.fields(&["sources"], &["defaultMode"], &[])?.items("sources");
-        for source in sources {
-            // Not said of ConfigMaps: every pod has one here, with the CA of the API server.
-            if source.node.get("secret").is_some() {
-                source.warn("a secret in a projected volume is not honoured yet");
-            }
-        }
-    }
-    Some(volume)
-}
-
-fn mount(field: &Field<'_>) -> Option<VolumeMount> {
-    let ignored = &["readOnly", "recursiveReadOnly", "mountPropagation"];
-    let fields = field.fields(&["name", "mountPath", "subPath"], ignored, &["subPathExpr"])?;
-    let (name, path) = (fields.require("name")?, fields.require("mountPath")?);
-    Some(VolumeMount { name: name.string()?, mount_path: path.string()?, sub_path: fields.string("subPath") })
 }
 
 fn container_port(field: &Field<'_>) -> Option<ContainerPort> {
@@ -312,18 +275,19 @@ pub fn secret(root: &Fields<'_>) -> Secret {
 const PEM: &str = "-----BEGIN ";
 
 /// Whether `data` of a ConfigMap may be what a rule or a volume takes a certificate from.
-pub fn holds_certificates(data: &Node) -> bool {
-    let Value::Map(entries) = &data.value else { return false };
-    entries.iter().any(|entry| entry.key == "ca.crt" || entry.node.text().is_some_and(|text| text.contains(PEM)))
+fn holds_certificates(data: &[(&str, Field<'_>)]) -> bool {
+    data.iter().any(|(key, field)| *key == "ca.crt" || field.node.text().is_some_and(|text| text.contains(PEM)))
 }
 
-/// Reads a ConfigMap.
+/// Reads a ConfigMap. Of one that holds no certificates only the keys are kept: in a projected volume they hide files of others.
 pub fn config_map(root: &Fields<'_>) -> ConfigMap {
+    let given = root.get("data").map(|f| f.entries()).unwrap_or_default();
+    let counts = holds_certificates(&given);
     let mut data = BTreeMap::new();
-    for (key, field) in root.get("data").map(|f| f.entries()).unwrap_or_default() {
-        match field.node.text() {
-            Some(text) => drop(data.insert(key.to_owned(), text.to_owned())),
-            None if field.node.is_null() => drop(data.insert(key.to_owned(), String::new())),
+    for (key, field) in given {
+        let text = if field.node.is_null() { Some("") } else { field.node.text() };
+        match text {
+            Some(text) => drop(data.insert(key.to_owned(), if counts { text.to_owned() } else { String::new() })),
             None => field.error(format!("key {key} must be text")),
         }
     }

@@ -12,3 +12,4 @@ pub mod service_entry;
 pub mod sidecar;
 pub mod traffic_policy;
 pub mod virtual_service;
+pub mod volumes;
