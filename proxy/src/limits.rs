@@ -312,6 +312,9 @@ pub const API_SILENCE: Duration = Duration::from_secs(30);
 pub const API_RETRY: Duration = Duration::from_millis(200);
 /// … up to this (client-go's reflectors: 30 s).
 pub const API_RETRY_MOST: Duration = Duration::from_secs(30);
+/// How long an API server that has too much to do may have a watch wait (`Retry-After` of 429 and 503). Priority and Fairness
+/// asks for a second or so; a proxy in front of it that asks for a day must not keep changes from a node.
+pub const API_RETRY_AFTER_MOST: Duration = Duration::from_secs(60);
 /// How often the kinds that the API server has are asked for: one request, mostly answered by "not modified".
 pub const API_DISCOVERY: Duration = Duration::from_secs(10);
 /// Objects of a kind that the API server does not know any more stay in force for this time: a server that has only just

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use egret_tests::{
     Agent, Lab,
     kube::{ApiServer, Fault, crds},
@@ -268,4 +268,60 @@ fn without_a_right_it_is_not_ready_and_names_it() -> Result<()> {
     assert_eq!(agent.stderr().matches(said).count(), 1, "said once");
     server.lift(denied);
     agent.wait_ready()
+}
+
+/// A server that has too much to do says how long it wants to be left alone, and is.
+#[test]
+fn retry_after_is_honoured() -> Result<()> {
+    let server = cluster()?;
+    let lab = Lab::new()?;
+    let agent = Agent::start_in_cluster(&lab, &server.kubeconfig("admin")?, NODE, &[])?;
+    for (code, fault) in [(429, Fault::too_many_requests(2)), (503, Fault::unavailable(2))] {
+        server.fault(fault.on("serviceentries").verbs(&["list", "watch"]).times(1));
+        server.drop_watches();
+        let host = format!("after-{code}.lab.test");
+        server.apply_yaml(&service(&host))?;
+        await_clusters(&agent, &host, true)?;
+        let seen: Vec<_> = server.requests().into_iter().filter(|seen| seen.resource == "serviceentries").collect();
+        let refused = seen.iter().position(|seen| seen.code == code).context("nothing was refused")?;
+        let next = seen[refused + 1..].iter().find(|seen| seen.user_agent.starts_with("egret/")).context("no retry")?;
+        let waited = next.at.duration_since(seen[refused].at);
+        assert!(waited >= Duration::from_secs(2), "{code}: asked again after {waited:?}");
+    }
+    Ok(())
+}
+
+/// Roles that allow to list a kind and not to watch it: what was listed counts, and it is told that changes will not.
+#[test]
+fn a_forbidden_watch_is_named() -> Result<()> {
+    let server = cluster()?;
+    let lab = Lab::new()?;
+    server.apply_yaml(&(service("a.lab.test") + &rule("a.lab.test", "tls: {mode: SIMPLE}")))?;
+    server.apply_yaml(
+        "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: short}\nrules:\n\
+         - {apiGroups: ['', discovery.k8s.io, security.istio.io], resources: ['*'], verbs: [list, watch]}\n\
+         - {apiGroups: [networking.istio.io], resources: [gateways, serviceentries, sidecars, virtualservices], verbs: [list, watch]}\n\
+         - {apiGroups: [networking.istio.io], resources: [destinationrules], verbs: [list]}\n\
+         - {apiGroups: [certificates.k8s.io], resources: [certificatesigningrequests], verbs: [create, get, watch]}\n---\n\
+         apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {name: short}\n\
+         roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: short}\n\
+         subjects: [{kind: ServiceAccount, namespace: shop, name: agent}]\n",
+    )?;
+    let token = server.service_account("shop", "agent")?;
+    let agent = Agent::start_in_cluster(&lab, &server.kubeconfig_of(&token)?, NODE, &[])?;
+    await_clusters(&agent, "a-lab-test.shop", true)?;
+    let said = "RBAC does not allow to watch destinationrules.networking.istio.io: ";
+    let status = || agent.egret(&["status"]).map(|(_, status, _)| status);
+    until("the status", SOON, || status().ok().filter(|status| status.contains(said)))?;
+    assert!(!status()?.contains("allow to list"), "{}", status()?);
+    assert_eq!(agent.stderr().matches(said).count(), 1, "said once: {}", agent.stderr());
+    server.patch(
+        "rbac.authorization.k8s.io/v1/ClusterRole",
+        "",
+        "short",
+        &json!({"rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]}),
+    )?;
+    until("the right", Duration::from_secs(60), || status().is_ok_and(|status| !status.contains(said)).then_some(()))?;
+    server.apply_yaml(&(service("b.lab.test") + &rule("b.lab.test", "tls: {mode: SIMPLE}")))?;
+    await_clusters(&agent, "b-lab-test.shop", true)
 }

@@ -42,14 +42,18 @@ impl Served {
 pub async fn follow(client: Client, served: watch::Sender<Option<Served>>) {
     let mut tag = None;
     loop {
+        let mut pause = limits::API_DISCOVERY;
         match ask(&client, &mut tag).await {
             Ok(None) => {}
             Ok(Some(now)) => {
                 served.send_if_modified(|before| before.replace(now.clone()).as_ref() != Some(&now));
             }
-            Err(failure) => log::debug!("discovery: {failure}"),
+            Err(failure) => {
+                log::debug!("discovery: {failure}");
+                pause = pause.max(failure.pause());
+            }
         }
-        sleep(limits::API_DISCOVERY).await;
+        sleep(pause).await;
     }
 }
 

@@ -69,7 +69,7 @@ impl Feed {
     pub async fn run(mut self) {
         let mut progress = Progress::default();
         loop {
-            let began = Instant::now();
+            let (began, mut pause) = (Instant::now(), Duration::ZERO);
             match self.follow(&mut progress).await {
                 // Servers end a watch now and then; one that does so at once is not well.
                 Ok(()) if began.elapsed() > limits::API_RETRY_MOST => progress.failures = 0,
@@ -90,14 +90,21 @@ impl Feed {
                     progress.pages = true;
                     continue;
                 }
+                // A streamed list is a watch: a list of its own may be allowed.
+                Err(failure) if progress.seen.is_none() && !progress.pages && failure.is(403) => {
+                    progress.pages = true;
+                    continue;
+                }
                 Err(failure) => {
+                    pause = failure.pause();
+                    let verb = if progress.seen.is_some() { "watch" } else { "list and watch" };
                     if matches!(failure, Failure::Unreadable(_)) {
                         progress.seen = None;
                     }
-                    self.gathered.failed(self.id, failure);
+                    self.gathered.failed(self.id, verb, failure);
                 }
             }
-            sleep(backoff(progress.failures)).await;
+            sleep(backoff(progress.failures).max(pause)).await;
             progress.failures += 1;
         }
     }

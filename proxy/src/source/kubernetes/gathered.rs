@@ -47,6 +47,8 @@ struct Feed {
 
 #[derive(Debug)]
 struct Trouble {
+    /// What was tried, as RBAC names it.
+    verb: &'static str,
     failure: Failure,
     since: Instant,
 }
@@ -147,8 +149,8 @@ impl Gathered {
         }
     }
 
-    /// A request failed. Said once.
-    pub fn failed(&self, id: FeedId, failure: Failure) {
+    /// A request failed, with which the watch would `list and watch`, or only `watch`. Said once.
+    pub fn failed(&self, id: FeedId, verb: &'static str, failure: Failure) {
         let mut inner = self.inner.lock();
         let alone = !inner.feeds.values().any(Feed::is_unreachable);
         let Some(feed) = inner.feeds.get_mut(&id) else { return };
@@ -156,14 +158,14 @@ impl Gathered {
             if feed.settled { "what was read stays in force" } else { "nothing is enrolled before it was read" };
         let same = |a: &Failure, b: &Failure| std::mem::discriminant(a) == std::mem::discriminant(b);
         match &mut feed.trouble {
-            Some(trouble) if same(&trouble.failure, &failure) => trouble.failure = failure,
+            Some(trouble) if trouble.verb == verb && same(&trouble.failure, &failure) => trouble.failure = failure,
             _ => {
                 if !failure.is_unreachable() {
-                    log::warn!("{}; {stays}", explain(&feed.resource, &failure));
+                    log::warn!("{}; {stays}", explain(&feed.resource, verb, &failure));
                 } else if alone {
                     log::warn!("the API server cannot be reached: {failure}; {stays}");
                 }
-                feed.trouble = Some(Trouble { failure, since: Instant::now() });
+                feed.trouble = Some(Trouble { verb, failure, since: Instant::now() });
             }
         }
         drop(inner);
@@ -205,12 +207,16 @@ impl Gathered {
         let mut lines = Vec::new();
         let unreachable = inner.feeds.values().filter(|feed| feed.is_unreachable());
         let longest = unreachable.filter_map(|feed| feed.trouble.as_ref()).min_by_key(|trouble| trouble.since);
-        if let Some(Trouble { failure, since }) = longest {
+        if let Some(Trouble { failure, since, .. }) = longest {
             lines.push(format!("the API server cannot be reached since {} s: {failure}", since.elapsed().as_secs()));
         }
         for feed in inner.feeds.values().filter(|feed| !feed.is_unreachable()) {
-            if let Some(Trouble { failure, since }) = &feed.trouble {
-                lines.push(format!("{} (since {} s)", explain(&feed.resource, failure), since.elapsed().as_secs()));
+            if let Some(Trouble { verb, failure, since }) = &feed.trouble {
+                lines.push(format!(
+                    "{} (since {} s)",
+                    explain(&feed.resource, verb, failure),
+                    since.elapsed().as_secs()
+                ));
             }
         }
         lines
@@ -223,11 +229,9 @@ impl Feed {
     }
 }
 
-fn explain(resource: &str, failure: &Failure) -> String {
+fn explain(resource: &str, verb: &str, failure: &Failure) -> String {
     match failure {
-        Failure::Refused { code: 403, message } => {
-            format!("RBAC does not allow to list and watch {resource}: {message}")
-        }
+        Failure::Refused { code: 403, message, .. } => format!("RBAC does not allow to {verb} {resource}: {message}"),
         other => format!("{resource} cannot be read: {other}"),
     }
 }
@@ -296,9 +300,10 @@ mod tests {
         for (at, name) in ["services", "pods", "destinationrules.networking.istio.io"].into_iter().enumerate() {
             gathered.add(FeedId(at), name.to_owned());
         }
-        gathered.failed(FeedId(0), dead());
-        gathered.failed(FeedId(1), dead());
-        gathered.failed(FeedId(2), Failure::Refused { code: 403, message: "no".to_owned() });
+        gathered.failed(FeedId(0), "watch", dead());
+        gathered.failed(FeedId(1), "watch", dead());
+        let forbidden = Failure::Refused { code: 403, message: "no".to_owned(), retry_after: None };
+        gathered.failed(FeedId(2), "list and watch", forbidden);
         let lines = gathered.troubles();
         assert_eq!(lines.len(), 2, "{lines:?}");
         assert!(lines[0].starts_with("the API server cannot be reached since 0 s: connection refused"), "{lines:?}");

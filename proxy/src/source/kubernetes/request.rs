@@ -3,9 +3,10 @@
 use std::{fmt::Write as _, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, Response};
+use http::{Request, Response, header::RETRY_AFTER};
 use http_body_util::BodyExt as _;
 use kube::{Client, client::Body};
+use rand::RngExt as _;
 use thiserror::Error;
 use tokio::time::timeout;
 
@@ -21,7 +22,12 @@ pub enum Failure {
     #[error("nothing came for {0} s")]
     Silent(u64),
     #[error("{code}: {message}")]
-    Refused { code: u16, message: String },
+    Refused {
+        code: u16,
+        message: String,
+        /// How long to wait before asking again (`Retry-After`, RFC 9110 section 10.2.3, in seconds).
+        retry_after: Option<Duration>,
+    },
     /// Not what an API server says.
     #[error("unexpected answer: {0}")]
     Unreadable(String),
@@ -39,16 +45,29 @@ impl Failure {
         matches!(self, Self::Unreachable(_) | Self::Silent(_))
     }
 
-    fn of(status: Status, code: u16) -> Self {
+    /// How long the server, which has too much to do, wants to be left alone: no longer than
+    /// [`limits::API_RETRY_AFTER_MOST`], and never the same on two nodes.
+    #[must_use]
+    pub fn pause(&self) -> Duration {
+        match self {
+            Self::Refused { code: 429 | 503, retry_after: Some(time), .. } => {
+                limits::API_RETRY_AFTER_MOST.min(*time).mul_f64(rand::rng().random_range(1.0..1.25))
+            }
+            _ => Duration::ZERO,
+        }
+    }
+
+    fn of(status: Status, code: u16, header: Option<Duration>) -> Self {
         let message = if status.message.is_empty() { status.reason } else { status.message };
-        Self::Refused { code: if status.code == 0 { code } else { status.code }, message }
+        let retry_after = header.or_else(|| Some(Duration::from_secs(status.details?.retry_after_seconds?)));
+        Self::Refused { code: if status.code == 0 { code } else { status.code }, message, retry_after }
     }
 
     /// An ERROR event of a watch.
     #[must_use]
     pub fn in_watch(text: &str) -> Self {
         match serde_json::from_str::<Status>(text) {
-            Ok(status) => Self::of(status, 500),
+            Ok(status) => Self::of(status, 500, None),
             Err(error) => Self::from(error),
         }
     }
@@ -97,12 +116,13 @@ pub async fn get(client: &Client, url: &str, headers: &[(http::HeaderName, &str)
     if code.is_success() || code == http::StatusCode::NOT_MODIFIED {
         return Ok(answer);
     }
+    let header = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
     let body = whole(answer).await.unwrap_or_default();
     let status = serde_json::from_slice(&body).unwrap_or_else(|_| Status {
         message: String::from_utf8_lossy(body.get(..body.len().min(200)).unwrap_or_default()).trim().to_owned(),
         ..Status::default()
     });
-    Err(Failure::of(status, code.as_u16()))
+    Err(Failure::of(status, code.as_u16(), header.map(Duration::from_secs)))
 }
 
 /// The innermost of the errors tells what happened; those around it say where in the client.
@@ -186,5 +206,22 @@ mod tests {
     fn what_selectors_hold_is_escaped() {
         let url = url("/api/v1/pods", &[("fieldSelector", "spec.nodeName!=a-1,x=é"), ("watch", "true")]);
         assert_eq!(url, "/api/v1/pods?fieldSelector=spec.nodeName%21%3Da-1%2Cx%3D%C3%A9&watch=true");
+    }
+    #[test]
+    fn a_server_that_asks_for_time_gets_it_within_bounds() {
+        let told = |code, seconds| {
+            let text = format!("{{\"code\": {code}, \"details\": {{\"retryAfterSeconds\": {seconds}}}}}");
+            Failure::in_watch(&text).pause().as_secs_f64()
+        };
+        let most = limits::API_RETRY_AFTER_MOST.as_secs_f64();
+        for (pause, least, bound) in [
+            (told(429, 2), 2.0, 2.5),
+            (told(503, 7), 7.0, 8.75),
+            (told(429, u64::MAX), most, most * 1.25),
+            (told(410, 9), 0.0, 0.0),
+        ] {
+            assert!((least..=bound).contains(&pause), "{pause} instead of {least} to {bound}");
+        }
+        assert_eq!(Failure::in_watch("{\"code\": 429}").pause(), Duration::ZERO);
     }
 }

@@ -215,6 +215,13 @@ pub struct Status {
     pub code: u16,
     pub message: String,
     pub reason: String,
+    pub details: Option<StatusDetails>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StatusDetails {
+    pub retry_after_seconds: Option<u64>,
 }
 
 /// A group's resources by version, in aggregated discovery (`/apis`, Kubernetes 1.26) or, where the server has none, the names

@@ -55,6 +55,12 @@ impl Fault {
         Self::new(What::Refuse(429, Some(retry_after)))
     }
 
+    /// 503 with `Retry-After` in seconds, as a server says that is about to end.
+    #[must_use]
+    pub fn unavailable(retry_after: u64) -> Self {
+        Self::new(What::Refuse(503, Some(retry_after)))
+    }
+
     /// Any other status.
     #[must_use]
     pub fn status(code: u16) -> Self {

@@ -62,6 +62,8 @@ pub struct Seen {
     pub uri: String,
     pub user_agent: String,
     pub code: u16,
+    /// When it was answered.
+    pub at: std::time::Instant,
 }
 
 /// All that outlives a restart of the server.
@@ -260,6 +262,7 @@ fn note(shared: &Shared, asked: &Asked, code: u16) {
         uri: asked.uri.to_string(),
         user_agent: asked.header("user-agent").to_owned(),
         code,
+        at: std::time::Instant::now(),
     });
 }
 
