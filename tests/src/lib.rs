@@ -9,6 +9,7 @@
 mod agent;
 pub mod bench;
 mod held;
+pub mod image;
 #[cfg(feature = "kube")]
 pub mod kube;
 mod lab;

@@ -7,14 +7,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use egret_tests::image;
 
 use crate::{
     root, setup,
     steps::{self, go_on},
 };
-
-/// Where a Linux program without configuration looks for the CAs that everybody trusts.
-const CA_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -53,19 +51,13 @@ impl Drop for Image {
 impl Image {
     fn build(&self, binary: &Path, name: &str, archive: &Path) -> Result<()> {
         let tree = self.work.join("tree");
-        let usr = tree.join("usr/bin");
-        std::fs::create_dir_all(&usr)?;
-        run_quietly(Command::new("strip").arg("--strip-debug").arg("-o").arg(usr.join("egret")).arg(binary))?;
-        for file in libraries(binary)?.into_iter().chain([PathBuf::from(CA_BUNDLE)]) {
-            let to = tree.join(file.strip_prefix("/").context("a library without a full path")?);
-            std::fs::create_dir_all(to.parent().unwrap_or(&tree))?;
-            std::fs::copy(&file, to).with_context(|| format!("cannot copy {}", file.display()))?;
-        }
+        image::lay(binary, &tree)?;
         go_on()?;
         let container = self.buildah(&[OsStr::new("from"), OsStr::new("scratch")])?;
         let container = container.trim();
         self.buildah(&["copy".as_ref(), container.as_ref(), tree.as_os_str(), "/".as_ref()])?;
-        let settings = ["config", "--entrypoint", r#"["/usr/bin/egret"]"#, "--env", "PATH=/usr/bin", container];
+        let entrypoint = format!("[{:?}]", image::ENTRYPOINT);
+        let settings = ["config", "--entrypoint", &entrypoint, "--env", "PATH=/usr/bin", container];
         self.buildah(&settings.map(OsStr::new))?;
         go_on()?;
         // An archive that is there is not written over.
@@ -81,14 +73,6 @@ impl Image {
         command.arg("--runroot").arg(self.work.join("run")).args(args);
         run_quietly(&mut command)
     }
-}
-
-/// The shared libraries that a program is linked with, and the loader: lines of `ldd` are `name => path (address)`, or
-/// `path (address)` for the loader.
-fn libraries(binary: &Path) -> Result<Vec<PathBuf>> {
-    let text = run_quietly(Command::new("ldd").arg(binary))?;
-    let paths = text.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
-    Ok(paths.map(PathBuf::from).collect())
 }
 
 fn run_quietly(command: &mut Command) -> Result<String> {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use egret_tests::{REQUIREMENTS, bench, is_root, python_environment};
+use egret_tests::{REQUIREMENTS, bench, image, is_root, python_environment};
 
 use crate::steps::{go_on, long};
 
@@ -35,6 +35,13 @@ const LAB_TOOLS: &[Tool] = &[
     Tool("nghttp", "nghttp2-client", "is the lab's HTTP/2 client"),
 ];
 
+/// What runs egret's containers in tests: what they are allowed is to be what the manifests say.
+const CONTAINER_TOOLS: &[Tool] = &[
+    Tool("crun", "crun", "runs containers"),
+    Tool("strip", "binutils", "leaves out of the binary what only debuggers read"),
+    Tool(image::SECCOMP, "golang-github-containers-common", "has the system calls that containers may make"),
+];
+
 /// What the suite's own test needs.
 const LOAD_TOOLS: &[Tool] = &[Tool("wrk", "wrk", "asks for pages as fast as it gets them")];
 
@@ -48,7 +55,7 @@ const BENCH_TOOLS: &[Tool] = &[
 const IMAGE_TOOLS: &[Tool] = &[
     Tool("buildah", "buildah", "builds images without a daemon"),
     Tool("strip", "binutils", "leaves out of the binary what only debuggers read"),
-    Tool("/etc/ssl/certs/ca-certificates.crt", "ca-certificates", "are the CAs that everybody trusts"),
+    Tool(image::CA_BUNDLE, "ca-certificates", "are the CAs that everybody trusts"),
 ];
 
 const COUNT_TOOLS: &[Tool] = &[Tool("valgrind", "valgrind", "counts instructions")];
@@ -80,6 +87,7 @@ pub fn for_lab() -> Result<()> {
 pub fn for_testing() -> Result<()> {
     for_lab()?;
     packages(LOAD_TOOLS)?;
+    packages(CONTAINER_TOOLS)?;
     let why = "httpbin, sslyze and tlslite-ng are missing: they call, scan and bother the lab's TLS servers.";
     python_packages(&python_environment(), REQUIREMENTS, why)
 }

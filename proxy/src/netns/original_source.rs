@@ -27,7 +27,10 @@ const TABLE: u32 = 15006;
 const PRIORITY: u32 = 1;
 /// The index of `lo`, in every namespace.
 const LOOPBACK: u32 = 1;
+/// Of the network namespace of whoever opens it, wherever that proc is mounted.
 const INHERIT_MARK: &str = "/proc/sys/net/ipv4/tcp_fwmark_accept";
+/// In a container `/proc/sys` is read-only; that of process 1, where it is the machine's (`hostPID`), is not.
+const INHERIT_MARK_OF_MACHINE: &str = "/proc/1/root/proc/sys/net/ipv4/tcp_fwmark_accept";
 
 /// Where our end of such a connection has its port. The client's own ports are taken: both connections have the same
 /// addresses, and the kernel could not tell an answer on the one from the other's. Clients on Linux have theirs up to 60999.
@@ -42,7 +45,7 @@ impl Namespace {
             add(libc::AF_INET)?;
             // Where IPv6 is off, so are its rules.
             v6.map_or(Ok(()), |_| add(libc::AF_INET6))?;
-            fs::write(INHERIT_MARK, "1")
+            inherit_mark("1")
         })?
     }
 
@@ -54,7 +57,7 @@ impl Namespace {
                 log::debug!("{}: IPv6 rules cannot be removed, taken as absent: {error}", self.name());
                 false
             });
-            if v4 || v6 { fs::write(INHERIT_MARK, "0") } else { Ok(()) }
+            if v4 || v6 { inherit_mark("0") } else { Ok(()) }
         })?
     }
 
@@ -102,6 +105,14 @@ impl Namespace {
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+/// Says in the namespace that the thread is in whether accepted sockets take over the mark.
+fn inherit_mark(value: &str) -> io::Result<()> {
+    match fs::write(INHERIT_MARK, value) {
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => fs::write(INHERIT_MARK_OF_MACHINE, value),
+        result => result,
     }
 }
 

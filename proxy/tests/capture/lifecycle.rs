@@ -156,12 +156,12 @@ fn agents_live_side_by_side() {
 #[test]
 fn without_rights_the_agent_says_so() {
     let output = Command::new("setpriv")
-        .args(["--bounding-set=-bpf", "--inh-caps=-bpf"])
+        .args(["--bounding-set=-net_admin", "--inh-caps=-net_admin"])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", "agent::agent_process", "--ignored", "--nocapture"])
         .env(crate::agent::ENVIRONMENT, "egret-no-rights none")
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
-    assert!(said.contains("@error the agent lacks CAP_BPF: run it as root"), "{said}");
+    assert!(said.contains("@error the agent lacks CAP_NET_ADMIN: run it as root"), "{said}");
 }

@@ -3,7 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
-    sync::PoisonError,
+    sync::{OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -36,6 +36,8 @@ pub struct Node<'a> {
     /// The kubelet's `--cgroup-root`: one of its own, so that nodes of several tests do not meet.
     cgroup_root: String,
     tree: PathBuf,
+    /// The namespace of its processes, where it has one of its own.
+    processes: OnceLock<String>,
 }
 
 impl<'a> Node<'a> {
@@ -56,7 +58,16 @@ impl<'a> Node<'a> {
         for class in ["burstable", "besteffort"] {
             std::fs::create_dir_all(tree.join(top).join(format!("{stem}{class}{slice}")))?;
         }
-        let node = Self { lab, cluster, name: name.to_owned(), driver, runtime, cgroup_root, tree };
+        let node = Self {
+            lab,
+            cluster,
+            name: name.to_owned(),
+            driver,
+            runtime,
+            cgroup_root,
+            tree,
+            processes: OnceLock::new(),
+        };
         cluster.apply(json!({
             "apiVersion": "v1", "kind": "Node",
             "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux"}},
@@ -81,6 +92,11 @@ impl<'a> Node<'a> {
     #[must_use]
     pub fn tree(&self) -> &Path {
         &self.tree
+    }
+
+    /// From now on its pods' processes are started in this namespace of processes.
+    pub(super) fn set_processes(&self, namespace: String) -> Result<()> {
+        self.processes.set(namespace).map_err(|_| anyhow::anyhow!("node {} has its processes already", self.name))
     }
 
     /// Creates a Pod and runs it. `rest` is the object's labels, spec and so on, as YAML; where it names no container, there
@@ -252,6 +268,9 @@ impl NodePod<'_> {
     fn inside(&self, cgroup: &Path, words: &[&str]) -> Result<Command> {
         let mut command = Command::new("sh");
         command.args(["-c", ENTER, "sh"]).arg(cgroup);
+        if let Some(namespace) = self.node.processes.get() {
+            command.args(["nsenter", &format!("--pid={namespace}"), "--"]);
+        }
         if let Some(net) = &self.sandbox.as_ref().context("the pod does not run")?.net {
             command.args(["ip", "netns", "exec", net.netns.name()]);
         }
