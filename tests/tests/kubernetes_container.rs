@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use egret_tests::{
     Lab, egret,
     kube::{
@@ -118,6 +118,31 @@ fn containers_of_a_node_that_is_one_itself() -> Result<()> {
     from_first_to_last(&node, &Host::start_nested(&lab, &server, &node)?)
 }
 
+/// What an agent pins must outlive its container: where the machine has no bpf file system, as a node of kind, it says so and runs
+/// once there is one.
+#[test]
+fn a_node_without_a_bpf_file_system() -> Result<()> {
+    let (lab, server) = (Lab::new()?, cluster()?);
+    let node = Node::new(&lab, &server, NODE)?;
+    let host = Host::start_nested(&lab, &server, &node)?;
+    let free = "while [ \"$(stat -f -c %T /sys/fs/bpf)\" = bpf_fs ]; do umount /sys/fs/bpf || exit 1; done";
+    let freed = host.run("sh", &["-c", free])?;
+    ensure!(freed.status.success(), "{freed:?}");
+    let daemon_set = template(INSTALL, "DaemonSet", "egret-agent")?;
+    let mut agent = host.agent(&daemon_set, "egret-agent-0")?;
+    assert_eq!(agent.wait(SOON)?, Some(1));
+    assert!(agent.log().contains("no BPF file system is mounted on the machine at /sys/fs/bpf"), "{}", agent.log());
+    let mounted = host.run("mount", &["-t", "bpf", "bpf", "/sys/fs/bpf"])?;
+    ensure!(mounted.status.success(), "{mounted:?}");
+    let again = host.agent(&daemon_set, "egret-agent-1")?;
+    let pod = client(&node)?;
+    host.await_ready(&daemon_set, &again)?;
+    until_asked(&pod, (200, 0), &again)?;
+    again.delete()?;
+    assert_eq!(asked(&pod)?, (0, REFUSED), "what is pinned stays");
+    Ok(())
+}
+
 fn from_first_to_last(node: &Node<'_>, host: &Host<'_>) -> Result<()> {
     let deployment = template(INSTALL, "Deployment", "egret-controller")?;
     let controller = host.controller(&deployment, "egret-controller-0")?;
@@ -197,20 +222,23 @@ fn from_first_to_last(node: &Node<'_>, host: &Host<'_>) -> Result<()> {
     assert_eq!(asked(&pod)?, (0, REFUSED));
     let late = node.pod("default", "late", "metadata: {labels: {egret.dev/enroll: \"true\"}}")?;
     assert_eq!(asked(&late)?, (0, REFUSED), "held since its creation");
-    assert_ne!(remains(host)?, "");
+    assert_ne!(remains(node, host)?, "");
     let mut last = host.pod(&uninstall, "egret-uninstall-1", &[])?;
     assert_eq!(last.wait(SOON)?, Some(0), "{}", last.log());
     for free in [&pod, &late, &other] {
         assert_eq!(asked(free)?, (301, 0), "{}: {}", free.name(), last.log());
     }
-    assert_eq!(remains(host)?, "", "{}", last.log());
+    assert_eq!(remains(node, host)?, "", "{}", last.log());
     let rules = application.run("ip", &["rule"], b"")?;
     assert!(!String::from_utf8_lossy(&rules.stdout).contains("15006"), "{rules:?}");
     Ok(())
 }
 
-/// What agents have pinned, and the cgroups that they made on the machine of the node.
-fn remains(host: &Host<'_>) -> Result<String> {
-    let found = host.run("find", &["/sys/fs/bpf", "/sys/fs/cgroup", "-path", "*/egret/default"])?;
+/// What agents have pinned, and the cgroups that they made on the machine of the node; not on those of other tests.
+fn remains(node: &Node<'_>, host: &Host<'_>) -> Result<String> {
+    let own = format!("/sys/fs/cgroup/{}/*", node.cgroup_root());
+    let places = ["/sys/fs/bpf", "/sys/fs/cgroup", "-path", "*/egret/default"];
+    let apart = ["(", "-not", "-path", "/sys/fs/cgroup/egt-*", "-o", "-path", &own, ")"];
+    let found = host.run("find", &[&places[..], &apart].concat())?;
     Ok(String::from_utf8(found.stdout)?)
 }

@@ -10,7 +10,7 @@ use std::{
 
 use nix::sched::{CloneFlags, setns};
 
-use super::CaptureError;
+use super::{CaptureError, preflight::apart};
 use crate::node::{cgroup_mounts, has_pods};
 
 const FOLDER: &str = "egret";
@@ -45,16 +45,12 @@ fn container(cgroups: &str) -> Option<&str> {
 ///
 /// Of the thread that calls it, and of threads that it starts later.
 pub(super) fn join_host_namespace() {
-    let theirs = Path::new("/proc/1/ns/cgroup");
-    let of = |path: &Path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()));
-    match (of(theirs), of(Path::new("/proc/thread-self/ns/cgroup"))) {
-        (Ok(host), Ok(own)) if host != own => {
-            let joined = File::open(theirs).and_then(|file| Ok(setns(file, CloneFlags::CLONE_NEWCGROUP)?));
-            if let Err(error) = joined {
-                log::debug!("cannot join the cgroup namespace of process 1: {error}");
-            }
-        }
-        _ => {}
+    if !apart("cgroup") {
+        return;
+    }
+    let joined = File::open("/proc/1/ns/cgroup").and_then(|file| Ok(setns(file, CloneFlags::CLONE_NEWCGROUP)?));
+    if let Err(error) = joined {
+        log::debug!("cannot join the cgroup namespace of process 1: {error}");
     }
 }
 

@@ -27,6 +27,11 @@ pub enum CaptureError {
         "no BPF file system is mounted at {path} and mounting one failed ({error}): mount it (mount -t bpf bpf {path})"
     )]
     NoBpffs { path: PathBuf, error: io::Error },
+    /// Of a container: what it mounts goes with it, and then pods would not be refused any more.
+    #[error(
+        "no BPF file system is mounted on the machine at {0}: mount it there, not in a container (mount -t bpf bpf {0})"
+    )]
+    OwnBpffs(PathBuf),
     #[error("cannot enter the agent's own cgroup {path}: {error}")]
     Cgroup { path: PathBuf, error: io::Error },
     /// Left by an agent of another version.

@@ -1,6 +1,6 @@
 //! What capture needs from the machine, looked at before anything is changed, so that the first thing missing is named.
 
-use std::{fs::File, path::Path};
+use std::{fs::File, os::unix::fs::MetadataExt, path::Path};
 
 use nix::{
     mount::{MsFlags, mount},
@@ -40,7 +40,15 @@ fn kernel(release: &str) -> Result<(), CaptureError> {
     Ok(())
 }
 
-/// Mounts the BPF file system where it is not.
+/// Whether this thread has a namespace of this kind that is not the one of process 1. False, too, where that cannot be seen.
+pub(super) fn apart(kind: &str) -> bool {
+    let of =
+        |process: &str| std::fs::metadata(format!("/proc/{process}/ns/{kind}")).map(|file| (file.dev(), file.ino()));
+    matches!((of("1"), of("thread-self")), (Ok(theirs), Ok(own)) if theirs != own)
+}
+
+/// Mounts the BPF file system where it is not. A container's own mount would end with it, and with the mount what is pinned:
+/// pods would be let out in plain text when the agent ends.
 fn bpffs(path: &Path) -> Result<(), CaptureError> {
     let failed = |error: std::io::Error| CaptureError::NoBpffs { path: path.to_owned(), error };
     // Two agents that start together must not mount two, one upon the other.
@@ -50,6 +58,9 @@ fn bpffs(path: &Path) -> Result<(), CaptureError> {
     }
     if statfs(path).map_err(|error| failed(error.into()))?.filesystem_type() == BPF_FS_MAGIC {
         return Ok(());
+    }
+    if apart("mnt") {
+        return Err(CaptureError::OwnBpffs(path.to_owned()));
     }
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("bpf"), path, Some("bpf"), flags, Some("mode=700")).map_err(|error| failed(error.into()))?;
