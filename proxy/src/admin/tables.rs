@@ -20,6 +20,7 @@ use crate::{
         Application, Cluster, Discovery, EndpointAddress, OutboundPolicy, ServerTlsSettings, TlsContextSettings,
         UpstreamTls, Workload,
     },
+    tls::{self, inspect::CertificateSummary},
 };
 
 /// The cluster for what no service matches.
@@ -160,24 +161,31 @@ pub fn secrets(snapshot: &Snapshot, workload: Option<&Workload>) -> Vec<SecretRo
         None => true,
     });
     let mesh = snapshot.tls.mesh_secrets(workload.map(|workload| &*workload.identity));
-    rows.chain(&mesh)
-        .map(|row| {
-            let first = row.chain.first();
-            SecretRow {
-                name: row.name.clone(),
-                namespace: row.namespace.clone(),
-                kind: row.kind.to_owned(),
-                status: row.status.clone(),
-                valid: row.is_valid_at(now),
-                serial: row.serial.clone(),
-                not_after: time(row.not_after),
-                not_before: time(row.not_before),
-                subject: first.map_or_else(String::new, |certificate| certificate.subject.clone()),
-                issuer: first.map_or_else(String::new, |certificate| certificate.issuer.clone()),
-                subject_alt_names: first.map_or_else(Vec::new, |certificate| certificate.subject_alt_names.clone()),
-            }
-        })
-        .collect()
+    rows.chain(&mesh).flat_map(|row| secret_rows(row, now)).collect()
+}
+
+/// One for a chain, about the certificate that it ends with, or for what cannot be read; one for each CA of a bundle.
+fn secret_rows(row: &tls::SecretRow, now: SystemTime) -> Vec<SecretRow> {
+    let of = |certificate: Option<&CertificateSummary>| SecretRow {
+        name: row.name.clone(),
+        namespace: row.namespace.clone(),
+        kind: match certificate {
+            Some(one) if row.bundle => if one.is_ca { "CA" } else { "Cert Chain" }.to_owned(),
+            _ => row.kind.to_owned(),
+        },
+        status: row.status.clone(),
+        valid: row.certificate_is_valid_at(certificate, now),
+        serial: certificate.map_or_else(String::new, |one| one.serial.clone()),
+        not_after: time(certificate.map(|one| one.not_after)),
+        not_before: time(certificate.map(|one| one.not_before)),
+        subject: certificate.map_or_else(String::new, |one| one.subject.clone()),
+        issuer: certificate.map_or_else(String::new, |one| one.issuer.clone()),
+        subject_alt_names: certificate.map_or_else(Vec::new, |one| one.subject_alt_names.clone()),
+    };
+    match row.chain.as_slice() {
+        all @ [_, ..] if row.bundle => all.iter().map(|one| of(Some(one))).collect(),
+        chain => vec![of(chain.first())],
+    }
 }
 
 fn time(seconds: Option<i64>) -> String {

@@ -1,5 +1,6 @@
 mod gateways;
 mod inbound;
+mod secrets;
 
 use std::{
     collections::BTreeMap,

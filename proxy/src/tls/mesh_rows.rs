@@ -23,7 +23,8 @@ pub(super) fn rows(identities: &Identities, only: Option<&str>) -> Vec<SecretRow
     match trust {
         Ok(trust) => {
             let chain = trust.roots.iter().filter_map(|der| CertificateSummary::from_der(der).ok()).collect();
-            rows.push(SecretRow::new("ROOTCA", "", "CA", ACTIVE.to_owned(), chain, now));
+            let row = SecretRow::new("ROOTCA", "", "CA", ACTIVE.to_owned(), chain, now);
+            rows.push(SecretRow { bundle: true, ..row });
         }
         Err(_) if rows.is_empty() => {}
         Err(error) => rows.push(SecretRow::new("ROOTCA", "", "CA", error.to_string(), Vec::new(), now)),

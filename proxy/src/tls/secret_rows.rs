@@ -34,6 +34,9 @@ pub struct SecretRow {
     pub not_before: Option<i64>,
     /// All certificates of the chain or bundle, in order.
     pub chain: Vec<CertificateSummary>,
+    /// Each of them counts by itself: CAs that somebody has named, of which one is as good as the other. The system's own are
+    /// too many to be shown.
+    pub bundle: bool,
     /// The rules that use it: the workloads whose clusters have one of these settings see the row.
     pub settings: Vec<Arc<TlsContextSettings>>,
     /// The same of servers, whose settings gateways' listeners and pods' own ports have.
@@ -61,6 +64,7 @@ impl SecretRow {
             not_after: first.map(|first| first.not_after),
             not_before: first.map(|first| first.not_before),
             chain,
+            bundle: false,
             settings: Vec::new(),
             servers: Vec::new(),
         };
@@ -71,7 +75,13 @@ impl SecretRow {
     /// `VALID CERT` now.
     #[must_use]
     pub fn is_valid_at(&self, now: SystemTime) -> bool {
-        self.status == ACTIVE && self.chain.first().is_some_and(|first| first.is_valid_at(now))
+        self.certificate_is_valid_at(self.chain.first(), now)
+    }
+
+    /// The same of one of its certificates.
+    #[must_use]
+    pub fn certificate_is_valid_at(&self, certificate: Option<&CertificateSummary>, now: SystemTime) -> bool {
+        self.status == ACTIVE && certificate.is_some_and(|certificate| certificate.is_valid_at(now))
     }
 }
 
@@ -154,7 +164,7 @@ impl Rows {
             Ok(_) => return,
             Err(error) => Err(error),
         };
-        self.add(user, name, namespace, "CA", read, None);
+        self.add(user, name, namespace, "CA", read, None).bundle = matches!(raw, Ok(RawTrust::Configured(_)));
     }
 
     fn add(
@@ -165,7 +175,7 @@ impl Rows {
         kind_unread: &'static str,
         raw: Result<&Blob, &TlsError>,
         failure: Option<&Arc<TlsError>>,
-    ) {
+    ) -> &mut SecretRow {
         let row = self
             .0
             .entry((name, namespace))
@@ -174,6 +184,7 @@ impl Rows {
             User::Client(settings) => row.settings.push(Arc::clone(settings)),
             User::Server(settings) => row.servers.push(Arc::clone(settings)),
         }
+        row
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     super::{
+        enrol::enrolled,
         findings::Findings,
         host::{canonical, covers},
         names::{rule_host, service_host},
@@ -46,6 +47,9 @@ pub fn convert(objects: &mut Objects, routes: &[ObjectStatus], findings: &mut Fi
     let given = objects.clone();
     let led = led_to(&given, routes);
     let grants = Grants::new(&given);
+    // A node without enrolled pods calls none of the targets. On others any of them may.
+    let calls = || enrolled(&given, &mut Findings::default()).iter().any(|one| one.netns.is_some());
+    let here = given.node.is_none() || calls();
     let mut sorted: Vec<&Policy> = given.backend_tls_policies.values().collect();
     sorted.sort_by_key(|policy| (&policy.meta.creation_timestamp, &policy.meta.namespace, &policy.meta.name));
     let mut hosts: BTreeMap<(String, String), Secured> = BTreeMap::new();
@@ -53,7 +57,7 @@ pub fn convert(objects: &mut Objects, routes: &[ObjectStatus], findings: &mut Fi
     let mut taken: BTreeMap<(String, BackendTlsTargetKey), String> = BTreeMap::new();
     let mut statuses = Vec::new();
     for policy in sorted {
-        let references = References { objects: &given, grants: &grants, namespace: &policy.meta.namespace, here: true };
+        let references = References { objects: &given, grants: &grants, namespace: &policy.meta.namespace, here };
         let (tls, broken) = client_tls(policy, references, findings);
         for (at, target) in policy.spec.targets.iter().enumerate() {
             let field = format!("spec.targetRefs[{at}]");

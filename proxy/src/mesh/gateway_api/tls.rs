@@ -31,7 +31,7 @@ pub struct References<'a> {
     pub grants: &'a Grants<'a>,
     /// Of the Gateway.
     pub namespace: &'a str,
-    /// Pods of this node are served by it. The credentials of others are not looked at, and taken to be there.
+    /// Pods of this node are served by it, or go by it. The credentials of others are not looked at, and taken to be there.
     pub here: bool,
 }
 

@@ -1,7 +1,7 @@
 //! BackendTLSPolicies: what they make of calls to their targets, whatever DestinationRules say.
 
 use super::*;
-use crate::mesh::{TlsSettings, TrustSource, UpstreamTls};
+use crate::mesh::{PodAddresses, TlsSettings, TrustSource, UpstreamTls, compile};
 
 fn policy(name: &str, spec: &str) -> String {
     format!(
@@ -138,4 +138,22 @@ fn of_two_for_one_target_the_first_counts() {
     let made = converted(&yaml);
     assert_eq!(made.conditions()["c target Service s"][0], "!Accepted=Conflicted");
     assert!(made.said[0].contains("BackendTLSPolicy default/c: spec.targetRefs[0]"), "{:?}", made.said);
+}
+
+#[test]
+fn a_node_without_enrolled_pods_asks_for_no_ca() {
+    let on_node = |labels: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: here, uid: u-1, labels: {labels}}}\nspec: {{nodeName: one}}\n"
+        )
+    };
+    let asked = |labels: &str| {
+        let yaml = service("default", "s") + &policy("p", &format!("{{{TARGET}, {CA}}}")) + &on_node(labels);
+        let mut objects = super::super::objects(&yaml);
+        objects.node = Some("one".into());
+        let _ = compile(&objects, &PodAddresses::new());
+        objects.asked.take().into_iter().map(|asked| asked.name).collect::<Vec<_>>()
+    };
+    assert_eq!(asked("{egret.dev/enroll: 'false'}"), Vec::<String>::new());
+    assert_eq!(asked("{egret.dev/enroll: 'true'}"), ["ca"]);
 }
