@@ -251,15 +251,7 @@ impl Agent {
 
     /// The value of a metric: of its series whose text holds every one of `labels`, summed up.
     pub fn metric(&self, name: &str, labels: &[&str]) -> Result<f64> {
-        let (_, text) = self.admin("GET", "/metrics")?;
-        let values: Vec<f64> = text
-            .lines()
-            .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])))
-            .filter(|line| labels.iter().all(|label| line.contains(label)))
-            .filter_map(|line| line.rsplit_once(' ')?.1.parse().ok())
-            .collect();
-        ensure!(!values.is_empty(), "no metric {name} with {labels:?} in:\n{text}");
-        Ok(values.iter().sum())
+        metric(&self.admin("GET", "/metrics")?.1, name, labels)
     }
 
     /// Waits until a metric is at least `least`.
@@ -348,6 +340,18 @@ fn launch(
     command.arg("--admin").arg(admin.to_string()).args(more);
     command.env("SSL_CERT_FILE", system_ca).env_remove("SSL_CERT_DIR").env("RUST_BACKTRACE", "1");
     Daemon::start(&format!("agent-{}", admin.port()), command, dir)
+}
+
+/// The value of a metric in the text of a scrape: of its series whose text holds every one of `labels`, summed up.
+pub(crate) fn metric(text: &str, name: &str, labels: &[&str]) -> Result<f64> {
+    let values: Vec<f64> = text
+        .lines()
+        .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])))
+        .filter(|line| labels.iter().all(|label| line.contains(label)))
+        .filter_map(|line| line.rsplit_once(' ')?.1.parse().ok())
+        .collect();
+    ensure!(!values.is_empty(), "no metric {name} with {labels:?} in:\n{text}");
+    Ok(values.iter().sum())
 }
 
 /// A port of the loopback that nobody has at this moment.

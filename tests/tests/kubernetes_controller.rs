@@ -157,7 +157,7 @@ fn holder(server: &ApiServer) -> Option<String> {
 /// An agent gets the identities of pods on its own node, and nobody gets any others.
 #[test]
 fn what_runs_on_the_node_is_signed_and_nothing_else() -> Result<()> {
-    let Stage { one, controller: _controller, server, dir } = Stage::new()?;
+    let Stage { one, controller, server, dir } = Stage::new()?;
     let two = agent(&server, "two")?;
     pod(&server, "shop", "cart-1", "cart", "two")?;
     let cart = "spiffe://cluster.local/ns/shop/sa/cart";
@@ -189,6 +189,25 @@ fn what_runs_on_the_node_is_signed_and_nothing_else() -> Result<()> {
     assert!(one.remove("certificates.k8s.io/v1/CertificateSigningRequest", "", &name).is_err());
     let denied: Vec<_> = server.requests().into_iter().filter(|seen| seen.code == 403).collect();
     ensure!(denied.len() == 1, "only the agent's attempt was forbidden: {denied:?}");
+
+    // All of it is counted, each some time after it was written.
+    for (result, reason, count) in [
+        ("signed", "PodOnNode", 2.0),
+        ("refused", "NoSuchPod", 2.0),
+        ("refused", "NotAnAgent", 1.0),
+        ("refused", "NodeUnknown", 1.0),
+        ("refused", "WrongName", 1.0),
+    ] {
+        let labels = [&*format!("result=\"{result}\""), &*format!("reason=\"{reason}\"")];
+        let counted = || controller.metric("egret_controller_certificate_requests_total", &labels).ok();
+        until(&format!("{count} requests {result}: {reason}"), LIMIT, || counted().filter(|now| *now == count))?;
+    }
+    for task in ["authority", "signer", "gateways"] {
+        let labels = [&*format!("task=\"{task}\""), "result=\"success\""];
+        let counted = || controller.metric("egret_controller_reconciles_total", &labels).ok();
+        until(&format!("{task} to be counted"), LIMIT, || counted().filter(|now| *now >= 1.0))?;
+    }
+    ensure!(controller.metric("process_resident_memory_bytes", &[])? > 0.0);
     Ok(())
 }
 
@@ -208,6 +227,8 @@ fn one_leads_and_another_takes_its_place() -> Result<()> {
     }
     let [mut leader, mut other] = both;
     assert!(first.starts_with(&leader.name()), "{first}");
+    let leads = |one: &Controller| one.metric("egret_controller_leads", &[]).ok();
+    until("who leads to be told", LIMIT, || ((leads(&leader), leads(&other)) == (Some(1.0), Some(0.0))).then_some(()))?;
     let ca = server.client().get("Secret", NAMESPACE, "egret-ca")?.context("a CA")?;
     let roots = bundle(&server).context("a bundle")?;
     assert_eq!(certificates(&roots), 1);
@@ -219,6 +240,7 @@ fn one_leads_and_another_takes_its_place() -> Result<()> {
     let chain = signed(&server, &name, Duration::from_secs(30))?;
     ensure!(killed.elapsed() > Duration::from_secs(5), "somebody signed who did not lead");
     assert!(holder(&server).is_some_and(|holder| holder.starts_with(&other.name())));
+    assert_eq!(leads(&other), Some(1.0));
     verify(dir.path(), &chain, &roots)?;
     assert_eq!(server.client().get("Secret", NAMESPACE, "egret-ca")?.context("a CA")?, ca, "it was made once");
     assert_eq!(bundle(&server).as_ref(), Some(&roots));
@@ -368,7 +390,7 @@ fn an_agent_gets_its_pods_certificates_from_the_controller() -> Result<()> {
 /// Many requests at once, with an API server that refuses now and then: each is answered once.
 #[test]
 fn a_burst_of_requests_is_answered_whatever_the_server_does() -> Result<()> {
-    let Stage { one, controller: _controller, server, dir } = Stage::new()?;
+    let Stage { one, controller, server, dir } = Stage::new()?;
     signed(&server, &ask(&one, SLEEP)?, LIMIT)?;
     server.fault(egret_tests::kube::Fault::status(500).on("certificatesigningrequests").verbs(&["update"]).times(5));
     server.drop_watches();
@@ -380,5 +402,7 @@ fn a_burst_of_requests_is_answered_whatever_the_server_does() -> Result<()> {
         serials.insert(chain);
     }
     assert_eq!(serials.len(), names.len());
+    let labels = ["task=\"signer\"", "result=\"error\""];
+    assert_eq!(controller.metric("egret_controller_reconciles_total", &labels)?, 5.0, "one for each that was refused");
     Ok(())
 }

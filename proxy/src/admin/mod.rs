@@ -15,13 +15,25 @@ mod tables;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::{fmt, net::IpAddr, pin::Pin, sync::Arc};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+};
 
 pub use server::{Access, Admin, AdminError, candidates, encode, listen, listen_everywhere, start, start_health};
 
-/// How far above the admin port of an agent in a cluster the port lies at which the node's address answers, read only: 15020
-/// is where Istio's agents show their metrics.
-pub const READ_ONLY_OFFSET: u16 = 20;
+/// Where the admin endpoints are, unless `--admin` says other: Istio's proxies have theirs there. A test keeps the chart's ports
+/// equal to these.
+pub const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15000);
+
+/// Where an agent in a cluster answers at the node's address, read only: with [`ADDRESS`] it is 15020, where Istio's agents show
+/// their metrics.
+#[must_use]
+pub const fn read_only_port(admin: SocketAddr) -> u16 {
+    admin.port().saturating_add(20)
+}
 
 use crate::{
     api::Diagnostic,
@@ -32,10 +44,12 @@ use crate::{
 /// An answer that takes a while.
 pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// What the probes of a process without a data path ask of it.
+/// What probes and scrapers ask of a process without a data path.
 pub trait HealthState: Send + Sync + 'static {
     /// What is awaited, one sentence each. Empty: ready.
     fn readiness(&self) -> Vec<String>;
+    /// All metrics, see [`crate::telemetry::metrics::CONTENT_TYPE`].
+    fn metrics(&self) -> Result<String, fmt::Error>;
 }
 
 /// What the admin endpoints ask of the agent. Called from the admin thread: nothing here may block for long.

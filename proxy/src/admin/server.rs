@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    io,
+    fmt, io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     sync::Arc,
     time::Duration,
@@ -92,14 +92,17 @@ pub fn start(listener: TcpListener, access: Access, state: Arc<dyn AdminState>) 
     })
 }
 
-/// Serves `/healthz/ready` and `/healthz/live` and nothing else, on a thread of its own.
+/// Serves `/healthz/ready`, `/healthz/live` and `/metrics` and nothing else, on a thread of its own.
 pub fn start_health(listener: TcpListener, state: Arc<dyn HealthState>) -> Result<Admin, AdminError> {
     spawn(listener, move |request| {
         let answer = match (request.method(), request.uri().path()) {
             (&Method::GET | &Method::HEAD, path @ ("/healthz/ready" | "/healthz/live")) => {
                 health(path, || state.readiness())
             }
-            _ => text(StatusCode::NOT_FOUND, "there are GET /healthz/ready and GET /healthz/live\n".to_owned()),
+            (&Method::GET | &Method::HEAD, "/metrics" | "/stats/prometheus") => {
+                measured(state.metrics()).unwrap_or_else(|Refusal(status, reason)| text(status, reason))
+            }
+            _ => text(StatusCode::NOT_FOUND, "there are GET /healthz/ready, /healthz/live and /metrics\n".to_owned()),
         };
         Box::pin(std::future::ready(answer))
     })
@@ -228,6 +231,13 @@ fn health(path: &str, readiness: impl Fn() -> Vec<String>) -> Answer {
     text(StatusCode::SERVICE_UNAVAILABLE, lines)
 }
 
+fn measured(metrics: Result<String, fmt::Error>) -> Result<Answer, Refusal> {
+    match metrics {
+        Ok(metrics) => Ok(with_type(StatusCode::OK, metrics::CONTENT_TYPE, metrics)),
+        Err(_) => Err(Refusal(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written\n".to_owned())),
+    }
+}
+
 fn allow(method: &Method) -> HeaderValue {
     HeaderValue::from_static(if method == Method::POST { "POST" } else { "GET, HEAD" })
 }
@@ -235,10 +245,7 @@ fn allow(method: &Method) -> HeaderValue {
 async fn route(state: &dyn AdminState, path: &str, query: &Query) -> Result<Answer, Refusal> {
     match path {
         "/healthz/live" | "/healthz/ready" => Ok(health(path, || state.readiness())),
-        "/metrics" | "/stats/prometheus" => match state.metrics() {
-            Ok(metrics) => Ok(with_type(StatusCode::OK, metrics::CONTENT_TYPE, metrics)),
-            Err(_) => Err(Refusal(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written\n".to_owned())),
-        },
+        "/metrics" | "/stats/prometheus" => measured(state.metrics()),
         "/status" => json(&state.status()),
         "/config_dump" => json(&dump::config(state).map_err(|error| internal(&error))?),
         "/certs" => json(&tables::secrets(&state.snapshot(), None)),

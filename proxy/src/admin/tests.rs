@@ -1,5 +1,6 @@
 mod gateways;
 mod inbound;
+mod ports;
 mod secrets;
 
 use std::{

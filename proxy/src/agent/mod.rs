@@ -221,7 +221,7 @@ fn admin_listeners(options: &Options) -> anyhow::Result<Vec<(TcpListener, Access
     let mut listeners = vec![(admin::listen(options.admin)?, Access::Full)];
     // What other machines ask comes through the API server, which reaches the node's address.
     if matches!(options.input, Input::Kubernetes(_)) {
-        let port = options.admin.port().saturating_add(admin::READ_ONLY_OFFSET);
+        let port = admin::read_only_port(options.admin);
         listeners.push((admin::listen_everywhere(port)?, Access::Read));
     }
     Ok(listeners)

@@ -4,6 +4,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use crate::admin;
+
 const EXAMPLES: &str = "\
 Examples:
   egret check config/                      find mistakes before they count
@@ -24,7 +26,7 @@ The agent reads Kubernetes, Istio and Gateway API objects as they are, from file
 #[command(max_term_width = 110)]
 pub struct Args {
     /// Address of the agent's admin endpoints: where `run` serves them and the other commands ask.
-    #[arg(long, global = true, value_name = "ADDRESS", default_value = "127.0.0.1:15000")]
+    #[arg(long, global = true, value_name = "ADDRESS", default_value_t = admin::ADDRESS)]
     pub admin: SocketAddr,
     /// Namespace of the pod; `default` where none is given.
     #[arg(short, long, global = true, value_name = "NAMESPACE")]

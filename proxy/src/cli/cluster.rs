@@ -14,7 +14,7 @@ const AGENTS: &str = "app=egret-agent";
 /// The port of theirs that everybody may ask, by its name in their pods.
 const PORT_NAME: &str = "status";
 /// Its number, where a pod does not tell.
-const PORT: i32 = 15020;
+const PORT: u16 = admin::read_only_port(admin::ADDRESS);
 
 /// The cluster that `KUBECONFIG` names.
 pub struct Cluster {
@@ -66,7 +66,9 @@ impl Cluster {
         let (spec, meta) = (pod.spec.as_ref()?, &pod.metadata);
         let (namespace, name) = (meta.namespace.as_deref()?, meta.name.as_deref()?);
         let mut ports = spec.containers.iter().filter_map(|container| container.ports.as_ref()).flatten();
-        let port = ports.find(|port| port.name.as_deref() == Some(PORT_NAME)).map_or(PORT, |port| port.container_port);
+        let port = ports
+            .find(|port| port.name.as_deref() == Some(PORT_NAME))
+            .map_or(i32::from(PORT), |port| port.container_port);
         Some(NodeAgent {
             cluster: self,
             node: spec.node_name.clone()?,

@@ -18,6 +18,7 @@ use tokio::{sync::watch, time::sleep};
 use super::{
     error::{ControllerError, asked},
     health::{AUTHORITY, Health},
+    metrics,
 };
 use crate::{
     identity::{
@@ -50,7 +51,9 @@ pub async fn keep(client: Client, namespace: &str, health: &Health, issuing: wat
     let keeper = Keeper { client, namespace: namespace.to_owned() };
     loop {
         let before = issuing.borrow().clone();
-        match keeper.look(before.as_deref()).await {
+        let looked = keeper.look(before.as_deref()).await;
+        health.metrics.reconciled(metrics::AUTHORITY, &looked);
+        match looked {
             Ok((new, warning)) => {
                 health.awaits(AUTHORITY, None);
                 if let Some(warning) = warning {

@@ -1,9 +1,10 @@
-//! What the controller waits for, as its probes tell it.
+//! What the controller waits for and what it counts, as its probes and metrics tell it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use parking_lot::Mutex;
 
+use super::metrics::Metrics;
 use crate::admin::HealthState;
 
 /// What may be awaited.
@@ -15,6 +16,7 @@ pub const AUTHORITY: Part = "authority";
 /// A controller that stands by is ready; a leader that cannot work is not.
 #[derive(Debug, Default)]
 pub struct Health {
+    pub metrics: Metrics,
     awaited: Mutex<BTreeMap<Part, String>>,
 }
 
@@ -44,5 +46,9 @@ impl Health {
 impl HealthState for Health {
     fn readiness(&self) -> Vec<String> {
         self.awaited.lock().values().cloned().collect()
+    }
+
+    fn metrics(&self) -> Result<String, fmt::Error> {
+        self.metrics.encode()
     }
 }

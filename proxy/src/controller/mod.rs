@@ -11,6 +11,7 @@ pub mod gateways;
 mod health;
 mod judge;
 mod lease;
+mod metrics;
 mod signer;
 #[cfg(test)]
 mod tests;
@@ -78,11 +79,13 @@ async fn work(lease: &mut Lease, client: &Client, namespace: &str, gateways: &ga
     loop {
         lease.acquire().await;
         log::info!("leads now");
+        health.metrics.leads(true);
         // Whatever is under way ends where it is: each write says which state it is for, so the next leader's win.
         let lost = tokio::select! {
             lost = lease.hold() => lost,
             () = lead(client, namespace, gateways, health) => "its tasks ended".to_owned(),
         };
+        health.metrics.leads(false);
         health.follows();
         log::warn!("leads no more: {lost}");
     }
@@ -93,7 +96,7 @@ async fn lead(client: &Client, namespace: &str, gateways: &gateways::Options, he
     let (issuing, issues) = watch::channel(None);
     tokio::join!(
         authority::keep(client.clone(), namespace, health, issuing),
-        signer::run(client.clone(), namespace, issues),
-        gateways::run(client.clone(), gateways),
+        signer::run(client.clone(), namespace, &health.metrics, issues),
+        gateways::run(client.clone(), gateways, &health.metrics),
     );
 }

@@ -32,6 +32,7 @@ use super::{
     authority::Issuing,
     error::{ControllerError, asked},
     judge::{self, Asked, Denial, Place, condition},
+    metrics::{self, Metrics},
 };
 use crate::{
     identity::SIGNER,
@@ -39,12 +40,15 @@ use crate::{
     tls::inspect,
 };
 
+/// The reason of the condition Approved.
+const POD_ON_NODE: &str = "PodOnNode";
+
 type Request = CertificateSigningRequest;
 type Issues = watch::Receiver<Option<Arc<Issuing>>>;
 
 /// Never returns.
-pub async fn run(client: Client, namespace: &str, mut issues: Issues) {
-    let signer = Signer { client, namespace: namespace.to_owned(), issues: issues.clone() };
+pub async fn run(client: Client, namespace: &str, metrics: &Metrics, mut issues: Issues) {
+    let signer = Signer { client, namespace: namespace.to_owned(), issues: issues.clone(), metrics };
     let config = watcher::Config::default().fields(&format!("spec.signerName={SIGNER}"));
     let events = watcher(Api::<Request>::all(signer.client.clone()), config).default_backoff();
     pin_mut!(events);
@@ -88,6 +92,7 @@ pub async fn run(client: Client, namespace: &str, mut issues: Issues) {
             },
             Some((name, result)) = steps.next() => {
                 busy.remove(&name);
+                metrics.reconciled(metrics::SIGNER, &result);
                 match result {
                     // After a conflict the change is on the way to us.
                     Ok(()) | Err(ControllerError::Conflict { .. }) => {}
@@ -101,13 +106,14 @@ pub async fn run(client: Client, namespace: &str, mut issues: Issues) {
     }
 }
 
-struct Signer {
+struct Signer<'a> {
     client: Client,
     namespace: String,
     issues: Issues,
+    metrics: &'a Metrics,
 }
 
-impl Signer {
+impl Signer<'_> {
     /// Does for a request what is to be done now.
     async fn step(&self, request: &Request) -> Result<(), ControllerError> {
         if !is_open(request) {
@@ -149,12 +155,13 @@ impl Signer {
         let chain = issuing.authority.certify(&asked_for.identity, &asked_for.key, asked_for.lifetime, now)?;
         let mut approved = request.clone();
         if !has(request, "Approved") {
-            let reason = condition("Approved", "PodOnNode", "a pod with this identity runs on the agent's node");
+            let reason = condition("Approved", POD_ON_NODE, "a pod with this identity runs on the agent's node");
             conditions(&mut approved).push(reason);
             approved = self.write("approval", &approved).await?;
         }
         approved.status.get_or_insert_default().certificate = Some(ByteString(inspect::to_pem(&chain).into_bytes()));
         self.write("status", &approved).await?;
+        self.metrics.signed(POD_ON_NODE);
         log::info!("signed {} for {}, asked for from {}", name(request), asked_for.identity, asked_for.place);
         Ok(())
     }
@@ -165,6 +172,7 @@ impl Signer {
         let mut denied = request.clone();
         conditions(&mut denied).push(condition(kind, denial.reason, &denial.message));
         self.write(subresource, &denied).await?;
+        self.metrics.refused(denial.reason);
         let who = request.spec.username.as_deref().unwrap_or_default();
         log::warn!("denied {} of {}: {}: {}", name(request), who.escape_default(), denial.reason, denial.message);
         Ok(())

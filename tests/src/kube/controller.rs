@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::{ApiServer, Node};
 use crate::{
     Agent, Lab,
-    agent::{agent_binary, free_port, request},
+    agent::{agent_binary, free_port, metric, request},
     process::{Daemon, until},
 };
 
@@ -115,6 +115,11 @@ impl Controller {
     /// What `/healthz/ready` answers.
     pub fn ready(&self) -> Result<(u16, String)> {
         request(self.admin, "GET", "/healthz/ready")
+    }
+
+    /// The value of a metric with these labels (`name="value"`), as `/metrics` has it.
+    pub fn metric(&self, name: &str, labels: &[&str]) -> Result<f64> {
+        metric(&request(self.admin, "GET", "/metrics")?.1, name, labels)
     }
 
     pub fn wait_ready(&self) -> Result<()> {

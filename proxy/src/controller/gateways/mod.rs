@@ -26,7 +26,10 @@ use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval};
 
 use self::{live::Live, write::Writer};
-use super::error::ControllerError;
+use super::{
+    error::ControllerError,
+    metrics::{self, Metrics},
+};
 use crate::{
     api::{ObjectId, Severity, gateway_api},
     limits::{GATEWAY_CHECK, GATEWAY_REQUESTS},
@@ -56,7 +59,7 @@ pub struct Options {
 }
 
 /// Never returns.
-pub async fn run(client: Client, options: &Options) {
+pub async fn run(client: Client, options: &Options, metrics: &Metrics) {
     let mut keeper = Keeper::new(client, options);
     let mut check = interval(GATEWAY_CHECK);
     check.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -73,6 +76,7 @@ pub async fn run(client: Client, options: &Options) {
             }
         }
         keeper.bring_about().await;
+        metrics.reconciled_all(metrics::GATEWAYS, !keeper.failed);
     }
 }
 

@@ -15,7 +15,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -92,7 +92,6 @@ struct Agent {
     objects_rejected: AtomicU64,
     log_dropped: Arc<AtomicU64>,
     scrape: RwLock<Option<Scrape>>,
-    started: std::time::SystemTime,
 }
 
 impl Metrics {
@@ -112,11 +111,11 @@ impl Metrics {
             objects_rejected: AtomicU64::new(0),
             log_dropped,
             scrape: RwLock::new(None),
-            started: std::time::SystemTime::now(),
         });
         let mut registry = Registry::default();
         registry.register_collector(Box::new(istio.clone()));
         registry.register_collector(Box::new(agent.clone()));
+        registry.register_collector(Box::new(Running::default()));
         let (changes, number) = (AtomicU64::new(0), NUMBER.fetch_add(1, Ordering::Relaxed));
         Self { registry, istio, agent, sources: ArcSwap::default(), changes, number }
     }
@@ -242,7 +241,6 @@ impl Collector for Agent {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let scraped = self.scrape.read().as_ref().map(|scrape| scrape()).unwrap_or_default();
         let e = &mut encoder;
-        info(e)?;
         results(
             e,
             "egret_tls_handshakes",
@@ -274,8 +272,24 @@ impl Collector for Agent {
         let rejected = self.objects_rejected.load(Ordering::Relaxed);
         gauge(e, "egret_config_objects_rejected", "Objects and files refused now.", rejected)?;
         let dropped = self.log_dropped.load(Ordering::Relaxed);
-        counter(e, "egret_access_log_dropped", "Access-log lines that were not written.", dropped)?;
-        process::encode(e, self.started)
+        counter(e, "egret_access_log_dropped", "Access-log lines that were not written.", dropped)
+    }
+}
+
+/// What runs since this was made, and what it takes of the machine.
+#[derive(Debug)]
+pub struct Running(SystemTime);
+
+impl Default for Running {
+    fn default() -> Self {
+        Self(SystemTime::now())
+    }
+}
+
+impl Collector for Running {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        info(&mut encoder)?;
+        process::encode(&mut encoder, self.0)
     }
 }
 
