@@ -34,6 +34,20 @@ class Who(http.server.BaseHTTPRequestHandler):
         self.wfile.write(self.client_address[0].encode())
 http.server.HTTPServer(('0.0.0.0', 8080), Who).serve_forever()";
 
+/// An HTTP server at a socket that only its own user may open, and which another user owns than root.
+const AT_A_PATH: &str = "
+import os, socket, sys
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+os.chown(sys.argv[1], 1000, 1000)
+os.chmod(sys.argv[1], 0o700)
+while True:
+    peer, _ = listener.accept()
+    peer.recv(4096)
+    peer.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nok')
+    peer.close()";
+
 /// A cluster with egret's objects, and one rule.
 fn cluster() -> Result<ApiServer> {
     let server = ApiServer::start()?;
@@ -54,6 +68,28 @@ fn cluster() -> Result<ApiServer> {
 
 fn client<'n>(node: &'n Node<'_>) -> Result<NodePod<'n>> {
     node.pod("default", "client", "metadata: {labels: {egret.dev/enroll: \"true\"}}")
+}
+
+/// Its listener is on port 80.
+fn gateway<'n>(node: &'n Node<'_>) -> Result<NodePod<'n>> {
+    node.pod("default", "gateway", "metadata: {labels: {egret.dev/enroll: \"true\", app: gateway}}")
+}
+
+/// What comes to its port 9081 goes to a socket at a path.
+fn application_at_a_path<'n>(lab: &Lab, server: &ApiServer, node: &'n Node<'_>) -> Result<NodePod<'n>> {
+    let path = lab.dir().join("application.sock").to_string_lossy().into_owned();
+    let port = "{number: 9081, name: http, protocol: HTTP}";
+    let ingress = format!("{{port: {port}, defaultEndpoint: 'unix://{path}'}}");
+    let spec = format!("{{workloadSelector: {{labels: {{app: at-a-path}}}}, ingress: [{ingress}]}}");
+    server.apply_yaml(&object("Sidecar", "at-a-path", &spec))?;
+    let command = serde_json::to_string(&["python3", "-c", AT_A_PATH, &path])?;
+    let labels = "{egret.dev/enroll: \"true\", app: at-a-path}";
+    let spec = format!("{{containers: [{{name: app, image: app, command: {command}}}]}}");
+    node.pod("default", "at-a-path", &format!("metadata: {{labels: {labels}}}\nspec: {spec}"))
+}
+
+fn at_a_path_url(pod: &NodePod<'_>) -> Result<String> {
+    Ok(format!("http://{}:9081/", pod.net()?.v4))
 }
 
 /// 200 over TLS, 301 where the client's plain text gets out, 0 where it is refused.
@@ -107,7 +143,7 @@ fn serving(host: &Host<'_>) -> Result<u32> {
 fn containers_of_a_node() -> Result<()> {
     let (lab, server) = (Lab::new()?, cluster()?);
     let node = Node::new(&lab, &server, NODE)?;
-    from_first_to_last(&node, &Host::start(&lab, &server, &node)?)
+    from_first_to_last(&lab, &server, &node, &Host::start(&lab, &server, &node)?)
 }
 
 /// As in kind: the agent's arguments are those of the manifest, and the cluster has the machine to itself.
@@ -115,7 +151,7 @@ fn containers_of_a_node() -> Result<()> {
 fn containers_of_a_node_that_is_one_itself() -> Result<()> {
     let (lab, server) = (Lab::new()?, cluster()?);
     let node = Node::new(&lab, &server, NODE)?;
-    from_first_to_last(&node, &Host::start_nested(&lab, &server, &node)?)
+    from_first_to_last(&lab, &server, &node, &Host::start_nested(&lab, &server, &node)?)
 }
 
 /// What an agent pins must outlive its container: where the machine has no bpf file system, as a node of kind, it says so and runs
@@ -143,7 +179,42 @@ fn a_node_without_a_bpf_file_system() -> Result<()> {
     Ok(())
 }
 
-fn from_first_to_last(node: &Node<'_>, host: &Host<'_>) -> Result<()> {
+/// What each capability is for: without any one of them something does not work.
+#[test]
+fn no_capability_is_superfluous() -> Result<()> {
+    let (lab, server) = (Lab::new()?, cluster()?);
+    let node = Node::new(&lab, &server, NODE)?;
+    let host = Host::start_nested(&lab, &server, &node)?;
+    let (pod, _gateway) = (client(&node)?, gateway(&node)?);
+    let at_a_path = application_at_a_path(&lab, &server, &node)?;
+    let (outside, url) = (node.pod("default", "outside", "")?, at_a_path_url(&at_a_path)?);
+    let daemon_set = template(INSTALL, "DaemonSet", "egret-agent")?;
+    for (capability, _) in stated(&daemon_set)? {
+        let mut less = daemon_set.clone();
+        let stated = &mut less["spec"]["containers"][0]["securityContext"]["capabilities"]["add"];
+        if let Some(stated) = stated.as_array_mut() {
+            stated.retain(|other| *other != *capability);
+        }
+        let agent = host.agent(&less, &format!("without-{}", capability.to_lowercase().replace('_', "-")))?;
+        let waits = || {
+            let (_, status, _) = egret(&["status", "--admin", &host.admin().to_string()])?;
+            Ok::<_, anyhow::Error>(status.contains("waiting for its first process"))
+        };
+        let shown = || match &*capability {
+            "SYS_ADMIN" | "NET_ADMIN" => agent.log().contains(&format!("lacks CAP_{capability}")),
+            "SYS_PTRACE" => waits().is_ok_and(|waits| waits) && asked(&pod).is_ok_and(|told| told == (0, REFUSED)),
+            "NET_BIND_SERVICE" => agent.log().contains("cannot listen on 0.0.0.0:80"),
+            "DAC_OVERRIDE" => outside.curl(&[&url]).is_ok_and(|reply| reply.body.contains("Permission denied")),
+            _ => false,
+        };
+        until(&format!("a fault for want of {capability}"), SOON, || shown().then_some(()))
+            .with_context(|| agent.log())?;
+        agent.delete()?;
+    }
+    Ok(())
+}
+
+fn from_first_to_last(lab: &Lab, server: &ApiServer, node: &Node<'_>, host: &Host<'_>) -> Result<()> {
     let deployment = template(INSTALL, "Deployment", "egret-controller")?;
     let controller = host.controller(&deployment, "egret-controller-0")?;
     let daemon_set = template(INSTALL, "DaemonSet", "egret-agent")?;
@@ -180,7 +251,7 @@ fn from_first_to_last(node: &Node<'_>, host: &Host<'_>) -> Result<()> {
     until_asked(&other, (200, 0), &agent)?;
 
     // Listens on a port below 1024 in the pod.
-    let gateway = node.pod("default", "gateway", "metadata: {labels: {egret.dev/enroll: \"true\", app: gateway}}")?;
+    let gateway = gateway(node)?;
     let outside = node.pod("default", "outside", "")?;
     let url = format!("http://{}/hello", gateway.net()?.v4);
     let through = || outside.curl(&["-o", "/dev/null", "-H", &format!("host: {HOST}"), &url]);
@@ -203,6 +274,16 @@ fn from_first_to_last(node: &Node<'_>, host: &Host<'_>) -> Result<()> {
     until("the application to see its client", SOON, || {
         last = outside.curl(&[&url]).ok();
         last.as_ref().is_some_and(|reply| reply.body == own).then_some(())
+    })
+    .with_context(|| format!("{last:?}; the agent's log:\n{}", agent.log()))?;
+
+    // A socket at a path of the pod's own files.
+    let at_a_path = application_at_a_path(lab, server, node)?;
+    let url = at_a_path_url(&at_a_path)?;
+    let mut last = None;
+    until("the socket to be reached", SOON, || {
+        last = outside.curl(&[&url]).ok();
+        last.as_ref().is_some_and(|reply| reply.body == "ok").then_some(())
     })
     .with_context(|| format!("{last:?}; the agent's log:\n{}", agent.log()))?;
 

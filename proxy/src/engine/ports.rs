@@ -21,7 +21,7 @@ pub trait Sockets: Send + Sync + 'static {
     }
     /// A non-blocking UDP socket of the pod bound to `local` (the pod's DNS queries).
     fn udp(&self, local: SocketAddr) -> io::Result<tokio::net::UdpSocket>;
-    /// A stream socket of the pod connected to a unix path (`unix://` endpoints).
+    /// A stream socket of the pod connected to a path of its files (`unix://` endpoints); on a single host, of the machine's.
     fn unix(&self, path: &std::path::Path) -> io::Result<tokio::net::UnixStream>;
 }
 

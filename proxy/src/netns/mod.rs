@@ -10,6 +10,7 @@ mod sockets;
 
 use std::{
     cell::Cell,
+    fmt,
     fs::File,
     io,
     os::{
@@ -63,6 +64,17 @@ impl Identity {
     }
 }
 
+type Open = dyn Fn(&Path) -> io::Result<File> + Send + Sync;
+
+/// Opens what bears a path in a pod, as a reference only (`O_PATH`).
+pub struct OpenInPod(pub Box<Open>);
+
+impl fmt::Debug for OpenInPod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OpenInPod")
+    }
+}
+
 /// An open network namespace.
 #[derive(Debug)]
 pub struct Namespace {
@@ -72,6 +84,8 @@ pub struct Namespace {
     name: String,
     /// By which it was opened, where it has a lasting one.
     path: Option<PathBuf>,
+    /// Of a pod that has files of its own.
+    in_pod: Option<OpenInPod>,
 }
 
 impl Namespace {
@@ -91,8 +105,8 @@ impl Namespace {
     }
 
     /// Takes a namespace that somebody has opened already: that of a pod's process. It has no name to be found by again.
-    pub fn of_file(file: File, name: String) -> Result<Self, NamespaceError> {
-        Self::new(file, name, None)
+    pub fn of_file(file: File, name: String, in_pod: OpenInPod) -> Result<Self, NamespaceError> {
+        Ok(Self { in_pod: Some(in_pod), ..Self::new(file, name, None)? })
     }
 
     fn new(file: File, name: String, path: Option<PathBuf>) -> Result<Self, NamespaceError> {
@@ -105,7 +119,7 @@ impl Namespace {
         if identity == home.identity {
             return Err(NamespaceError::Host { name });
         }
-        let mut namespace = Self { file, identity, cookie: 0, name, path };
+        let mut namespace = Self { file, identity, cookie: 0, name, path, in_pod: None };
         namespace.cookie = match namespace.run(socket_cookie) {
             Ok(Ok(cookie)) => cookie,
             Ok(Err(error)) => return Err(NamespaceError::System { what: "identify", name: namespace.name, error }),

@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr, TcpListener},
+    os::fd::AsRawFd,
     path::Path,
 };
 
@@ -55,7 +56,13 @@ impl Sockets for Namespace {
     fn unix(&self, path: &Path) -> io::Result<UnixStream> {
         // Non-blocking: where the server's queue is full this is an error and not a wait.
         let socket = self.run(|| Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None))??;
-        socket.connect(&SockAddr::unix(path)?)?;
+        match &self.in_pod {
+            None => socket.connect(&SockAddr::unix(path)?)?,
+            Some(open) => {
+                let file = open.0(path)?;
+                socket.connect(&SockAddr::unix(format!("/proc/self/fd/{}", file.as_raw_fd()))?)?;
+            }
+        }
         UnixStream::from_std(socket.into())
     }
 }

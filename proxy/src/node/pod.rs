@@ -5,6 +5,7 @@
 
 use std::{
     fs::{self, File},
+    io,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     path::{Path, PathBuf},
     sync::Arc,
@@ -18,7 +19,7 @@ use nix::{
 use crate::{
     engine::resolve::ResolverFiles,
     limits,
-    netns::{Identity, Namespace, NamespaceError},
+    netns::{Identity, Namespace, NamespaceError, OpenInPod},
 };
 
 /// Folders below that of a pod: container, and what an init system inside makes.
@@ -92,15 +93,26 @@ impl Sandbox {
     #[must_use]
     pub fn resolver_files(&self) -> ResolverFiles {
         let folders = self.folders.clone();
-        let open = move |file: &str| {
-            let mut processes = processes(&folders);
-            if processes.len() > 1 {
-                processes.rotate_left(1);
-            }
-            processes.into_iter().take(limits::POD_FILE_PROCESSES).find_map(|process| etc(process, file))
-        };
+        let open = move |file: &str| of_containers(&folders).find_map(|process| etc(process, file));
         ResolverFiles { in_pod: Some(Arc::new(open)), ..ResolverFiles::default() }
     }
+}
+
+/// Processes whose files are those of the pod's containers: `pause` comes last.
+fn of_containers(folders: &[PathBuf]) -> impl Iterator<Item = u32> {
+    let mut processes = processes(folders);
+    if processes.len() > 1 {
+        processes.rotate_left(1);
+    }
+    processes.into_iter().take(limits::POD_FILE_PROCESSES)
+}
+
+/// What bears the path in the first container that has it.
+fn open_in(folders: &[PathBuf], path: &Path) -> io::Result<File> {
+    let found = of_containers(folders).find_map(|process| inside(root(process)?.as_fd(), path, OFlag::O_PATH));
+    found.ok_or_else(|| {
+        io::Error::new(io::ErrorKind::NotFound, format!("no container of the pod has {}", path.display()))
+    })
 }
 
 fn now(folders: &[PathBuf], own: Identity) -> Now {
@@ -171,21 +183,24 @@ fn open(process: u32, folders: &[PathBuf]) -> Option<Result<Namespace, Namespace
         return None;
     }
     fs::read(inside("stat")).ok()?;
-    Some(Namespace::of_file(file, named))
+    let folders = folders.to_owned();
+    Some(Namespace::of_file(file, named, OpenInPod(Box::new(move |path| open_in(&folders, path)))))
 }
 
 /// A file of `/etc` as a process sees it. The pod may have put anything there: links lead nowhere but inside, and what is no
 /// ordinary file is left.
 fn etc(process: u32, file: &str) -> Option<File> {
-    let root = File::open(format!("/proc/{process}/root")).ok()?;
-    let file = inside(root.as_fd(), &format!("etc/{file}"))?;
+    let file = inside(root(process)?.as_fd(), &Path::new("etc").join(file), OFlag::O_RDONLY | OFlag::O_NONBLOCK)?;
     file.metadata().is_ok_and(|metadata| metadata.is_file()).then_some(file)
 }
 
-fn inside(root: BorrowedFd<'_>, path: &str) -> Option<File> {
-    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+fn root(process: u32) -> Option<File> {
+    File::open(format!("/proc/{process}/root")).ok()
+}
+
+fn inside(root: BorrowedFd<'_>, path: &Path, flags: OFlag) -> Option<File> {
     let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-    let how = OpenHow::new().flags(flags).mode(Mode::empty()).resolve(resolve);
+    let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).mode(Mode::empty()).resolve(resolve);
     openat2(root, path, how).ok().map(File::from)
 }
 
@@ -216,7 +231,9 @@ mod tests {
         std::os::unix::fs::symlink("/etc/passwd", place("out")).unwrap();
         std::os::unix::fs::symlink("../../../../etc/passwd", place("up")).unwrap();
         let folder = File::open(root.path()).unwrap();
-        let read = |name: &str| std::io::read_to_string(inside(folder.as_fd(), &format!("etc/{name}"))?).ok();
+        let read = |name: &str| {
+            std::io::read_to_string(inside(folder.as_fd(), &Path::new("etc").join(name), OFlag::O_RDONLY)?).ok()
+        };
         assert_eq!(read("link").as_deref(), Some("own"));
         assert_eq!((read("out"), read("up")), (None, None));
     }
