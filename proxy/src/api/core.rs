@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
+
 /// core/v1 Pod: `spec` and the parts of `status` that matter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pod {
@@ -12,6 +14,8 @@ pub struct Pod {
     pub mounts: Vec<VolumeMount>,
     /// Named container ports, for named `targetPort`s.
     pub ports: Vec<ContainerPort>,
+    /// What the kubelet asks over HTTP or gRPC, of all containers.
+    pub probes: Vec<Probe>,
     /// `status.podIPs`, or `status.podIP`.
     pub ips: Vec<std::net::IpAddr>,
     /// `metadata.uid`, which tells a pod from a later one of the same name; files have none, as a rule.
@@ -62,6 +66,26 @@ pub struct VolumeMount {
 pub struct ContainerPort {
     pub name: Option<String>,
     pub port: u16,
+}
+
+/// A container's `livenessProbe`, `readinessProbe` or `startupProbe` by `httpGet` or `grpc`. The others ask for nothing that
+/// could be refused: `exec` stays inside the container, and `tcpSocket` has its answer once it is connected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// The pod's own.
+    pub port: u16,
+    pub request: ProbeRequest,
+    /// Its path in the document, such as `spec.containers[0].livenessProbe.httpGet`.
+    pub field: String,
+}
+
+/// The one request that a probe consists of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum ProbeRequest {
+    /// GET for this target in origin-form, query included. `https`: inside TLS; the kubelet checks no certificate.
+    HttpGet { https: bool, target: String },
+    /// `grpc.health.v1.Health/Check` over HTTP/2 in plain text.
+    Grpc,
 }
 
 /// core/v1 Service.

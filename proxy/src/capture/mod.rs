@@ -35,7 +35,7 @@ pub use uninstall::{Removed, uninstall};
 
 use crate::{
     engine::ports::OriginalDestination,
-    netns::{Namespace, host_cookie, listener_addresses},
+    netns::{self, Namespace, host_cookie, listener_addresses},
     node::Kubepods,
 };
 use pins::Pins;
@@ -287,6 +287,10 @@ impl OriginalDestination for Capture {
             Err(MapError::SyscallError(error)) => Err(error.io_error),
             Err(error) => Err(io::Error::other(error)),
         }
+    }
+
+    fn is_of_node(&self, accepted: BorrowedFd<'_>) -> io::Result<bool> {
+        netns::is_of_node(accepted)
     }
 }
 

@@ -17,6 +17,7 @@ use super::{
     misdirected::Terminated,
     outbound,
     pod::Pod,
+    probes::Probing,
     raw::{self, Raw},
     woken::when_woken,
 };
@@ -73,6 +74,8 @@ pub struct ConnectionInfo {
     pub peer: SocketAddr,
     /// The HTTP/2 preface was seen (prior knowledge); else HTTP/1.
     pub h2: bool,
+    /// The kubelet's.
+    pub probing: Probing,
     pub start: SystemTime,
     pub started: Instant,
 }
@@ -91,6 +94,7 @@ impl ConnectionInfo {
             original: canonical(original),
             peer: canonical(peer),
             h2: false,
+            probing: Probing::No,
             start: SystemTime::now(),
             started: Instant::now(),
         }

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tokio::net::{TcpSocket, UdpSocket, UnixStream};
 
 use super::ports::{OriginalDestination, Sockets};
+use crate::netns;
 
 /// Plain sockets, no namespace entered.
 #[derive(Clone, Copy, Debug, Default)]
@@ -65,5 +66,9 @@ impl OriginalDestination for Destinations {
 
     fn inbound_destination(&self, accepted: BorrowedFd<'_>) -> io::Result<SocketAddr> {
         self.original_destination(accepted)?.ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+    }
+
+    fn is_of_node(&self, accepted: BorrowedFd<'_>) -> io::Result<bool> {
+        netns::is_of_node(accepted)
     }
 }

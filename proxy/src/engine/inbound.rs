@@ -17,6 +17,7 @@ use super::{
     dial::{DialError, Target},
     http,
     pod::Pod,
+    probes::{self, Probing},
     raw::{self, Connected, Raw},
     silent::{self, Hears as _, Spoke},
     sniff::{self, Expect, Kind},
@@ -25,10 +26,7 @@ use super::{
 };
 use crate::{
     limits,
-    mesh::{
-        ClientCertificates, Decision, DownstreamTls, InboundPort, InboundTable, MtlsMode, Protocol, ServerTlsSettings,
-        Verdict,
-    },
+    mesh::{ClientCertificates, Decision, InboundPort, InboundTable, Protocol, ServerTlsSettings, Takes, Verdict},
     telemetry::record::{Flag, Record},
     tls::ServerContext,
 };
@@ -65,20 +63,18 @@ pub(super) async fn arrived(
     let mut info = ConnectionInfo::new(Arrival::Inbound, to, peer);
     // With the interface of a link-local address, as it is dialled again.
     info.original = to;
+    info.probing = probes::expected(&snapshot, &pod, &table, &info, stream.as_fd());
     let port = table.port(to.port()).clone();
     let client = ClientIo::plain(Bytes::new(), stream);
-    let coming = Coming { engine, snapshot, pod, port: port.clone(), info, client, connected: None };
-    match (table.modes.of(to.port()), &port.tls) {
-        (MtlsMode::Strict, _) | (MtlsMode::Disable, Some(DownstreamTls::IstioMutual)) => {
-            coming.encrypted(Shown::Mesh).await
-        }
-        (MtlsMode::Permissive, _) => coming.open(true).await,
-        (MtlsMode::Disable, Some(DownstreamTls::Terminate(settings))) => coming.encrypted(Shown::Own(settings)).await,
-        (MtlsMode::Disable, Some(DownstreamTls::Refuse(reason))) => {
+    let coming = Coming { engine, snapshot, pod, port, info, client, connected: None };
+    match table.takes(to.port()) {
+        Takes::MeshMtls => coming.encrypted(Shown::Mesh).await,
+        Takes::Tls(settings) => coming.encrypted(Shown::Own(settings)).await,
+        Takes::Nothing(reason) => {
             coming.refuse(reason);
             None
         }
-        (MtlsMode::Disable, None | Some(DownstreamTls::Passthrough)) => coming.open(false).await,
+        Takes::Anything { mesh_mtls } => coming.open(mesh_mtls).await,
     }
 }
 
@@ -86,19 +82,17 @@ pub(super) async fn arrived(
 pub(super) fn refusal(table: &InboundTable, info: &ConnectionInfo) -> Option<Arc<str>> {
     let number = info.original.port();
     let said = |what: &str| Some(Arc::from(format!("port {number} takes {what} only, by now")));
-    match (table.modes.of(number), &table.port(number).tls) {
-        (MtlsMode::Strict, _) | (MtlsMode::Disable, Some(DownstreamTls::IstioMutual)) => {
-            info.identity.is_none().then(|| said("mesh mTLS")).flatten()
-        }
-        (MtlsMode::Disable, Some(DownstreamTls::Terminate(now))) => match &info.ingress {
+    match table.takes(number) {
+        Takes::MeshMtls => info.identity.is_none().then(|| said("mesh mTLS")).flatten(),
+        Takes::Tls(now) => match &info.ingress {
             None => said("TLS with a certificate of its own"),
             Some(then) if then.clients != now.clients && now.clients != ClientCertificates::None => {
                 said("other client certificates")
             }
             Some(_) => None,
         },
-        (MtlsMode::Disable, Some(DownstreamTls::Refuse(reason))) => Some(reason.clone()),
-        (MtlsMode::Permissive, _) | (MtlsMode::Disable, None | Some(DownstreamTls::Passthrough)) => None,
+        Takes::Nothing(reason) => Some(reason.clone()),
+        Takes::Anything { .. } => None,
     }
 }
 
@@ -125,9 +119,10 @@ struct Coming {
 }
 
 impl Coming {
-    /// TLS with our certificate, and nothing else.
+    /// TLS with our certificate, and nothing else but the kubelet's probes.
     async fn encrypted(mut self, shown: Shown<'_>) -> Option<Rest> {
-        let (kind, first) = match sniff::sniff(&mut self.client, Expect::Tls, limits::HANDSHAKE_TIME).await {
+        let expect = if self.info.probing == Probing::No { Expect::Tls } else { Expect::Anything };
+        let (kind, first) = match sniff::sniff(&mut self.client, expect, limits::HANDSHAKE_TIME).await {
             Ok(sniffed) => sniffed,
             Err(error) => {
                 self.left(&error);
@@ -140,6 +135,10 @@ impl Coming {
             Kind::Tls(hello) => {
                 self.named(&hello);
                 return Box::pin(self.take_off(shown)).await;
+            }
+            Kind::Http1 | Kind::Http2 if self.info.probing != Probing::No => {
+                self.info.probing = Probing::Only;
+                return Some(self.http(kind == Kind::Http2));
             }
             Kind::Stalled { .. } => self.end(Flag::DPE, "first_bytes_incomplete"),
             Kind::Other if nothing => {
@@ -157,7 +156,7 @@ impl Coming {
 
     /// Whatever comes goes on; with `mesh`, mesh mTLS is taken off.
     async fn open(self, mesh: bool) -> Option<Rest> {
-        if !mesh && self.is_raw() {
+        if !mesh && self.port.is_raw() && self.info.probing != Probing::Only {
             return self.raw(false);
         }
         let (mut coming, kind) = self.first_bytes().await?;
@@ -189,7 +188,7 @@ impl Coming {
         if let Shown::Own(settings) = shown {
             self.info.ingress = Some(settings.clone());
         }
-        if self.is_raw() {
+        if self.port.is_raw() {
             return self.raw(false);
         }
         let (coming, kind) = self.first_bytes().await?;
@@ -281,6 +280,7 @@ impl Coming {
     /// What was said in plain text, or inside TLS that was taken off.
     fn inside(self, kind: Kind) -> Option<Rest> {
         let h2 = match (self.port.protocol, kind) {
+            (_, kind @ (Kind::Http1 | Kind::Http2)) if self.info.probing == Probing::Only => kind == Kind::Http2,
             (Protocol::Tcp | Protocol::Https | Protocol::Tls, _) => return self.raw(false),
             (_, Kind::Tls(_) | Kind::Stalled { tls: true }) => return self.raw(true),
             (_, Kind::Http1) => false,
@@ -289,9 +289,12 @@ impl Coming {
             // No HTTP, though the port is declared to speak it: HTTP answers that.
             (Protocol::Http | Protocol::Http2 | Protocol::Grpc, _) => false,
         };
+        Some(self.http(h2))
+    }
+
+    fn http(self, h2: bool) -> Rest {
         let Self { engine, pod, info, client, .. } = self;
-        let info = ConnectionInfo { h2, ..info };
-        Some(http::serve(engine, pod, client, info))
+        http::serve(engine, pod, client, ConnectionInfo { h2, ..info })
     }
 
     /// Bytes as they are, to the application. `tls`: they are TLS that is none of ours.
@@ -320,11 +323,6 @@ impl Coming {
         let Self { engine, snapshot, pod, port, info, client, connected } = self;
         let raw = Raw { client, info, tls, connected };
         Some(accept::raw(engine, snapshot, pod, raw, Decision::Cluster(port.cluster.clone())))
-    }
-
-    /// Declared to be neither HTTP nor open: nothing inside is looked at.
-    fn is_raw(&self) -> bool {
-        matches!(self.port.protocol, Protocol::Tcp | Protocol::Https | Protocol::Tls)
     }
 
     fn is_http(&self) -> bool {

@@ -21,6 +21,7 @@ mod outbound;
 pub mod pod;
 pub mod ports;
 pub mod prefixed;
+mod probes;
 pub mod raw;
 pub mod resolv_conf;
 pub mod resolve;

@@ -35,4 +35,7 @@ pub trait OriginalDestination: Send + Sync + 'static {
         let local = socket2::SockRef::from(&accepted).local_addr()?;
         local.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
     }
+    /// Whether a process in the node's own network namespace made a connection that came to the inbound listener: the kubelet
+    /// is one. Nobody else can pass for it, whatever address it bears: a socket with both ends must be there.
+    fn is_of_node(&self, accepted: BorrowedFd<'_>) -> io::Result<bool>;
 }

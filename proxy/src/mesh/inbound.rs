@@ -1,6 +1,11 @@
 //! What comes to a pod's own ports: which of them take mesh mTLS, plain text or both, and where the application is.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+};
 
 use serde::Serialize;
 
@@ -9,8 +14,9 @@ use super::{
     cluster::{Cluster, Protocol},
     listeners::DownstreamTls,
     routing::VirtualHost,
+    server_tls::ServerTlsSettings,
 };
-use crate::api::ObjectId;
+use crate::api::{ObjectId, core::ProbeRequest};
 
 /// The inbound side of one enrolled pod that is no gateway.
 #[derive(Debug, Serialize)]
@@ -24,6 +30,8 @@ pub struct InboundTable {
     /// All other ports.
     pub any: Arc<InboundPort>,
     pub policies: Arc<Policies>,
+    /// What the kubelet asks of the pod, by the pod's own port: neither `modes` nor `policies` speak of that, as in Istio.
+    pub probes: BTreeMap<u16, BTreeSet<ProbeRequest>>,
     /// Annotation `sidecar.istio.io/interceptionMode: TPROXY`: the application sees the client's address, not the pod's own.
     pub original_source: bool,
 }
@@ -32,6 +40,18 @@ impl InboundTable {
     #[must_use]
     pub fn port(&self, port: u16) -> &Arc<InboundPort> {
         self.ports.get(&port).unwrap_or(&self.any)
+    }
+
+    /// What this port takes.
+    #[must_use]
+    pub fn takes(&self, port: u16) -> Takes<'_> {
+        match (self.modes.of(port), &self.port(port).tls) {
+            (MtlsMode::Strict, _) | (MtlsMode::Disable, Some(DownstreamTls::IstioMutual)) => Takes::MeshMtls,
+            (MtlsMode::Disable, Some(DownstreamTls::Terminate(settings))) => Takes::Tls(settings),
+            (MtlsMode::Disable, Some(DownstreamTls::Refuse(reason))) => Takes::Nothing(reason),
+            (MtlsMode::Permissive, _) => Takes::Anything { mesh_mtls: true },
+            (MtlsMode::Disable, None | Some(DownstreamTls::Passthrough)) => Takes::Anything { mesh_mtls: false },
+        }
     }
 
     /// The cluster of this name, e.g. `inbound|8080||`.
@@ -48,6 +68,19 @@ impl InboundTable {
         let declared = self.ports.values().any(|port| port.ingress.is_some());
         declared || !self.policies.is_empty() || strict(&self.modes.any) || self.modes.ports.values().any(strict)
     }
+}
+
+/// What one of a pod's own ports takes.
+#[derive(Clone, Copy, Debug)]
+pub enum Takes<'a> {
+    /// Nothing else.
+    MeshMtls,
+    /// Only TLS, with the certificate of a Sidecar's ingress.
+    Tls(&'a Arc<ServerTlsSettings>),
+    /// Nothing: the ingress cannot be honoured, for this reason.
+    Nothing(&'a Arc<str>),
+    /// What comes goes on as it is; with `mesh_mtls`, mesh mTLS is taken off.
+    Anything { mesh_mtls: bool },
 }
 
 /// What PeerAuthentication says of a workload's own ports.
@@ -101,6 +134,14 @@ pub struct InboundPort {
     pub tls: Option<DownstreamTls>,
     /// The Sidecar that declares the port.
     pub ingress: Option<ObjectId>,
+}
+
+impl InboundPort {
+    /// Declared to be neither HTTP nor open: nothing inside is looked at.
+    #[must_use]
+    pub fn is_raw(&self) -> bool {
+        matches!(self.protocol, Protocol::Tcp | Protocol::Https | Protocol::Tls)
+    }
 }
 
 /// Where the application of the pod itself is.

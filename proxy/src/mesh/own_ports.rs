@@ -4,7 +4,7 @@ mod ingress;
 mod services;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::{Arc, LazyLock},
 };
@@ -15,12 +15,17 @@ use super::{
     cluster::{Cluster, Discovery, LoadBalancer, Pool, Protocol, UpstreamTls},
     clusters::Workshop,
     findings::Findings,
-    inbound::{Application, InboundPort, InboundTable, MtlsModes},
+    inbound::{Application, InboundPort, InboundTable, MtlsModes, Takes},
     listeners::DownstreamTls,
     routing::VirtualHost,
     volumes::Volumes,
 };
-use crate::api::{Object, ObjectId, Objects, core::Pod, security::PeerAuthentication, sidecar::Sidecar};
+use crate::api::{
+    Object, ObjectId, Objects,
+    core::{Pod, ProbeRequest},
+    security::PeerAuthentication,
+    sidecar::Sidecar,
+};
 
 /// Ports that nothing declares.
 const PASSTHROUGH: &str = "InboundPassthroughCluster";
@@ -46,6 +51,7 @@ struct TableKey {
     said_by: Vec<ObjectId>,
     ports: Vec<(u16, *const InboundPort)>,
     policies: *const Policies,
+    probes: BTreeMap<u16, BTreeSet<ProbeRequest>>,
     original_source: bool,
 }
 
@@ -103,19 +109,24 @@ impl<'a> OwnPorts<'a> {
             said_by: site.said_by.to_vec(),
             ports: ports.iter().map(|(port, to)| (*port, Arc::as_ptr(to))).collect(),
             policies: Arc::as_ptr(site.policies),
+            probes: probes(site.pod),
             original_source,
         };
-        let made = self.tables.entry(key).or_insert_with(|| {
+        let made = self.tables.get(&key).cloned();
+        let made = made.unwrap_or_else(|| {
             Arc::new(InboundTable {
                 modes: site.modes.clone(),
                 said_by: site.said_by.to_vec(),
                 ports,
                 any: self.any.clone(),
                 policies: site.policies.clone(),
+                probes: key.probes.clone(),
                 original_source,
             })
         });
-        made.clone()
+        unheard(site.pod, &made, workshop.findings);
+        self.tables.insert(key, made.clone());
+        made
     }
 
     /// `portLevelMtls` goes by the pod's own ports, not by those of services.
@@ -168,6 +179,29 @@ impl Declared {
     }
 }
 
+fn probes(pod: &Object<Pod>) -> BTreeMap<u16, BTreeSet<ProbeRequest>> {
+    let mut probes = BTreeMap::<_, BTreeSet<_>>::new();
+    for probe in &pod.spec.probes {
+        probes.entry(probe.port).or_default().insert(probe.request.clone());
+    }
+    probes
+}
+
+/// The application's own TLS cannot be looked into, so that nothing of it is let in where it is not the mesh's.
+fn unheard(pod: &Object<Pod>, table: &InboundTable, findings: &mut Findings) {
+    for probe in &pod.spec.probes {
+        let https = matches!(probe.request, ProbeRequest::HttpGet { https: true, .. });
+        if https && matches!(table.takes(probe.port), Takes::MeshMtls) {
+            let port = probe.port;
+            let message = format!(
+                "port {port} takes mesh mTLS only, so that this probe fails: name a port that speaks HTTP, or one with \
+                 `portLevelMtls` {port}: PERMISSIVE"
+            );
+            findings.warn(pod, &format!("{}.scheme", probe.field), message);
+        }
+    }
+}
+
 /// Whether the application is to see the client's address. Says which other wishes for capture are not honoured.
 fn original_source(pod: &Object<Pod>, findings: &mut Findings) -> bool {
     let annotation = |name: &str| pod.meta.annotations.get(name).map(|text| text.trim());
@@ -199,6 +233,7 @@ impl Default for InboundTable {
             ports: BTreeMap::new(),
             any: ANY.clone(),
             policies: Arc::default(),
+            probes: BTreeMap::new(),
             original_source: false,
         }
     }

@@ -5,6 +5,8 @@
 //! [`Namespace::is_current`] tells, and whoever holds one asks from time to time.
 
 mod addresses;
+mod netlink;
+mod of_node;
 mod original_source;
 mod sockets;
 
@@ -24,6 +26,7 @@ use std::{
 use nix::sched::{CloneFlags, setns};
 
 pub use addresses::{listener_addresses, listener_sockets};
+pub use of_node::is_of_node;
 
 use crate::{engine::resolve::ResolverFiles, sys};
 

@@ -6,17 +6,19 @@
 //! CAP_NET_ADMIN can remove them: then no connection to its application comes about, and nothing goes elsewhere.
 
 use std::{
-    fs,
-    io::{self, Read as _, Write as _},
+    fs, io,
     net::{IpAddr, SocketAddr},
     path::Path,
 };
 
 use rand::RngExt as _;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Protocol, Type};
 use tokio::net::TcpSocket;
 
-use super::{Namespace, listener_addresses};
+use super::{
+    Namespace, listener_addresses,
+    netlink::{self, message},
+};
 use crate::limits;
 
 /// Of both ends of a connection that bears the client's address.
@@ -142,6 +144,10 @@ fn remove(family: i32) -> io::Result<bool> {
     Ok(was_there)
 }
 
+fn ask(message: &[u8]) -> io::Result<()> {
+    netlink::ask(libc::NETLINK_ROUTE, message).map(drop)
+}
+
 /// `ip rule add fwmark MARK lookup TABLE priority PRIORITY` (rtnetlink(7), `linux/fib_rules.h`).
 fn rule(kind: u16, flags: i32, family: i32) -> Vec<u8> {
     const FR_ACT_TO_TBL: u8 = 1;
@@ -170,36 +176,6 @@ fn attribute(body: &mut Vec<u8>, kind: u16, value: u32) {
     body.extend(8u16.to_ne_bytes());
     body.extend(kind.to_ne_bytes());
     body.extend(value.to_ne_bytes());
-}
-
-/// With its `struct nlmsghdr`: length, kind, flags, sequence, sender.
-fn message(kind: u16, flags: i32, body: &[u8]) -> Vec<u8> {
-    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK | flags) as u16;
-    let mut message = Vec::with_capacity(HEADER + body.len());
-    message.extend(((HEADER + body.len()) as u32).to_ne_bytes());
-    message.extend(kind.to_ne_bytes());
-    message.extend(flags.to_ne_bytes());
-    message.extend([0; 8]);
-    message.extend(body);
-    message
-}
-
-const HEADER: usize = 16;
-
-/// Sends one request to the kernel, in the namespace that this thread is in, and returns its verdict.
-fn ask(message: &[u8]) -> io::Result<()> {
-    let mut socket = Socket::new(Domain::from(libc::AF_NETLINK), Type::RAW, Some(Protocol::from(libc::NETLINK_ROUTE)))?;
-    socket.write_all(message)?;
-    let mut answer = [0; 512];
-    let length = socket.read(&mut answer)?;
-    // An acknowledgement is an error message too, with error 0.
-    let verdict =
-        answer[..length].get(HEADER..HEADER + 4).and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes);
-    match verdict {
-        Some(0) => Ok(()),
-        Some(error) => Err(io::Error::from_raw_os_error(-error)),
-        None => Err(io::ErrorKind::UnexpectedEof.into()),
-    }
 }
 
 #[cfg(test)]

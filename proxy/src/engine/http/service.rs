@@ -13,7 +13,12 @@ use super::{
     reply, routes,
 };
 use crate::{
-    engine::{accept::Arrival, authorize, dial, raw},
+    engine::{
+        accept::Arrival,
+        authorize, dial,
+        probes::{self, Probing},
+        raw,
+    },
     limits,
     mesh::{Decision, HttpDecision, RequestHead, Verdict},
     telemetry::record::{Flag, Kept},
@@ -44,8 +49,14 @@ pub async fn answer(connection: Arc<Connection>, mut request: Request<Payload>) 
     if snapshot.misdirected(&connection.pod.id, &connection.info, &authority) {
         return misdirected(log, connection.info.h2);
     }
+    let probe = probes::asked(&snapshot, &connection.pod, &connection.info, &request);
+    if probe.is_none() && connection.info.probing == Probing::Only {
+        return reply::denied(log, probes::NO_PROBE.to_owned());
+    }
     // Before anything of the routes can be told.
-    if let Some(policies) = snapshot.policies(&connection.pod.id, &connection.info.arrival) {
+    if probe.is_none()
+        && let Some(policies) = snapshot.policies(&connection.pod.id, &connection.info.arrival)
+    {
         if policies.deals_with_paths()
             && let Err(error) = routes::path::normalise(request.uri_mut())
         {
@@ -64,7 +75,9 @@ pub async fn answer(connection: Arc<Connection>, mut request: Request<Payload>) 
             return reply::denied(log, details);
         }
     }
-    let Some(decision) = snapshot.http(&connection.pod.id, &connection.info, &authority) else {
+    let decision = probe.map(HttpDecision::Host);
+    let decision = decision.or_else(|| snapshot.http(&connection.pod.id, &connection.info, &authority));
+    let Some(decision) = decision else {
         let text = format!("{} is not enrolled any more", connection.pod.id);
         return reply::refused(log, text.into());
     };

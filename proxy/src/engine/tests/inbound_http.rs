@@ -137,7 +137,7 @@ async fn the_application_is_told_of_the_clients_certificate() {
 }
 
 /// An application for both versions.
-async fn both_versions() -> SocketAddr {
+pub async fn both_versions() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {

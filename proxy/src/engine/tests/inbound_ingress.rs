@@ -30,13 +30,13 @@ use crate::{
 type Issuer = CertifiedIssuer<'static, KeyPair>;
 
 /// A CA, and in a folder what a Sidecar names: the server's certificate and key, and the CA.
-struct Pki {
+pub struct Pki {
     ca: Issuer,
     folder: tempfile::TempDir,
 }
 
 impl Pki {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut ca = CertificateParams::new(vec![]).unwrap();
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap();
@@ -54,7 +54,7 @@ impl Pki {
         Material { path: self.folder.path().join(name).display().to_string(), place: Place::Host }
     }
 
-    fn mutual(&self) -> Arc<ServerTlsSettings> {
+    pub fn mutual(&self) -> Arc<ServerTlsSettings> {
         let trust = ClientTrust {
             ca: TrustSource::File(self.file("ca.crt")),
             crl: None,

@@ -12,6 +12,7 @@ mod lab;
 mod limits_and_ends;
 mod mesh_mtls;
 mod paths;
+mod probes;
 mod tls;
 
 const HYPER_ONLY: bool = false;
@@ -31,6 +32,7 @@ mod on_hyper {
     mod limits_and_ends;
     mod mesh_mtls;
     mod paths;
+    mod probes;
     mod tls;
 
     const HYPER_ONLY: bool = true;

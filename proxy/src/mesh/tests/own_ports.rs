@@ -1,6 +1,7 @@
 //! What a pod's own ports are, and where they lead.
 
 use super::*;
+use crate::api::core::ProbeRequest;
 
 const SERVICES: &str = r#"
 apiVersion: v1
@@ -172,4 +173,56 @@ fn how_a_pod_wants_to_be_captured() {
         let said = of(&format!("{left}/{annotation}")).1;
         assert!(said.len() == 1 && said[0].contains("not honoured: every port is captured"), "{said:?}");
     }
+}
+
+const PROBED: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: web, annotations: {egret.dev/netns: web}}
+spec:
+  containers:
+  - name: a
+    ports: [{name: web, containerPort: 8080}]
+    livenessProbe: {httpGet: {port: web, path: live}}
+    readinessProbe: {httpGet: {port: 8080, path: /ready, scheme: HTTP}, periodSeconds: 3}
+    startupProbe: {grpc: {port: 9000, service: x}}
+  - name: b
+    livenessProbe: {tcpSocket: {port: 8080}}
+    readinessProbe: {exec: {command: ["true"]}}
+    startupProbe: {httpGet: {port: "8443", path: /, scheme: HTTPS}}
+    lifecycle: {postStart: {httpGet: {port: 1, path: /}}}
+  - name: c
+    livenessProbe: {httpGet: {port: 2, path: /, host: 192.0.2.1}}
+  initContainers:
+  - {name: d, restartPolicy: Always, startupProbe: {httpGet: {port: 8080}}}
+  - {name: e, startupProbe: {httpGet: {port: 3}}}
+"#;
+
+#[test]
+fn probes_are_known_by_their_ports() {
+    let get = |https, target: &str| ProbeRequest::HttpGet { https, target: target.to_owned() };
+    let mesh = mesh(PROBED).quiet();
+    let probes: Vec<_> = table(&mesh, "default", "web").probes.clone().into_iter().collect();
+    let expected = [
+        (8080, [get(false, "/"), get(false, "/live"), get(false, "/ready")].into()),
+        (8443, [get(true, "/")].into()),
+        (9000, [ProbeRequest::Grpc].into()),
+    ];
+    assert_eq!(probes, expected);
+}
+
+/// What cannot be let in is said at the pod; where the port is open, it needs no leave.
+#[test]
+fn a_probe_by_tls_of_a_port_for_mesh_mtls_is_told() {
+    let authentication = |ports: &str| {
+        format!(
+            "{PROBED}---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: web}}\nspec: {{selector: {{matchLabels: {{app: web}}}}, mtls: {{mode: STRICT}}{ports}}}\n"
+        )
+        .replace("metadata: {name: web, annotations", "metadata: {name: web, labels: {app: web}, annotations")
+    };
+    let told = mesh(&authentication(""));
+    let [warning] = told.diagnostics.as_slice() else { panic!("{:?}", told.diagnostics) };
+    assert_eq!(warning.field, "spec.containers[1].startupProbe.httpGet.scheme");
+    assert!(warning.message.starts_with("port 8443 takes mesh mTLS only"), "{warning:?}");
+    mesh(&authentication(", portLevelMtls: {8443: {mode: PERMISSIVE}}")).quiet();
 }

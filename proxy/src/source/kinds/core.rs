@@ -9,6 +9,7 @@ use super::{
         decode::{Field, Fields},
         yaml::Node,
     },
+    probes,
     volumes::{mount, volume},
 };
 use crate::api::{
@@ -54,7 +55,8 @@ const POD_IGNORED: &[&str] = &[
     "tolerations",
     "topologySpreadConstraints",
 ];
-const CONTAINER_READ: &[&str] = &["volumeMounts", "ports"];
+const CONTAINER_READ: &[&str] =
+    &["volumeMounts", "ports", "restartPolicy", "livenessProbe", "readinessProbe", "startupProbe"];
 const CONTAINER_IGNORED: &[&str] = &[
     "name",
     "image",
@@ -64,14 +66,10 @@ const CONTAINER_IGNORED: &[&str] = &[
     "envFrom",
     "imagePullPolicy",
     "lifecycle",
-    "livenessProbe",
-    "readinessProbe",
     "resizePolicy",
     "resources",
-    "restartPolicy",
     "restartPolicyRules",
     "securityContext",
-    "startupProbe",
     "stdin",
     "stdinOnce",
     "terminationMessagePath",
@@ -92,10 +90,17 @@ pub fn pod(root: &Fields<'_>, meta: &ObjectMeta) -> Pod {
         pod.node_name = fields.string("nodeName").unwrap_or_default();
         pod.host_network = fields.get("hostNetwork").and_then(|f| f.boolean()).unwrap_or_default();
         pod.volumes = fields.each("volumes", volume);
-        for container in fields.items("containers").iter().chain(&fields.items("initContainers")) {
-            let Some(fields) = container.fields(CONTAINER_READ, CONTAINER_IGNORED, &[]) else { continue };
-            pod.mounts.extend(fields.items("volumeMounts").iter().filter_map(mount));
-            pod.ports.extend(fields.items("ports").iter().filter_map(container_port));
+        for (list, init) in [("containers", false), ("initContainers", true)] {
+            for container in fields.items(list) {
+                let Some(fields) = container.fields(CONTAINER_READ, CONTAINER_IGNORED, &[]) else { continue };
+                pod.mounts.extend(fields.items("volumeMounts").iter().filter_map(mount));
+                let ports: Vec<_> = fields.items("ports").iter().filter_map(container_port).collect();
+                // Of those that run before the others only the ones that then stay may have any.
+                if !init || fields.string("restartPolicy").as_deref() == Some("Always") {
+                    pod.probes.extend(probes::of_container(&fields, &ports));
+                }
+                pod.ports.extend(ports);
+            }
         }
     }
     if let Some(status) = root.get("status") {

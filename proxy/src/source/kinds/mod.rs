@@ -7,6 +7,7 @@ pub mod gateway;
 pub mod gateway_api;
 pub mod mesh_config;
 pub mod meta;
+mod probes;
 pub mod security;
 pub mod service_entry;
 pub mod sidecar;

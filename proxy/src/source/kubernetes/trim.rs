@@ -76,13 +76,32 @@ struct PodSpec<'a> {
     init_containers: Vec<Container<'a>>,
 }
 
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Container<'a> {
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     ports: Option<&'a RawValue>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     volume_mounts: Option<&'a RawValue>,
+    /// Whether one of `initContainers` stays, and is probed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    restart_policy: Option<String>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    liveness_probe: Option<Probe<'a>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    readiness_probe: Option<Probe<'a>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    startup_probe: Option<Probe<'a>>,
+}
+
+/// What the kubelet asks over the network; how often is its own affair.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Probe<'a> {
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    http_get: Option<&'a RawValue>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    grpc: Option<&'a RawValue>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -158,7 +177,7 @@ fn pod(
         if let Some(spec) = &mut spec {
             spec.volumes = None;
             for container in spec.containers.iter_mut().chain(&mut spec.init_containers) {
-                container.volume_mounts = None;
+                *container = Container { ports: container.ports, ..Container::default() };
             }
             spec.init_containers.retain(|container| container.ports.is_some());
         }
@@ -275,5 +294,39 @@ impl ResourceList {
     #[must_use]
     pub fn names(self) -> BTreeSet<String> {
         self.resources.into_iter().map(|resource| resource.name).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::kinds, *};
+
+    const POD: &str = r#"{"metadata": {"name": "app", "namespace": "shop", "uid": "u"}, "spec": {"nodeName": "here",
+        "containers": [{"name": "c", "image": "i", "livenessProbe": {"httpGet": {"path": "/healthz", "port": "web", "scheme": "HTTP"},
+        "periodSeconds": 3}, "readinessProbe": {"exec": {"command": ["x"]}, "failureThreshold": 3},
+        "startupProbe": {"grpc": {"port": 9000, "service": ""}}}],
+        "initContainers": [{"name": "s", "restartPolicy": "Always", "ports": [{"containerPort": 1}]}]}}"#;
+
+    fn kept(kind: &Kind) -> Value {
+        let text: &RawValue = serde_json::from_str(POD).unwrap();
+        let (_, bytes) = document(kind, "v1", text).unwrap();
+        serde_json::from_slice(&bytes.unwrap()).unwrap()
+    }
+
+    /// Its own node's agent alone is asked by the kubelet.
+    #[test]
+    fn probes_over_the_network_are_kept_of_this_nodes_pods() {
+        let own = kept(&kinds::OWN_PODS);
+        let container = serde_json::json!({
+            "livenessProbe": {"httpGet": {"path": "/healthz", "port": "web", "scheme": "HTTP"}},
+            "readinessProbe": {},
+            "startupProbe": {"grpc": {"port": 9000, "service": ""}},
+        });
+        assert_eq!(own["spec"]["containers"][0], container);
+        let stays = serde_json::json!({"restartPolicy": "Always", "ports": [{"containerPort": 1}]});
+        assert_eq!(own["spec"]["initContainers"][0], stays);
+        let other = kept(&kinds::OTHER_PODS);
+        assert_eq!(other["spec"]["containers"][0], serde_json::json!({}));
+        assert_eq!(other["spec"]["initContainers"][0], serde_json::json!({"ports": [{"containerPort": 1}]}));
     }
 }
