@@ -125,11 +125,11 @@ fn table() -> anyhow::Result<Mesh> {
     objects.service_entries = Default::default();
     for at in 0..HOSTS {
         let mut object = (*template).clone();
-        object.meta.name = format!("e{at}");
+        object.meta.name = format!("e{at}").into();
         object.id = ObjectId::new(object.id.kind, object.id.namespace.as_str(), object.meta.name.as_str());
         object.spec.hosts = vec![match at % WILDCARD_EVERY {
-            0 => format!("*.zone-{}.example.org", at / WILDCARD_EVERY),
-            _ => format!("host-{at}.example.com"),
+            0 => format!("*.zone-{}.example.org", at / WILDCARD_EVERY).into(),
+            _ => format!("host-{at}.example.com").into(),
         }];
         objects.service_entries.insert(Arc::new(object));
     }

@@ -323,7 +323,7 @@ fn workloads(mesh: &Mesh, query: &Query) -> Result<Vec<Arc<Workload>>, Refusal> 
 
 /// Which pods `NAMESPACE/NAME`, `NAME` or `NAME.NAMESPACE` may mean, the likeliest first: a pod's name may hold dots.
 pub fn candidates(pod: &str, namespace: Option<&str>) -> Vec<WorkloadId> {
-    let id = |namespace: &str, name: &str| WorkloadId { namespace: namespace.to_owned(), name: name.to_owned() };
+    let id = |namespace: &str, name: &str| WorkloadId { namespace: namespace.into(), name: name.into() };
     if let Some((namespace, name)) = pod.split_once('/') {
         return vec![id(namespace, name)];
     }

@@ -58,7 +58,7 @@ pub fn clusters(workload: &Workload) -> Vec<ClusterRow> {
 fn cluster_row(cluster: &Cluster) -> ClusterRow {
     ClusterRow {
         name: cluster.name.clone(),
-        service: cluster.host.clone(),
+        service: cluster.host.to_string(),
         port: Some(cluster.port),
         subset: cluster.subset.clone(),
         direction: "outbound".to_owned(),

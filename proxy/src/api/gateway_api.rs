@@ -3,6 +3,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use smol_str::SmolStr;
+
 use super::virtual_service::{Headers, HttpMatch, PartsPerMillion, Redirect, Rewrite};
 
 /// The API group.
@@ -123,8 +125,8 @@ pub enum LabelOperator {
 pub struct ObjectRef {
     pub group: String,
     pub kind: String,
-    pub namespace: Option<String>,
-    pub name: String,
+    pub namespace: Option<SmolStr>,
+    pub name: SmolStr,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -3,10 +3,12 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
+use smol_str::SmolStr;
+
 /// networking.istio.io ServiceEntry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceEntry {
-    pub hosts: Vec<String>,
+    pub hosts: Vec<SmolStr>,
     /// Virtual addresses, single or CIDR.
     pub addresses: Vec<ipnet::IpNet>,
     pub ports: Vec<Port>,
@@ -22,9 +24,9 @@ pub struct ServiceEntry {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Port {
     pub number: u16,
-    pub name: String,
+    pub name: SmolStr,
     /// As written; see semantics: `appProtocol` > name prefix > `protocol`.
-    pub protocol: String,
+    pub protocol: SmolStr,
     pub target_port: Option<u16>,
 }
 
@@ -62,7 +64,7 @@ pub struct WorkloadEntry {
 /// networking.istio.io DestinationRule.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DestinationRule {
-    pub host: String,
+    pub host: SmolStr,
     pub traffic_policy: Option<TrafficPolicy>,
     pub subsets: Vec<Subset>,
     pub export_to: Vec<String>,

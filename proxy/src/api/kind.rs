@@ -153,7 +153,7 @@ mod tests {
     use crate::api::{ObjectId, ObjectMeta, Origin, Positions, Start};
 
     fn object(namespace: &str, name: &str) -> Arc<Object<u32>> {
-        let meta = ObjectMeta { name: name.to_owned(), namespace: namespace.to_owned(), ..ObjectMeta::default() };
+        let meta = ObjectMeta { name: name.into(), namespace: namespace.into(), ..ObjectMeta::default() };
         let origin = Origin {
             file: Arc::from(std::path::Path::new("test.yaml")),
             start: Start::new((1, 1)),

@@ -12,6 +12,8 @@ use std::{
     },
 };
 
+use smol_str::SmolStr;
+
 /// `kind namespace/name`, the identity of an object; API versions of one kind are the same object. The namespace of what
 /// belongs to the whole cluster (a Namespace) is empty.
 ///
@@ -24,13 +26,13 @@ pub struct ObjectId(Arc<Identity>);
 #[derive(Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 pub struct Identity {
     pub kind: &'static str,
-    pub namespace: String,
-    pub name: String,
+    pub namespace: SmolStr,
+    pub name: SmolStr,
 }
 
 impl ObjectId {
     #[must_use]
-    pub fn new(kind: &'static str, namespace: impl Into<String>, name: impl Into<String>) -> Self {
+    pub fn new(kind: &'static str, namespace: impl Into<SmolStr>, name: impl Into<SmolStr>) -> Self {
         Self(Arc::new(Identity { kind, namespace: namespace.into(), name: name.into() }))
     }
 }
@@ -57,8 +59,8 @@ impl fmt::Display for ObjectId {
 /// `metadata` of an object. A document without namespace is in `default`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ObjectMeta {
-    pub name: String,
-    pub namespace: String,
+    pub name: SmolStr,
+    pub namespace: SmolStr,
     pub labels: BTreeMap<String, String>,
     pub annotations: BTreeMap<String, String>,
     /// RFC 3339, as Kubernetes writes it: compares as text. Files have none.

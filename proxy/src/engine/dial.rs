@@ -9,6 +9,8 @@ use std::{
     time::Instant,
 };
 
+use smol_str::SmolStr;
+
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{net::TcpSocket, time::timeout_at};
 
@@ -117,7 +119,7 @@ pub fn passthrough() -> &'static Arc<Cluster> {
     static CLUSTER: LazyLock<Arc<Cluster>> = LazyLock::new(|| {
         Arc::new(Cluster {
             name: PASSTHROUGH.to_owned(),
-            host: String::new(),
+            host: SmolStr::default(),
             port: 0,
             subset: String::new(),
             protocol: Protocol::Auto,

@@ -4,6 +4,8 @@ mod mtls;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use smol_str::SmolStr;
+
 pub use mtls::conflicts;
 
 use super::{
@@ -102,18 +104,18 @@ pub fn selectors(objects: &Objects, findings: &mut Findings) {
 }
 
 /// Hosts and ports that HTTP routes lead to.
-fn routed(services: &VirtualServices) -> HashSet<(String, u16)> {
+fn routed(services: &VirtualServices) -> HashSet<(SmolStr, u16)> {
     let rules = services.all.iter().flat_map(|service| &service.http);
     let ports = rules.flat_map(|rule| {
         let namespace = &rule.object.meta.namespace;
         let destinations = rule.rule().route.iter().map(|to| &to.destination);
-        destinations.filter_map(|to| Some((rule_host(&to.host, namespace), to.port?))).collect::<Vec<_>>()
+        destinations.filter_map(|to| Some((rule_host(&to.host, namespace).into(), to.port?))).collect::<Vec<_>>()
     });
     ports.collect()
 }
 
 /// Which rules match some service, telling on the way where TLS would be wrapped in TLS.
-fn used(registry: &Registry, rules: &Rules, routed: &HashSet<(String, u16)>, findings: &mut Findings) -> Vec<bool> {
+fn used(registry: &Registry, rules: &Rules, routed: &HashSet<(SmolStr, u16)>, findings: &mut Findings) -> Vec<bool> {
     let mut used = vec![false; rules.all.len()];
     for entry in &registry.entries {
         for index in rules.naming(&entry.host, |namespace| entry.body.visibility.holds(namespace)) {

@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use smol_str::SmolStr;
+
 use serde::Serialize;
 
 use super::{
@@ -21,7 +23,7 @@ use crate::{api::ObjectId, limits};
 pub struct Cluster {
     /// `outbound|<port>|<subset>|<host>`
     pub name: String,
-    pub host: String,
+    pub host: SmolStr,
     pub port: u16,
     pub subset: String,
     pub protocol: Protocol,

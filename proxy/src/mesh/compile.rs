@@ -5,6 +5,8 @@ use std::{
     sync::Arc,
 };
 
+use smol_str::SmolStr;
+
 use super::{
     authorization::{Authorization, Shared},
     check::{check, conflicts, selectors},
@@ -153,7 +155,7 @@ struct Tables {
 }
 
 /// The workloads of a namespace that are under one Sidecar (as namespace and name), or under none that narrows their view.
-type Kin = (String, OutboundPolicy, Option<(String, String)>);
+type Kin = (SmolStr, OutboundPolicy, Option<(SmolStr, SmolStr)>);
 
 /// What makes a workload one of its own: credentials, rules that select it, and the `sourceLabels` that hold for it.
 type Own = (HolderId, Vec<RuleIndex>, Vec<usize>);
@@ -199,7 +201,7 @@ impl Tables {
         let answer = *self.places.entry(places(&self.paths, volumes)).or_insert(count);
         let sidecar = sidecar.filter(|sidecar| !sidecar.spec.egress.is_empty());
         let named = sidecar.map(|sidecar| (sidecar.meta.namespace.clone(), sidecar.meta.name.clone()));
-        let key = (namespace.to_owned(), scope.policy, named);
+        let key = (pod.meta.namespace.clone(), scope.policy, named);
         if !self.namespaces.contains_key(&key) {
             let imports = sidecar.and_then(|sidecar| Imports::new(sidecar, namespace));
             let made = self.namespace(workshop, scope, namespace, imports.as_ref());

@@ -6,6 +6,8 @@ use std::{
     net::{IpAddr, Ipv6Addr},
 };
 
+use smol_str::SmolStr;
+
 use ipnet::IpNet;
 
 use super::table::{AddressMap, HostMap};
@@ -168,6 +170,15 @@ impl<T> AddressMap<T> {
     pub fn iter(&self) -> impl Iterator<Item = (IpNet, &T)> {
         let single = self.single.iter().map(|(address, value)| (IpNet::from(*address), value));
         single.chain(self.networks.iter().map(|(network, value)| (*network, value)))
+    }
+}
+
+/// [`canonical`] of a text that is shared where nothing in it changes.
+#[must_use]
+pub fn shared_canonical(name: &SmolStr) -> SmolStr {
+    match canonical(name) {
+        Cow::Borrowed(same) if same.len() == name.len() => name.clone(),
+        other => other.into(),
     }
 }
 

@@ -9,6 +9,8 @@ use std::{
     sync::Arc,
 };
 
+use smol_str::SmolStr;
+
 pub use self::check::check;
 use super::{
     clusters::Workshop,
@@ -42,7 +44,7 @@ struct Listener {
 pub struct Everything {
     selection: Selection,
     /// Places in the selection by full name.
-    by_host: HashMap<String, Vec<usize>>,
+    by_host: HashMap<SmolStr, Vec<usize>>,
     pub own_guards: Arc<HostMap<Guard>>,
     pub names: Arc<HostMap<Guard>>,
     pub addresses: Arc<AddressMap<Vec<GuardedAddress>>>,
@@ -123,7 +125,7 @@ impl<'a> Imports<'a> {
         for (listener, services) in self.listeners.iter().zip(heard) {
             for (object, to) in services.iter().flat_map(|at| every_destination(&scope.services.all[*at])) {
                 let host = rule_host(&to.host, &object.meta.namespace);
-                let Some(places) = everything.by_host.get(&host) else { continue };
+                let Some(places) = everything.by_host.get(host.as_str()) else { continue };
                 let home = places.iter().copied().find(|at| named.contains(at)).map(namespace);
                 let home = home.or_else(|| places.iter().copied().map(namespace).find(|home| *home == self.client));
                 let home = home.or_else(|| places.iter().copied().map(namespace).min());
@@ -222,7 +224,7 @@ impl Found {
 impl Everything {
     pub fn new(workshop: &mut Workshop<'_>, scope: Scope<'_>, client: Client<'_>) -> Self {
         let selection = Selection::new(workshop, scope, client);
-        let mut by_host: HashMap<String, Vec<usize>> = HashMap::new();
+        let mut by_host: HashMap<SmolStr, Vec<usize>> = HashMap::new();
         for (at, selected) in selection.entries.iter().enumerate() {
             by_host.entry(scope.registry.entries[selected.entry].host.clone()).or_default().push(at);
         }

@@ -9,6 +9,8 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
+use smol_str::SmolStr;
+
 use self::services::Services;
 use super::{
     authorization::Policies,
@@ -171,7 +173,7 @@ impl Declared {
     fn made(self, port: u16) -> InboundPort {
         let name = format!("inbound|{port}||");
         let mut cluster = cluster(name, port, self.protocol, self.application, &self.pool);
-        (cluster.host, cluster.service) = (self.host, self.by);
+        (cluster.host, cluster.service) = (self.host.into(), self.by);
         let cluster = Arc::new(cluster);
         let host = Arc::new(VirtualHost::of_cluster(format!("inbound|http|{port}"), cluster.clone()));
         let ingress = Some(cluster.service.clone()).filter(|by| by.kind == "Sidecar");
@@ -256,7 +258,7 @@ fn open(pool: &Arc<Pool>, protocol: Protocol) -> Arc<Pool> {
 fn cluster(name: String, port: u16, protocol: Protocol, application: Application, pool: &Arc<Pool>) -> Cluster {
     Cluster {
         name,
-        host: String::new(),
+        host: SmolStr::default(),
         port,
         subset: String::new(),
         protocol,

@@ -11,12 +11,14 @@ use std::{
     sync::Arc,
 };
 
+use smol_str::SmolStr;
+
 use ipnet::IpNet;
 
 use self::{pods::PodsByNamespace, slices::Slices};
 use super::{
     findings::Findings,
-    host::canonical,
+    host::{canonical, shared_canonical},
     locality,
     names::{Visibility, object_order, selects, service_host},
     peers::Peers,
@@ -33,8 +35,8 @@ use crate::api::{
 #[derive(Debug)]
 pub struct Entry {
     /// As tables keep names; may be a wildcard.
-    pub host: String,
-    pub namespace: String,
+    pub host: SmolStr,
+    pub namespace: SmolStr,
     pub object: ObjectId,
     /// A Kubernetes Service, which has short names too.
     pub kubernetes: bool,
@@ -56,7 +58,7 @@ pub struct Body {
 #[derive(Debug)]
 pub struct EntryPort {
     pub number: u16,
-    pub name: String,
+    pub name: SmolStr,
     pub protocol: Protocol,
     target: Target,
 }
@@ -128,7 +130,7 @@ impl Registry {
         for service in services {
             let body = Arc::new(service_body(service, &slices, &pods, findings));
             entries.push(Entry {
-                host: service_host(&canonical(&service.meta.name), &service.meta.namespace),
+                host: service_host(&canonical(&service.meta.name), &service.meta.namespace).into(),
                 namespace: service.meta.namespace.clone(),
                 object: service.id.clone(),
                 kubernetes: true,
@@ -137,11 +139,11 @@ impl Registry {
         }
         let mut declared: Vec<_> = objects.service_entries.values().collect();
         declared.sort_by(|a, b| object_order(&a.meta, &b.meta));
-        let mut taken: HashMap<(&str, String, u16), &ObjectId> = HashMap::new();
+        let mut taken: HashMap<(&str, SmolStr, u16), &ObjectId> = HashMap::new();
         for object in declared {
             let body = Arc::new(entry_body(object, &pods, findings));
             for (index, host) in object.spec.hosts.iter().enumerate() {
-                let host = canonical(host).into_owned();
+                let host = shared_canonical(host);
                 let field = format!("spec.hosts[{index}]");
                 for port in &body.ports {
                     match taken.entry((&object.meta.namespace, host.clone(), port.number)) {
@@ -191,7 +193,7 @@ impl Entry {
             Finding::Dns | Finding::DnsRoundRobin => {
                 let implied = body.backends.is_empty() && labels.is_empty() && !self.host.starts_with('*');
                 let own = implied.then(|| DnsTarget {
-                    name: self.host.clone(),
+                    name: self.host.to_string(),
                     port: port.target.number().unwrap_or(port.number),
                     weight: 1,
                 });
@@ -276,9 +278,9 @@ impl Backend {
     fn port(&self, port: &EntryPort) -> Option<u16> {
         let target = || port.target.number().unwrap_or(port.number);
         match (&self.ports, &port.target) {
-            (Ports::Listed(ports), _) => ports.get(&port.name).map(|listed| listed.unwrap_or(port.number)),
+            (Ports::Listed(ports), _) => ports.get(port.name.as_str()).map(|listed| listed.unwrap_or(port.number)),
             (Ports::Container(ports), Target::Name(name)) => ports.get(name).copied(),
-            (Ports::Overridden(ports), _) => Some(ports.get(&port.name).copied().unwrap_or_else(target)),
+            (Ports::Overridden(ports), _) => Some(ports.get(port.name.as_str()).copied().unwrap_or_else(target)),
             (Ports::Container(_), Target::Same | Target::Number(_)) => Some(target()),
         }
     }
@@ -328,7 +330,7 @@ fn service_body(
             None => Target::Same,
         };
         let protocol = protocol::of_service(port.app_protocol.as_deref(), &name, port.port);
-        ports.push(EntryPort { number: port.port, name, protocol, target });
+        ports.push(EntryPort { number: port.port, name: name.into(), protocol, target });
     }
     let mut addresses: Vec<IpNet> = spec.cluster_ips.iter().copied().map(IpNet::from).collect();
     let like = spec.cluster_ips.first().copied();

@@ -6,6 +6,8 @@ use std::{
     sync::Arc,
 };
 
+use smol_str::SmolStr;
+
 use super::{
     findings::Findings,
     names::{CLUSTER_DOMAIN, Visibility, object_order, rule_host, selects},
@@ -25,7 +27,7 @@ pub type RuleIndex = usize;
 #[derive(Debug, Default)]
 pub struct Rules {
     pub all: Vec<Rule>,
-    by_namespace: BTreeMap<String, HostMap<Vec<RuleIndex>>>,
+    by_namespace: BTreeMap<SmolStr, HostMap<Vec<RuleIndex>>>,
 }
 
 #[derive(Debug)]
@@ -168,7 +170,7 @@ impl Rules {
     }
 
     pub fn namespaces(&self) -> impl Iterator<Item = &str> {
-        self.by_namespace.keys().map(String::as_str)
+        self.by_namespace.keys().map(SmolStr::as_str)
     }
 
     /// A rule counts in its own namespace whatever it exports; with a workloadSelector it counts only there.

@@ -10,6 +10,7 @@ use std::{
 
 use ipnet::IpNet;
 use serde::Serialize;
+use smol_str::SmolStr;
 
 pub use super::{cluster::*, pages::Names};
 use super::{
@@ -69,7 +70,7 @@ pub enum About {
     /// One of a route's `parentRefs`, in this namespace.
     Parent {
         parent: ParentRef,
-        namespace: String,
+        namespace: SmolStr,
     },
     /// One of a policy's `targetRefs`.
     Target {
@@ -176,8 +177,8 @@ impl Default for Settings {
 /// `<namespace>/<pod>`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct WorkloadId {
-    pub namespace: String,
-    pub name: String,
+    pub namespace: SmolStr,
+    pub name: SmolStr,
 }
 
 impl fmt::Display for WorkloadId {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use smol_str::SmolStr;
+
 use super::{
     names::{CLUSTER_DOMAIN, service_host},
     registry::{Body, Registry},
@@ -31,7 +33,7 @@ pub struct KnownServices {
 #[derive(Debug)]
 struct Known {
     object: ObjectId,
-    host: String,
+    host: SmolStr,
     body: Arc<Body>,
 }
 

@@ -44,7 +44,7 @@ impl Volumes {
     /// as on a single host. The authors of a cluster's rules have no say over the files of its nodes, where the agent keeps
     /// the keys of all pods.
     pub fn new(pod: &Object<Pod>, host: bool) -> (Self, Vec<(&'static str, String)>) {
-        let mut volumes = Self { namespace: pod.meta.namespace.clone(), host, ..Self::default() };
+        let mut volumes = Self { namespace: pod.meta.namespace.to_string(), host, ..Self::default() };
         let mut unread = Vec::new();
         let annotation = |name: &'static str| pod.meta.annotations.get(name);
         match annotation(USER_VOLUME).map_or(Ok(Vec::new()), |text| annotated_volumes(text)) {

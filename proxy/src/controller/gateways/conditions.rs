@@ -120,9 +120,9 @@ fn places(status: &ObjectStatus) -> Vec<(Value, &'static str, &ObjectStatus)> {
 
 fn place(object: &ObjectRef, section: &Option<String>, port: Option<u16>) -> Value {
     let mut place = json!({"group": object.group, "kind": object.kind, "name": object.name});
-    for (field, value) in [("namespace", &object.namespace), ("sectionName", section)] {
+    for (field, value) in [("namespace", object.namespace.as_deref()), ("sectionName", section.as_deref())] {
         if let Some(value) = value {
-            place[field] = value.as_str().into();
+            place[field] = value.into();
         }
     }
     if let Some(port) = port {

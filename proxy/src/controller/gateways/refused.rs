@@ -71,7 +71,7 @@ fn references(list: &Value, group: &str, kind: &str) -> Vec<ParentRef> {
     let made = given.map(|given| {
         let group = given.group.unwrap_or_else(|| group.to_owned());
         let kind = given.kind.unwrap_or_else(|| kind.to_owned());
-        let object = ObjectRef { group, kind, namespace: given.namespace, name: given.name };
+        let object = ObjectRef { group, kind, namespace: given.namespace.map(Into::into), name: given.name.into() };
         ParentRef { object, section: given.section_name, port: given.port }
     });
     made.collect()

@@ -49,7 +49,7 @@ fn listeners() -> Value {
 fn parent(name: &str, controller: &'static str, conditions: Vec<Condition>) -> ObjectStatus {
     let object = ObjectRef { group: GROUP.into(), kind: "Gateway".into(), namespace: None, name: name.into() };
     let parent = ParentRef { object, section: None, port: None };
-    let about = About::Parent { parent, namespace: "shop".to_owned() };
+    let about = About::Parent { parent, namespace: "shop".into() };
     let id = crate::api::ObjectId::new("HTTPRoute", "shop", "r");
     ObjectStatus { object: id, controller: Some(controller), about, conditions }
 }

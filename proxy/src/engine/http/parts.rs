@@ -64,7 +64,7 @@ impl Client {
     /// What is noted of one request from its head to its last byte, in the order in which it becomes known.
     pub fn exchange<B>(&self, request: &Request<()>, cluster: &Arc<Cluster>, at: &Upstream, response: &Response<B>) {
         let mut log = RequestLog::new(&self.connection, request);
-        log.with(|record| record.authority = Some(cluster.host.clone().into()));
+        log.with(|record| record.authority = Some(cluster.host.to_string().into()));
         log.route(&at.route, None, "");
         log.route(&at.route, Some(cluster), &cluster.name);
         log.with(|record| {

@@ -162,7 +162,7 @@ pub fn cluster(host: &str, endpoints: &[SocketAddr], tls: UpstreamTls) -> Cluste
     let endpoint = |address: &SocketAddr| Endpoint::new(EndpointAddress::Ip(*address), 1);
     Cluster {
         name: format!("outbound|80||{host}"),
-        host: host.to_owned(),
+        host: host.into(),
         port: 80,
         subset: String::new(),
         protocol: Protocol::Tcp,

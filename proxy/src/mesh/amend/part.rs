@@ -12,6 +12,7 @@ use super::super::{
     protocol,
     table::{Mesh, Protocol, WorkloadId},
 };
+
 use crate::{
     api::{
         AnyObject, Object, Objects,
@@ -22,6 +23,7 @@ use crate::{
     limits,
     source::Changed,
 };
+use smol_str::SmolStr;
 
 /// What is compiled in place of all objects, as it was and as it is.
 pub struct Part {
@@ -117,12 +119,12 @@ struct Gathering<'a> {
     after: Objects,
     hosts: HashSet<String>,
     /// Namespaces and names, whether or not they are there.
-    services: HashSet<(String, String)>,
+    services: HashSet<(SmolStr, SmolStr)>,
     /// Of these those that had no addresses, and those of which slices came or went.
-    by_endpoints: HashSet<(String, String)>,
-    by_selector: HashSet<(String, String)>,
+    by_endpoints: HashSet<(SmolStr, SmolStr)>,
+    by_selector: HashSet<(SmolStr, SmolStr)>,
     hosts_to_do: Vec<String>,
-    services_to_do: Vec<(String, String)>,
+    services_to_do: Vec<(SmolStr, SmolStr)>,
 }
 
 impl Gathering<'_> {
@@ -188,7 +190,7 @@ impl Gathering<'_> {
     }
 
     fn service(&mut self, namespace: &str, name: &str) {
-        let key = (namespace.to_owned(), name.to_owned());
+        let key = (SmolStr::from(namespace), SmolStr::from(name));
         if self.services.insert(key.clone()) {
             self.services_to_do.push(key);
             self.host(service_host(&canonical(name), namespace));
@@ -260,7 +262,7 @@ impl Gathering<'_> {
     }
 
     fn endpoints_of(&mut self, namespace: &str, name: &str) {
-        let (index, objects, key) = (self.index, self.objects, (namespace.to_owned(), name.to_owned()));
+        let (index, objects, key) = (self.index, self.objects, (SmolStr::from(namespace), SmolStr::from(name)));
         let service = objects.services.get(namespace, name);
         self.after.services.extend(service.cloned());
         // Of a Service without addresses the endpoints' own are used, by which others may be known as well.
@@ -300,10 +302,10 @@ impl Gathering<'_> {
     }
 }
 
-fn service_of_slice(object: Option<&AnyObject>) -> Option<(String, String)> {
+fn service_of_slice(object: Option<&AnyObject>) -> Option<(SmolStr, SmolStr)> {
     match object {
         Some(AnyObject::EndpointSlice(slice)) => {
-            Some((slice.meta.namespace.clone(), slice.meta.labels.get(SERVICE_NAME)?.clone()))
+            Some((slice.meta.namespace.clone(), slice.meta.labels.get(SERVICE_NAME)?.into()))
         }
         _ => None,
     }

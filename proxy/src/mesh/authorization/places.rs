@@ -172,7 +172,7 @@ fn gateways_of<'a>(
 ) -> impl Iterator<Item = &'a str> + use<'a> {
     let made_from = serves.iter().flat_map(|gateway| gateway.origin.made_from.values());
     let made_from = made_from.map(|written| &written.object).filter(|id| id.kind == gateway_api::GATEWAY);
-    pod.meta.labels.get(GATEWAY_NAME).into_iter().chain(made_from.map(|id| &id.name)).map(String::as_str)
+    pod.meta.labels.get(GATEWAY_NAME).map(String::as_str).into_iter().chain(made_from.map(|id| id.name.as_str()))
 }
 
 /// Which of a pod's ports the Service's lead to.

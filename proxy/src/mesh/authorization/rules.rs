@@ -1,5 +1,7 @@
 //! One AuthorizationPolicy, in the shape in which it is compared.
 
+use smol_str::SmolStr;
+
 use http::{HeaderName, header::HOST};
 use serde::Serialize;
 
@@ -12,8 +14,8 @@ use crate::api::{
 /// A policy, whatever it is attached to.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Policy {
-    pub namespace: String,
-    pub name: String,
+    pub namespace: SmolStr,
+    pub name: SmolStr,
     pub action: Action,
     /// One that matches is enough.
     pub rules: Vec<Rule>,

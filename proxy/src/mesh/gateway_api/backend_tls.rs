@@ -6,6 +6,8 @@ use std::{
     sync::Arc,
 };
 
+use smol_str::{SmolStr, format_smolstr};
+
 use super::{
     super::{
         enrol::enrolled,
@@ -52,9 +54,9 @@ pub fn convert(objects: &mut Objects, routes: &[ObjectStatus], findings: &mut Fi
     let here = given.node.is_none() || calls();
     let mut sorted: Vec<&Policy> = given.backend_tls_policies.values().collect();
     sorted.sort_by_key(|policy| (&policy.meta.creation_timestamp, &policy.meta.namespace, &policy.meta.name));
-    let mut hosts: BTreeMap<(String, String), Secured> = BTreeMap::new();
+    let mut hosts: BTreeMap<(SmolStr, String), Secured> = BTreeMap::new();
     // Who named a target first.
-    let mut taken: BTreeMap<(String, BackendTlsTargetKey), String> = BTreeMap::new();
+    let mut taken: BTreeMap<(SmolStr, BackendTlsTargetKey), String> = BTreeMap::new();
     let mut statuses = Vec::new();
     for policy in sorted {
         let references = References { objects: &given, grants: &grants, namespace: &policy.meta.namespace, here };
@@ -139,7 +141,7 @@ fn led_to(objects: &Objects, routes: &[ObjectStatus]) -> Led {
     led
 }
 
-type BackendTlsTargetKey = (String, String, String, Option<String>);
+type BackendTlsTargetKey = (String, String, SmolStr, Option<String>);
 
 fn target_key(target: &BackendTlsTarget) -> BackendTlsTargetKey {
     let object = &target.object;
@@ -217,10 +219,10 @@ fn secure(objects: &mut Objects, given: &Objects, namespace: &str, host: &str, s
         // A wider rule is left to the other hosts that it names.
         let exact = named == host;
         let own = &rule.meta.name;
-        let name = if exact { own.clone() } else { format!("{own}~{host}") };
+        let name = if exact { own.clone() } else { format_smolstr!("{own}~{host}") };
         let known = objects.destination_rules.get(&rule.meta.namespace, &name).unwrap_or(rule);
         let mut made: Object<DestinationRule> = (**known).clone();
-        host.clone_into(&mut made.spec.host);
+        made.spec.host = host.into();
         made.meta.name = name;
         secured.enter(made.spec.traffic_policy.get_or_insert_default());
         for policy in made.spec.subsets.iter_mut().filter_map(|subset| subset.traffic_policy.as_mut()) {
@@ -246,11 +248,11 @@ impl Secured {
     /// A rule of its own for clients of whom no other speaks.
     fn rule(&self, host: &str, namespace: &str, export_to: Vec<String>) -> Arc<Object<DestinationRule>> {
         let policy = &*self.policy;
-        let mut spec = DestinationRule { host: host.to_owned(), export_to, ..DestinationRule::default() };
+        let mut spec = DestinationRule { host: host.into(), export_to, ..DestinationRule::default() };
         self.enter(spec.traffic_policy.get_or_insert_default());
         // No name that an object can bear.
         let name = format!("~{host}~backend-tls");
-        let meta = ObjectMeta { name, namespace: namespace.to_owned(), ..policy.meta.clone() };
+        let meta = ObjectMeta { name: name.into(), namespace: namespace.into(), ..policy.meta.clone() };
         let fields = [
             ("spec".to_owned(), written(policy, "spec")),
             ("spec.host".to_owned(), written(policy, "spec.targetRefs")),

@@ -80,15 +80,15 @@ pub fn convert(objects: &Objects, findings: &mut Findings) -> (Gateways, Vec<Imp
         let pods: Vec<_> = pods.iter().filter(serves).filter(runs).collect();
         // On a single host all there is is here, and to a controller no node is nearer than another.
         let here = objects.node.is_none() || pods.iter().any(|one| one.netns.is_some());
-        served.pods = pods.iter().map(|one| one.id.name.clone()).collect();
+        served.pods = pods.iter().map(|one| one.id.name.to_string()).collect();
         served.listeners = parents(object, objects, &grants, here, findings);
         let own = address.is_none().then(|| service(object, service_name(object), &served, objects));
-        let given = address.into_iter().flatten().map(|service| service.meta.name.clone());
+        let given = address.into_iter().flatten().map(|service| service.meta.name.to_string());
         implied.push(Implied {
             gateway: object.id.clone(),
             class: object.spec.class.clone(),
             controller,
-            addressed_by: own.iter().map(|service| service.meta.name.clone()).chain(given).collect(),
+            addressed_by: own.iter().map(|service| service.meta.name.to_string()).chain(given).collect(),
             service: own,
         });
         gateways.served.insert(name, served);
@@ -155,7 +155,7 @@ fn service(
     }
     let spec =
         Service { type_: "ClusterIP".to_owned(), selector: served.selector.clone(), ports, ..Service::default() };
-    let meta = ObjectMeta { name: name.clone(), ..object.meta.clone() };
+    let meta = ObjectMeta { name: name.as_str().into(), ..object.meta.clone() };
     let mut made = made(object, meta, spec, [("spec".to_owned(), written(&**object, "spec.listeners"))]);
     // Its own name: what is shown of a cluster is its Service.
     if let Some(made) = Arc::get_mut(&mut made) {
@@ -188,7 +188,7 @@ fn translated(
 
 impl Served {
     fn new(object: &Arc<Object<gateway_api::Gateway>>, controller: &'static str) -> Self {
-        let selector = BTreeMap::from([(GATEWAY_NAME.to_owned(), object.meta.name.clone())]);
+        let selector = BTreeMap::from([(GATEWAY_NAME.to_owned(), object.meta.name.to_string())]);
         Self { object: object.clone(), controller, listeners: Vec::new(), selector, pods: Vec::new(), address: None }
     }
 
@@ -207,7 +207,7 @@ impl Served {
 
     fn made_as(&self, at: usize, name: String, server: gateway::Server) -> Arc<Object<gateway::Gateway>> {
         let object = &self.object;
-        let meta = ObjectMeta { name, ..object.meta.clone() };
+        let meta = ObjectMeta { name: name.into(), ..object.meta.clone() };
         let own = |field: &str| written(&**object, field);
         let of = |field: &str| own(&format!("spec.listeners[{at}]{field}"));
         let fields = [
@@ -228,7 +228,7 @@ impl Served {
         ];
         let spec = gateway::Gateway {
             selector: self.selector.clone(),
-            pods_of: Some(object.meta.namespace.clone()),
+            pods_of: Some(object.meta.namespace.to_string()),
             servers: vec![server],
         };
         made(object, meta, spec, fields.map(|(field, written)| (field.to_owned(), written)))

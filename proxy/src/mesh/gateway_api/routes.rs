@@ -16,11 +16,13 @@ use super::{
     status::{Fault, condition, joined},
     written,
 };
+
 use crate::api::{
     Object, ObjectId, ObjectMeta, Objects,
     gateway_api::{HttpRoute, ParentRef},
     virtual_service::{HttpMatch, VirtualService},
 };
+use smol_str::format_smolstr;
 
 type Route = Arc<Object<HttpRoute>>;
 /// Routes by where they count and for which host, in the order of their HTTPRoutes.
@@ -129,7 +131,7 @@ fn virtual_service(
         http.push(made.route);
     }
     // No name that an object can bear, so that none is in the way of another.
-    let meta = ObjectMeta { name: format!("{}~{place}~{host}", first.meta.name), ..first.meta.clone() };
+    let meta = ObjectMeta { name: format_smolstr!("{}~{place}~{host}", first.meta.name), ..first.meta.clone() };
     let hosts = vec![host];
     let spec =
         VirtualService { hosts, gateways: vec![gateway], http, export_to, gateway_api: true, ..Default::default() };

@@ -13,11 +13,13 @@ use super::{
     status::{Fault, joined},
     written,
 };
+
 use crate::api::{
     Object, ObjectMeta, Objects, Written,
     gateway_api::{TlsRoute, TlsRule},
     virtual_service::{self, L4Match, TcpDestination, TcpRoute, TlsMatch, VirtualService},
 };
+use smol_str::format_smolstr;
 
 type Route = Arc<Object<TlsRoute>>;
 /// Where a route counts and what it says there; of equal ones the first counts.
@@ -142,7 +144,7 @@ fn virtual_service(
         Scope::Mesh { producer: false, .. } => ("mesh".to_owned(), vec![".".to_owned()]),
     };
     // No name that an object can bear, and none of an HTTPRoute's.
-    let meta = ObjectMeta { name: format!("{}~{gateway}~{host}~tls", first.meta.name), ..first.meta.clone() };
+    let meta = ObjectMeta { name: format_smolstr!("{}~{gateway}~{host}~tls", first.meta.name), ..first.meta.clone() };
     let mut fields = vec![
         ("spec.hosts".to_owned(), written(first, "spec.hostnames")),
         ("spec.gateways".to_owned(), written(first, "spec.parentRefs")),

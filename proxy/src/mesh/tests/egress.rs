@@ -4,7 +4,7 @@ use super::*;
 use crate::mesh::{Behind, GatewayTable, ListenerId, Servers};
 
 fn gateway_of<'a>(mesh: &'a Mesh, namespace: &str, name: &str) -> &'a GatewayTable {
-    let id = WorkloadId { namespace: namespace.to_owned(), name: name.to_owned() };
+    let id = WorkloadId { namespace: namespace.into(), name: name.into() };
     mesh.workloads[&id].gateway.as_deref().expect("a gateway")
 }
 

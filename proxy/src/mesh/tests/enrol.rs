@@ -187,7 +187,7 @@ fn an_address_that_two_claim_is_the_bearers() {
     let at = |yaml: &str, bears: &[(&str, &str)]| {
         let mut objects = objects(yaml);
         objects.node = Some("one".into());
-        let id = |name: &str| WorkloadId { namespace: "default".to_owned(), name: name.to_owned() };
+        let id = |name: &str| WorkloadId { namespace: "default".into(), name: name.into() };
         let bears = bears.iter().map(|(name, address)| (id(name), vec![ip(address)])).collect();
         compile(&objects, &bears).peers[&ip("10.1.0.1")].identity.rsplit('/').next().unwrap().to_owned()
     };

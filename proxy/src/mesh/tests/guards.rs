@@ -212,7 +212,7 @@ fn a_gateways_routes_do_not_pass_a_guard() {
         )
         + &rule("a", "r", &format!("{{host: safe.x.com, {SIMPLE}}}"));
     let mesh = mesh(&text);
-    let id = WorkloadId { namespace: "a".to_owned(), name: "gw".to_owned() };
+    let id = WorkloadId { namespace: "a".into(), name: "gw".into() };
     let listener = ListenerId { bind: None, port: 8000 };
     let asked = |host: &str| match mesh.workloads[&id].at_gateway(listener, None, host) {
         HttpDecision::Host(host) => match &host.routes[0].action {

@@ -104,7 +104,7 @@ fn dst(text: &str) -> SocketAddr {
 
 impl Mesh {
     fn of(&self, namespace: &str, name: &str) -> &Outbound {
-        let id = WorkloadId { namespace: namespace.to_owned(), name: name.to_owned() };
+        let id = WorkloadId { namespace: namespace.into(), name: name.into() };
         &self.workloads.get(&id).expect("an enrolled pod").outbound
     }
 

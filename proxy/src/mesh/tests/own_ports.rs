@@ -51,7 +51,7 @@ status: {podIP: 10.1.0.1}
 "#;
 
 fn table<'m>(mesh: &'m Mesh, namespace: &str, name: &str) -> &'m Arc<InboundTable> {
-    let id = WorkloadId { namespace: namespace.to_owned(), name: name.to_owned() };
+    let id = WorkloadId { namespace: namespace.into(), name: name.into() };
     mesh.workloads[&id].inbound.as_ref().expect("captured")
 }
 

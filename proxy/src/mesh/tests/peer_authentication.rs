@@ -11,7 +11,7 @@ fn policy(namespace: &str, name: &str, spec: &str) -> String {
 
 /// `any`, then the ports that differ; who says so.
 fn of(mesh: &Mesh, namespace: &str, name: &str) -> (String, String) {
-    let id = WorkloadId { namespace: namespace.to_owned(), name: name.to_owned() };
+    let id = WorkloadId { namespace: namespace.into(), name: name.into() };
     let table = mesh.workloads[&id].inbound.as_ref().expect("captured");
     let ports = table.modes.ports.iter().map(|(port, mode)| format!(" {port} {}", mode.name()));
     let said_by: Vec<_> = table.said_by.iter().map(|id| format!("{}/{}", id.namespace, id.name)).collect();
@@ -135,8 +135,7 @@ fn auto_mtls_goes_by_the_port() {
     let peer = &mesh.peers[&ip("10.1.0.1")];
     assert_eq!((peer.takes_mtls(8080), peer.takes_mtls(9443)), (true, false));
     // Both sides have the very same.
-    let table =
-        mesh.workloads[&WorkloadId { namespace: "shop".to_owned(), name: "web".to_owned() }].inbound.clone().unwrap();
+    let table = mesh.workloads[&WorkloadId { namespace: "shop".into(), name: "web".into() }].inbound.clone().unwrap();
     assert!(Arc::ptr_eq(&table.modes, peer.captured.as_ref().unwrap()));
     assert!(table.fail_closed());
 }

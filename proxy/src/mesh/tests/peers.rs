@@ -12,7 +12,7 @@ pub fn gateway(namespace: &str, name: &str, selector: &[(&str, &str)]) -> AnyObj
     let (namespace, name) = (namespace.to_owned(), name.to_owned());
     AnyObject::Gateway(Arc::new(Object {
         id: ObjectId::new("Gateway", namespace.as_str(), name.as_str()),
-        meta: ObjectMeta { name, namespace, ..ObjectMeta::default() },
+        meta: ObjectMeta { name: name.into(), namespace: namespace.into(), ..ObjectMeta::default() },
         spec,
         origin: Origin {
             file: Arc::from(Path::new("test.yaml")),
@@ -116,7 +116,7 @@ fn endpoints_know_who_they_are() {
 #[test]
 fn gateways_are_not_captured() {
     let mesh = world();
-    let of = |name: &str| &mesh.workloads[&WorkloadId { namespace: "shop".to_owned(), name: name.to_owned() }];
+    let of = |name: &str| &mesh.workloads[&WorkloadId { namespace: "shop".into(), name: name.into() }];
     assert_eq!((of("inside").inbound.is_some(), &*of("inside").locality), (true, "eu/west/a"));
     assert_eq!((of("edge").inbound.is_some(), &*of("edge").locality), (false, "eu"));
     assert_eq!(&*of("inside").identity, "spiffe://td.example/ns/shop/sa/web");

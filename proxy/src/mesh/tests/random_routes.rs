@@ -337,8 +337,7 @@ fn rounds() -> std::ops::Range<u64> {
 
 fn addresses() -> PodAddresses {
     let pods = NAMESPACES.iter().flat_map(|namespace| ["p", "q", "gw"].map(|name| (namespace, name)));
-    let id =
-        |(namespace, name): (&&str, &str)| WorkloadId { namespace: (*namespace).to_owned(), name: name.to_owned() };
+    let id = |(namespace, name): (&&str, &str)| WorkloadId { namespace: (*namespace).into(), name: name.into() };
     let address = |at: usize| vec![IpAddr::from([10, 1, 0, u8::try_from(at).unwrap()])];
     pods.enumerate().map(|(at, pod)| (id(pod), address(at + 1))).collect()
 }

@@ -12,10 +12,10 @@ fn big(rules: usize) -> Objects {
     let template = one.service_entries.values().next().unwrap();
     for index in 0..10_000 {
         let mut object = (**template).clone();
-        object.meta.name = format!("e{index}");
+        object.meta.name = format!("e{index}").into();
         object.id =
             crate::api::ObjectId::new(object.id.kind, object.meta.namespace.as_str(), object.meta.name.as_str());
-        object.spec.hosts = vec![format!("host-{index}.example.com")];
+        object.spec.hosts = vec![format!("host-{index}.example.com").into()];
         objects.service_entries.insert(Arc::new(object));
     }
     for index in 0..250 {

@@ -233,7 +233,7 @@ status: {podIP: 10.1.0.3}
 #[test]
 fn kubernetes_services() {
     let text = SERVICES.to_owned() + &pod("other", "p", "{}");
-    let shop = WorkloadId { namespace: "shop".to_owned(), name: "web-1".to_owned() };
+    let shop = WorkloadId { namespace: "shop".into(), name: "web-1".into() };
     let addresses = PodAddresses::from([(shop, vec![ip("10.1.0.1"), ip("fd00::1")])]);
     let mesh = compile(&objects(&text), &addresses).quiet();
     let (own, other) = (mesh.of("shop", "web-1"), mesh.of("other", "p"));

@@ -306,7 +306,7 @@ fn views_are_shared_and_small() {
     text += &sidecar("d", "own", "{egress: [{hosts: ['x/h1.com']}]}");
     let mesh = mesh(&text).quiet();
     let table = |namespace: &str, pod: &str| {
-        let id = WorkloadId { namespace: namespace.to_owned(), name: pod.to_owned() };
+        let id = WorkloadId { namespace: namespace.into(), name: pod.into() };
         mesh.workloads[&id].outbound.clone()
     };
     for namespace in ["a", "b", "c", "d"] {

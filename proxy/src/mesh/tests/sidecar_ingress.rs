@@ -39,7 +39,7 @@ fn world(spec: &str) -> Mesh {
 }
 
 fn table(mesh: &Mesh) -> &Arc<InboundTable> {
-    mesh.workloads[&WorkloadId { namespace: "shop".to_owned(), name: "web".to_owned() }].inbound.as_ref().unwrap()
+    mesh.workloads[&WorkloadId { namespace: "shop".into(), name: "web".into() }].inbound.as_ref().unwrap()
 }
 
 fn application(port: &InboundPort) -> Application {
@@ -290,7 +290,7 @@ fn istios_ingress_sidecar_task() {
         parsed.objects.into_iter().for_each(|object| objects.insert(object));
         objects
     };
-    let id = |name: &str| WorkloadId { namespace: "test".to_owned(), name: name.to_owned() };
+    let id = |name: &str| WorkloadId { namespace: "test".into(), name: name.into() };
     let addresses =
         PodAddresses::from([(id("httpbin"), vec![ip("10.1.0.1")]), (id("internal-client"), vec![ip("10.1.0.2")])]);
     let mesh = compile(&objects, &addresses).quiet();

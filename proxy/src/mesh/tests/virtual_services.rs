@@ -426,7 +426,7 @@ fn a_gateway_serves_what_it_and_its_virtual_services_have_in_common() {
         )
         + &bound("c", "five", "bar.com", "{name: elsewhere, match: [{port: 8080}], directResponse: {status: 204}}");
     let mesh = mesh(&text);
-    let id = WorkloadId { namespace: "g".to_owned(), name: "gw".to_owned() };
+    let id = WorkloadId { namespace: "g".into(), name: "gw".into() };
     let table = mesh.workloads[&id].gateway.clone().expect("a gateway");
     let listener = ListenerId { bind: None, port: 80 };
     for (host, want) in [
@@ -452,10 +452,10 @@ fn ten_thousand_routed_hosts_are_made_once() {
     let template = objects.service_entries.values().next().unwrap().clone();
     for index in 0..10_000 {
         let mut object = (*template).clone();
-        object.meta.name = format!("e{index}");
+        object.meta.name = format!("e{index}").into();
         object.id =
             crate::api::ObjectId::new(object.id.kind, object.meta.namespace.as_str(), object.meta.name.as_str());
-        object.spec.hosts = vec![format!("host-{index}.example.com")];
+        object.spec.hosts = vec![format!("host-{index}.example.com").into()];
         objects.service_entries.insert(Arc::new(object));
     }
     for index in 0..100 {

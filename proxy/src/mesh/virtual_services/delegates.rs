@@ -37,8 +37,8 @@ pub fn found<'a>(
     objects: &'a Objects,
 ) -> Option<Result<&'a Arc<Object<VirtualService>>, String>> {
     let delegate = rule.delegate.as_ref()?;
-    let own = &object.meta.namespace;
-    let namespace = delegate.namespace.as_ref().filter(|namespace| !namespace.is_empty()).unwrap_or(own);
+    let own = object.meta.namespace.as_str();
+    let namespace = delegate.namespace.as_deref().filter(|namespace| !namespace.is_empty()).unwrap_or(own);
     let name = format!("VirtualService {namespace}/{}", delegate.name);
     let Some(other) = objects.virtual_services.get(namespace, &delegate.name) else {
         return Some(Err(format!("there is no {name}")));

@@ -195,7 +195,7 @@ impl Plan {
         if matches!(port.protocol, Protocol::Http | Protocol::Http2 | Protocol::Grpc | Protocol::Auto) {
             let short =
                 if entry.kubernetes { short_forms(&entry.host, bound.view.caller.namespace) } else { Vec::new() };
-            let names = std::iter::once(entry.host.clone()).chain(entry.address_names()).chain(short);
+            let names = std::iter::once(entry.host.to_string()).chain(entry.address_names()).chain(short);
             let default = |name: &String| there.http.pattern(name).is_some_and(|h| Arc::ptr_eq(h, &place.made.host));
             self.hosts.push(HostPlan {
                 port: port.number,

@@ -41,7 +41,7 @@ pub fn destination_rule(root: &Fields<'_>) -> Option<DestinationRule> {
         subsets.push(Subset { name, labels: given.string_map("labels"), traffic_policy });
     }
     Some(DestinationRule {
-        host: name.to_ascii_lowercase(),
+        host: name.to_ascii_lowercase().into(),
         traffic_policy: fields.get("trafficPolicy").and_then(|f| traffic_policy(&f)),
         subsets,
         export_to: export_to(&fields),

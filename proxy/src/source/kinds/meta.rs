@@ -37,8 +37,8 @@ pub fn metadata(root: &Fields<'_>, namespaced: bool) -> Option<ObjectMeta> {
         return None;
     }
     Some(ObjectMeta {
-        name,
-        namespace,
+        name: name.into(),
+        namespace: namespace.into(),
         labels: fields.string_map("labels"),
         annotations: fields.string_map("annotations"),
         creation_timestamp: fields.string("creationTimestamp"),

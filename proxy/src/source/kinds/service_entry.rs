@@ -61,7 +61,7 @@ pub fn service_entry(root: &Fields<'_>) -> Option<ServiceEntry> {
         None => Resolution::None,
     };
     let entry = ServiceEntry {
-        hosts: fields.each("hosts", |f| Some(host(f)?.to_ascii_lowercase())),
+        hosts: fields.each("hosts", |f| Some(host(f)?.to_ascii_lowercase().into())),
         addresses: fields.each("addresses", |f| address(f, resolution)),
         ports: ports(&fields),
         location: fields.get("location").and_then(|f| f.choice(LOCATIONS)).unwrap_or_default(),
@@ -136,7 +136,7 @@ fn ports(fields: &Fields<'_>) -> Vec<Port> {
         if let (Some(f), true) = (given.get("name"), ports.iter().any(|p| p.name == name)) {
             f.error(format!("port name \"{name}\" is given twice"));
         }
-        ports.push(Port { number, name, protocol, target_port });
+        ports.push(Port { number, name: name.into(), protocol: protocol.into(), target_port });
     }
     ports.shrink_to_fit();
     ports

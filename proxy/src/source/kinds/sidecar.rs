@@ -121,7 +121,7 @@ fn port(field: &Field<'_>) -> Option<Port> {
     if let Some(f) = fields.get("targetPort").filter(|f| f.node.text() != Some("0")) {
         f.error("means nothing in a Sidecar: `defaultEndpoint` says where the application is");
     }
-    Some(Port { number: number?, name, protocol, target_port: None })
+    Some(Port { number: number?, name: name.into(), protocol: protocol.into(), target_port: None })
 }
 
 /// Every port is captured: there is no listener of the pod's own to choose instead.

@@ -47,12 +47,12 @@ impl Source {
         };
         let unknown = || UNKNOWN.to_owned();
         Self {
-            workload: workload.id.name.clone(),
-            namespace: workload.id.namespace.clone(),
+            workload: workload.id.name.to_string(),
+            namespace: workload.id.namespace.to_string(),
             app: label(&["app", "app.kubernetes.io/name"]).unwrap_or_else(unknown),
             version: label(&["version", "app.kubernetes.io/version"]).unwrap_or_else(unknown),
             canonical_service: label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"])
-                .unwrap_or_else(|| workload.id.name.clone()),
+                .unwrap_or_else(|| workload.id.name.to_string()),
             canonical_revision: label(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"])
                 .unwrap_or_else(|| "latest".to_owned()),
             identity: workload.identity.clone(),
@@ -66,11 +66,11 @@ impl Source {
     /// For a pod of which only the name is known.
     pub fn named(id: &WorkloadId) -> Self {
         Self {
-            workload: id.name.clone(),
-            namespace: id.namespace.clone(),
+            workload: id.name.to_string(),
+            namespace: id.namespace.to_string(),
             app: UNKNOWN.to_owned(),
             version: UNKNOWN.to_owned(),
-            canonical_service: id.name.clone(),
+            canonical_service: id.name.to_string(),
             canonical_revision: "latest".to_owned(),
             identity: Arc::default(),
         }
@@ -91,7 +91,7 @@ impl Source {
     }
 
     pub fn id(&self) -> WorkloadId {
-        WorkloadId { namespace: self.namespace.clone(), name: self.workload.clone() }
+        WorkloadId { namespace: self.namespace.as_str().into(), name: self.workload.as_str().into() }
     }
 }
 
@@ -109,14 +109,14 @@ impl Destination {
     pub fn new(cluster: Option<&Cluster>, cluster_name: &str) -> Self {
         match cluster.filter(|cluster| !cluster.host.is_empty()) {
             Some(cluster) => Self {
-                service: cluster.host.clone(),
+                service: cluster.host.to_string(),
                 // A Service is shown by its short name, a ServiceEntry by its host, as in Istio.
                 name: if cluster.service.kind == "Service" {
-                    cluster.service.name.clone()
+                    cluster.service.name.to_string()
                 } else {
-                    cluster.host.clone()
+                    cluster.host.to_string()
                 },
-                namespace: cluster.service.namespace.clone(),
+                namespace: cluster.service.namespace.to_string(),
             },
             None => {
                 let name = unnamed(cluster_name).to_owned();

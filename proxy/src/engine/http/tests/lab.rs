@@ -64,7 +64,7 @@ pub fn cluster(name: &str, protocol: Protocol, addresses: &[SocketAddr]) -> Clus
     let endpoint = |address: &SocketAddr| Endpoint::new(EndpointAddress::Ip(*address), 1);
     Cluster {
         name: format!("outbound|80||{name}"),
-        host: name.to_owned(),
+        host: name.into(),
         port: 80,
         subset: String::new(),
         protocol,

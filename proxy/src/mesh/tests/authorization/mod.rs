@@ -83,7 +83,7 @@ impl Asked {
 }
 
 fn inbound(mesh: &Mesh, namespace: &str, name: &str) -> Arc<Policies> {
-    let id = WorkloadId { namespace: namespace.to_owned(), name: name.to_owned() };
+    let id = WorkloadId { namespace: namespace.into(), name: name.into() };
     mesh.workloads[&id].inbound.as_ref().expect("no gateway").policies.clone()
 }
 

@@ -68,7 +68,7 @@ fn server(port: u16, protocol: &str, more: &str) -> String {
 }
 
 fn table(mesh: &Mesh) -> &GatewayTable {
-    let id = WorkloadId { namespace: "edge".to_owned(), name: "edge-1".to_owned() };
+    let id = WorkloadId { namespace: "edge".into(), name: "edge-1".into() };
     mesh.workloads[&id].gateway.as_deref().expect("a gateway")
 }
 

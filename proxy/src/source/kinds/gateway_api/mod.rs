@@ -60,7 +60,7 @@ fn object_ref(fields: &Fields<'_>, implied: Implied) -> Option<ObjectRef> {
     if let (Some(field), true) = (fields.get("namespace"), host) {
         field.error("kind Hostname is of no namespace: leave it out");
     }
-    Some(ObjectRef { group, kind, namespace, name })
+    Some(ObjectRef { group, kind, namespace: namespace.map(Into::into), name: name.into() })
 }
 
 fn namespace(field: &Field<'_>) -> Option<String> {
