@@ -78,6 +78,7 @@ pub fn read(path: &Arc<Path>, text: &str, before: Vec<Part>, shapes: &mut Shapes
         read.parts.push(part);
     }
     read.gone = before.parts.into_iter().flatten().collect();
+    read.parts.shrink_to_fit();
     read
 }
 
