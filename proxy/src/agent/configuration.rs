@@ -107,6 +107,8 @@ impl Configuration {
             batch = Some(self.read(changes));
         }
         let replaced = self.put_in_force(fleet, batch.as_ref(), source).await?;
+        // Whole where no document is refused.
+        fleet.forget_strangers(self.rejected == 0);
         // Counted once it is in force: whoever sees the count rise finds the change served.
         if let Some(batch) = &batch {
             self.telemetry.metrics.reload(batch.accepted, batch.rejected_now);
@@ -160,11 +162,6 @@ impl Configuration {
             self.put_in_force(fleet, None, source).await?;
         }
         Ok(())
-    }
-
-    /// False where some document is refused now.
-    pub fn is_whole(&self) -> bool {
-        self.rejected == 0
     }
 
     /// Files on the host that rules name: certificates, keys, CAs.

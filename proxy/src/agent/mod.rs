@@ -130,7 +130,6 @@ async fn serve(options: &Options, workers: Workers, place: Place) -> anyhow::Res
             changes = changes(&mut first, &mut source) => {
                 let begins = configuration.is_empty();
                 configuration.apply(changes, &mut fleet, &mut source).await?;
-                fleet.forget_strangers(configuration.is_whole());
                 source.watch_files(configuration.files());
                 if begins {
                     if endpoints.is_empty() {
