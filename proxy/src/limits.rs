@@ -141,8 +141,9 @@ pub const ACCESS_LOG_LINE_KEPT: usize = 4 * 1024;
 /// How often, at most, the access-log file is compared with its path, to see that it was rotated away.
 pub const ACCESS_LOG_FILE_CHECK: Duration = Duration::from_secs(1);
 /// Label sets of the `istio_*` metrics. Beyond it the series of pods that are gone are dropped, then new label sets are
-/// counted under `unknown`. One HTTP series costs some 2 KiB here and 60 lines of a scrape.
-pub const METRIC_SERIES: usize = 10_000;
+/// counted under `unknown`. One HTTP series costs some 2 KiB here and 60 lines of a scrape, some 50 KiB of a text that is
+/// made as a whole: 10,000 of them could take the gigabyte that the DaemonSet may have.
+pub const METRIC_SERIES: usize = 3_000;
 /// Of these, how many a thread finds without looking their labels up: 100 bytes each. What a pod calls gives one or two
 /// series in a hundred requests.
 pub const METRIC_SERIES_AT_HAND: usize = 256;
