@@ -11,6 +11,9 @@
 fn main() {}
 
 #[cfg(target_arch = "bpf")]
+mod object;
+
+#[cfg(target_arch = "bpf")]
 mod program {
     use aya_ebpf::{
         Global,
@@ -122,14 +125,4 @@ mod program {
         // SAFETY: the value is not read.
         unsafe { OWN.get(&key) }.is_some()
     }
-
-    #[panic_handler]
-    fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-        loop {}
-    }
-
-    // The helpers are for GPL-compatible programs; this declares the object to be dual licensed.
-    #[unsafe(link_section = "license")]
-    #[unsafe(no_mangle)]
-    static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 }

@@ -9,6 +9,8 @@ mod guard;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
+mod object;
+#[cfg(target_arch = "bpf")]
 mod peername;
 #[cfg(target_arch = "bpf")]
 mod sockops;
@@ -16,15 +18,3 @@ mod sockops;
 /// On the host there is nothing to run; the workspace still builds and lints as a whole.
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}
-
-#[cfg(target_arch = "bpf")]
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-// bpf_get_netns_cookie and friends are for GPL-compatible programs; this declares the object to be dual licensed.
-#[cfg(target_arch = "bpf")]
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use egret_tests::{
     Lab, egret,
     kube::{
-        ApiServer, Node, NodePod,
+        ApiServer, ENROLLED, Node, NodePod,
         controller::INSTALL,
         crds,
         host::{Host, template},
@@ -67,7 +67,7 @@ fn cluster() -> Result<ApiServer> {
 }
 
 fn client<'n>(node: &'n Node<'_>) -> Result<NodePod<'n>> {
-    node.pod("default", "client", "metadata: {labels: {egret.dev/enroll: \"true\"}}")
+    node.pod("default", "client", ENROLLED)
 }
 
 /// Its listener is on port 80.
@@ -301,7 +301,7 @@ fn from_first_to_last(lab: &Lab, server: &ApiServer, node: &Node<'_>, host: &Hos
     assert!(early.log().contains("an agent is still running"), "{}", early.log());
     next.delete()?;
     assert_eq!(asked(&pod)?, (0, REFUSED));
-    let late = node.pod("default", "late", "metadata: {labels: {egret.dev/enroll: \"true\"}}")?;
+    let late = node.pod("default", "late", ENROLLED)?;
     assert_eq!(asked(&late)?, (0, REFUSED), "held since its creation");
     assert_ne!(remains(node, host)?, "");
     let mut last = host.pod(&uninstall, "egret-uninstall-1", &[])?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use egret_tests::{
     Lab,
-    kube::{ApiServer, Load, Node, NodePod, controller, crds},
+    kube::{ALONE, ApiServer, ENROLLED, Load, Node, NodePod, controller, crds},
     names,
     objects::{documents, entry, rule},
     until,
@@ -14,8 +14,6 @@ use egret_tests::{
 const NODE: &str = "one";
 const HOST: &str = "www.lab.test";
 const MARK: &str = "must-not-be-readable";
-const ENROLLED: &str = "metadata: {labels: {egret.dev/enroll: \"true\"}}";
-const ALONE: &str = "metadata: {labels: {egret.dev/enroll: \"false\"}}";
 /// Requests that are answered while nobody can be asked.
 const REQUESTS: usize = 600;
 /// Longer than the agent's pauses between two attempts grow in the time that this test takes.

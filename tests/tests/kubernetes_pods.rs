@@ -6,7 +6,7 @@ use std::{net::SocketAddr, time::Duration};
 use anyhow::{Result, ensure};
 use egret_tests::{
     Agent, Lab,
-    kube::{ApiServer, Fault, Node, NodePod, controller, crds},
+    kube::{ALONE, ApiServer, ENROLLED, Fault, Node, NodePod, controller, crds},
     names,
     objects::{documents, entry, rule},
     until,
@@ -16,8 +16,6 @@ use serde_json::json;
 const NODE: &str = "one";
 const HOST: &str = "www.lab.test";
 const MARK: &str = "must-not-be-readable";
-const ENROLLED: &str = "metadata: {labels: {egret.dev/enroll: \"true\"}}";
-const ALONE: &str = "metadata: {labels: {egret.dev/enroll: \"false\"}}";
 const SOON: Duration = Duration::from_secs(5);
 
 /// One connection: the name of its error, or `ok`.

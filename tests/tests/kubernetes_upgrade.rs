@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use egret_tests::{
     Agent, Daemon, Lab, agent_binary, egret,
     kube::{
-        ApiServer, Node, NodePod,
+        ApiServer, ENROLLED, Node, NodePod,
         controller::{self, Controller, NAMESPACE},
         crds,
     },
@@ -32,7 +32,7 @@ fn cluster() -> Result<ApiServer> {
 }
 
 fn client<'n>(node: &'n Node<'_>) -> Result<NodePod<'n>> {
-    node.pod("default", "client", "metadata: {labels: {egret.dev/enroll: \"true\"}}")
+    node.pod("default", "client", ENROLLED)
 }
 
 fn served(pod: &NodePod<'_>) -> Result<()> {

@@ -42,5 +42,5 @@ pub use api::{Fault, Seen};
 pub use cgroups::{Class, Driver, Runtime};
 pub use client::Client;
 pub use load::Load;
-pub use node::{Node, NodePod};
+pub use node::{ALONE, ENROLLED, Node, NodePod};
 pub use server::ApiServer;

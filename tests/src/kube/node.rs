@@ -21,7 +21,13 @@ use crate::{
     process::{Daemon, run_in, until},
 };
 
+/// The rest of a Pod that says of itself that it is to be enrolled, see [`Node::pod`].
+pub const ENROLLED: &str = "metadata: {labels: {egret.dev/enroll: \"true\"}}";
+/// The same of one that is to be left alone.
+pub const ALONE: &str = "metadata: {labels: {egret.dev/enroll: \"false\"}}";
+
 const ENTER_TIME: Duration = Duration::from_secs(5);
+
 /// Puts itself into the cgroup, and becomes the command in the namespace; as with runc, a process is in its container's cgroup
 /// before it is in the pod's network.
 const ENTER: &str = r#"echo $$ > "$1/cgroup.procs" && shift && exec "$@""#;
